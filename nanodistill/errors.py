@@ -1,0 +1,186 @@
+"""Every error that NanoDistill raises, in one tree.
+
+Two questions decide where an error belongs.
+
+*What happens to the run?* Everything a person can cause or mend derives from
+`NanoDistillError` and carries the exit code of the command that meets it:
+
+    NanoDistillError                 1   anything else that we foresaw
+    ├── InputError                   2   bad config, input or folder; nothing was spent
+    │   ├── ConfigError                  all problems of a configuration at once
+    │   ├── DataError                    all problems of a seed, test or training file at once
+    │   ├── ModelError                   a model that is not there, or not what it should be
+    │   └── FolderError                  a run folder that can't be used as it is
+    │       ├── DamagedFile              a journal, version or checkpoint that is torn
+    │       ├── RunLocked                another process works on this run
+    │       └── NewerVersion             written by a newer NanoDistill
+    ├── Stopped                      3   stopped early; the work so far is safe
+    │   ├── BudgetReached                max_cost_usd, max_calls, max_tokens_total
+    │   ├── TeacherRefused               bad key, no credit, unknown model, provider down
+    │   ├── TooFewRows                   not enough rows came out of the teacher's answers
+    │   ├── NoDataset                    training was asked for before there is a version
+    │   └── DiskFull
+    ├── MemoryLimit                  4   the memory guard stopped training; checkpoint written
+    └── CheckFailed                  1   a parity gate or a verify found a difference
+
+*What happens to one teacher call?* `CallError` has the three fates, and
+`nanodistill.teacher.faults` is the only place that chooses between them:
+
+    CallError
+    ├── Transient        ask again, after `retry_after` seconds if the provider said so
+    ├── RowFailed        this row is lost, its siblings go on
+    └── RunStopped       every further call would fail the same way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class NanoDistillError(Exception):
+    """An error with a plain message for a person. `next_step` says how to go on."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.next_step}" if self.next_step else self.message
+
+
+class InputError(NanoDistillError):
+    """What was given can't be used. Nothing was spent."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input: where it is, what is wrong, what would be right."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class ProblemsError(InputError):
+    """An input with one or more problems, all of them named at once."""
+
+    def __init__(
+        self, summary: str, problems: Sequence[Problem], *, next_step: str | None = None
+    ) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{summary}\n{lines}", next_step=next_step)
+
+
+class ConfigError(ProblemsError):
+    """A configuration that does not hold."""
+
+
+class DataError(ProblemsError):
+    """Seed, test or training rows that can't be read."""
+
+
+class ModelError(InputError):
+    """A model that can't be found, fetched or read."""
+
+
+class FolderError(InputError):
+    """A run folder that can't be used as it is."""
+
+
+class DamagedFile(FolderError):
+    """A file of ours whose content does not hold together."""
+
+
+class RunLocked(FolderError):
+    """Another process is working on the same run."""
+
+
+class NewerVersion(FolderError):
+    """A folder that a newer release of NanoDistill wrote."""
+
+
+class Stopped(NanoDistillError):
+    """The run stopped before its end. What it has made is safe, and it can go on."""
+
+    exit_code = 3
+
+
+class BudgetReached(Stopped):
+    """A limit on dollars, calls or tokens that the user set."""
+
+
+class TeacherRefused(Stopped):
+    """The provider will not answer any call of this run as things stand."""
+
+
+class TooFewRows(Stopped):
+    """The teacher's answers did not give enough usable rows."""
+
+
+class NoDataset(Stopped):
+    """There is no dataset version to work on yet."""
+
+
+class DiskFull(Stopped):
+    """No room left on the disk that holds the run."""
+
+
+class MemoryLimit(NanoDistillError):
+    """The memory guard stopped training after writing a checkpoint."""
+
+    exit_code = 4
+
+
+class CheckFailed(NanoDistillError):
+    """Something was checked and found different from what it claims to be."""
+
+
+class CallError(Exception):
+    """What became of one attempt at a teacher call that brought no answer.
+
+    `kind` is a short stable word for the ledger ("rate_limit", "timeout",
+    "content_filter", …); `status` the HTTP status where there was one.
+    """
+
+    def __init__(self, kind: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.status = status
+
+
+class Transient(CallError):
+    """Ask again. `retry_after` is the wait in seconds that the provider asked for."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(kind, message, status=status)
+        self.retry_after = retry_after
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the provider said "too fast" rather than failed."""
+        return self.kind in ("rate_limit", "overloaded")
+
+
+class RowFailed(CallError):
+    """Asking again would bring the same; the row is lost, its siblings go on."""
+
+
+class RunStopped(CallError):
+    """Every further call of the run would fail the same way."""
