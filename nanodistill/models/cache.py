@@ -1,0 +1,78 @@
+"""What we keep between runs: folders that are there whole or not at all.
+
+A folder of the cache is built beside its place under a passing name and then
+renamed into it, by one process at a time. Its name says all that went into it
+(source, hash, version of the converter), so a folder that exists is finished
+and never changes. The lock is the operating system's and dies with its
+process; what a killed process left half-built is cleared away by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from nanodistill.events import Listener, Notice
+
+OVERRIDE = "NANODISTILL_CACHE"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for NanoDistill, or what `NANODISTILL_CACHE` names."""
+    override = os.environ.get(OVERRIDE)
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("nanodistill")
+
+
+def build_once(target: Path, build: Callable[[Path], None], listener: Listener) -> Path:
+    """`target`, built by `build(folder)` if it isn't there yet."""
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target, listener):
+        if target.is_dir():
+            return target
+        for leftover in target.parent.glob(f"{target.name}.*.partial"):
+            # The pip of a killed process may still be writing into it.
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial = Path(
+            tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent)
+        )
+        try:
+            build(partial)
+            _publish(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _lock(target: Path, listener: Listener) -> FileLock:
+    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        listener(Notice(f"waiting for another process, which is making {target.name}"))
+        lock.acquire()
+    return lock
+
+
+def _publish(partial: Path, target: Path) -> None:
+    for path in partial.iterdir():
+        _sync(path)
+    _sync(partial)
+    partial.chmod(0o755)
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
