@@ -15,8 +15,8 @@ from typing import Any
 
 HIDDEN = "[redacted]"
 SECRET_NAME = re.compile(
-    r"(api[_-]?key|access[_-]?key|token|secret|password|passwd|authorization|credential|cookie)s?\Z"
-    r"|\A(x-)?api-?key\Z",
+    r"(api[_-]?keys?|access[_-]?keys?|token|secrets?|passwords?|passwd|authorization"
+    r"|credentials?|cookies?)\Z",
     re.IGNORECASE,
 )
 SHORTEST_SECRET = 8
@@ -24,7 +24,7 @@ SHORTEST_SECRET = 8
 
 def is_secret_name(name: str) -> bool:
     """Whether a setting or variable by this name holds a secret (`max_tokens` does not)."""
-    return bool(SECRET_NAME.search(name)) and not name.lower().endswith("max_tokens")
+    return bool(SECRET_NAME.search(name))
 
 
 def redacted(value: Any) -> Any:

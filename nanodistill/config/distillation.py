@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nanodistill.config.advanced import AdvancedConfig
@@ -48,27 +48,13 @@ class DistillationConfig(
     """
 
     def __init__(self, **values: Any) -> None:
+        own, problems = spelled_out(values)
         try:
-            super().__init__(**values)
+            super().__init__(**own)
         except ValidationError as invalid:
-            problems = [explain(error, type(self)) for error in invalid.errors()]
-            raise ConfigError("The configuration does not hold:", problems) from invalid
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spell_out(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        own = dict(values)
-        filled = [
-            _renamed(own, {"synthesis_temperature": "temperature"}),
-            _bundle(own, "prompt_templates", PromptTemplates, _prompt_fields),
-            _bundle(own, "advanced_config", AdvancedConfig, AdvancedConfig.to_fields),
-        ]
-        for fields in filled:
-            for name, value in fields.items():
-                own[name] = _under(own[name], value) if name in own else value
-        return own
+            problems += explain_all(invalid, type(self))
+        if problems:
+            raise ConfigError("The configuration does not hold:", problems)
 
     @property
     def run_folder(self) -> Path:
@@ -111,9 +97,48 @@ def plain_value(value: Any) -> Any:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def explain(error: ErrorDetails, model: type[BaseModel]) -> Problem:
+def spelled_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """`values` with other names and bundles as fields, and what is wrong with the bundles."""
+    own = dict(values)
+    problems: list[Problem] = []
+    filled = {"temperature": own.pop("synthesis_temperature")} if RENAMED & own.keys() else {}
+    for key, (kind, spell) in BUNDLES.items():
+        try:
+            filled |= spell(kind.model_validate(own.pop(key, {})))
+        except ValidationError as invalid:
+            problems += explain_all(invalid, kind, key)
+    names = [*own, *(name for name in filled if name not in own)]
+    return {name: _laid_over(own, filled, name) for name in names}, problems
+
+
+def _laid_over(own: Mapping[str, Any], filled: Mapping[str, Any], name: str) -> Any:
+    """A field's own value; over the filled one, key by key, where both are tables."""
+    if name not in own:
+        return filled[name]
+    both = [filled.get(name), own[name]]
+    return {**both[0], **both[1]} if all(isinstance(v, Mapping) for v in both) else own[name]
+
+
+def _prompt_fields(templates: PromptTemplates) -> dict[str, Any]:
+    chosen = templates.model_dump(exclude_none=True)
+    return {PROMPT_FIELDS[short]: text for short, text in chosen.items()}
+
+
+RENAMED = {"synthesis_temperature"}
+BUNDLES: dict[str, tuple[type[BaseModel], Callable[[Any], dict[str, Any]]]] = {
+    "prompt_templates": (PromptTemplates, _prompt_fields),
+    "advanced_config": (AdvancedConfig, AdvancedConfig.to_fields),
+}
+
+
+def explain_all(invalid: ValidationError, model: type[BaseModel], *above: str) -> list[Problem]:
+    """Each problem of a pydantic error in our words, `above` being where the model stands."""
+    return [explain(error, model, *above) for error in invalid.errors()]
+
+
+def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> Problem:
     """A pydantic error in our words, with the nearest name for an unknown key."""
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in (*above, *error["loc"]))
     if error["type"] == "extra_forbidden":
         return Problem(where, f"unknown key{nearest(where.rsplit('.', 1)[-1], model.model_fields)}")
     if error["type"] == "missing":
@@ -124,21 +149,22 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> Problem:
 
 
 BUILT_IN_ERRORS = frozenset(
-    [
-        "int_type",
-        "int_parsing",
-        "int_from_float",
-        "float_type",
-        "float_parsing",
-        "bool_type",
+    {
         "bool_parsing",
-        "string_type",
-        "list_type",
+        "bool_type",
         "dict_type",
+        "float_parsing",
+        "float_type",
+        "int_from_float",
+        "int_parsing",
+        "int_type",
+        "is_subclass_of",
+        "list_type",
         "literal_error",
         "model_type",
-        "is_subclass_of",
-    ]
+        "model_attributes_type",
+        "string_type",
+    }
 )
 
 
@@ -146,27 +172,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` where a known name is near, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f", did you mean '{close[0]}'?" if close else ""
-
-
-def _renamed(own: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {new: own.pop(old) for old, new in names.items() if old in own}
-
-
-def _bundle(own: dict[str, Any], key: str, kind: type[Any], spell: Any) -> dict[str, Any]:
-    bundle = own.pop(key, None)
-    if bundle is None:
-        return {}
-    fields: dict[str, Any] = spell(bundle if isinstance(bundle, kind) else kind(**bundle))
-    return fields
-
-
-def _prompt_fields(templates: PromptTemplates) -> dict[str, Any]:
-    return {
-        PROMPT_FIELDS[short]: text
-        for short, text in templates.model_dump(exclude_none=True).items()
-    }
-
-
-def _under(chosen: Any, filled: Any) -> Any:
-    both = isinstance(chosen, Mapping) and isinstance(filled, Mapping)
-    return {**filled, **chosen} if both else chosen

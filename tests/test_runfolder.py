@@ -1,0 +1,44 @@
+"""Who may write a run, and what a crash leaves of a small file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanodistill.errors import DamagedFile, NewerVersion, RunLocked
+from nanodistill.runfolder import RunFolder, read_json, write_json
+
+
+def test_a_second_process_on_the_same_half_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.locked("synth"):
+        with pytest.raises(RunLocked, match="another process"), run.locked("synth"):
+            pass
+        with run.locked("train"):
+            pass
+    with run.locked("synth"):
+        pass
+
+
+def test_a_newer_folder_is_refused_with_both_versions(tmp_path: Path) -> None:
+    write_json(tmp_path / "format.json", {"format": 99})
+    refused = pytest.raises(NewerVersion, match="format 99, this one knows 1")
+    with refused, RunFolder(tmp_path).locked("synth"):
+        pass
+
+
+def test_a_small_file_is_replaced_whole_and_leaves_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "index.json"
+    write_json(path, {"n": 1})
+    write_json(path, {"n": 2})
+    assert read_json(path) == {"n": 2}
+    assert [file.name for file in path.parent.iterdir()] == ["index.json"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "index.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"index\.json"):
+        read_json(path)
