@@ -125,12 +125,12 @@ def command(
         @output_options
         @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
         @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
-        @click.pass_obj
         @functools.wraps(body)
-        def run(asked: Asked, run_file: Path, overrides: tuple[str, ...], **options: Any) -> Ending:
+        def run(run_file: Path, overrides: tuple[str, ...], **options: Any) -> Ending:
             from nanodistill.config import load_config
             from nanodistill.progress import shown_on
 
+            asked: Asked = click.get_current_context().obj
             config = load_config(run_file, overrides)
             stream = sys.stderr if asked.as_json or to_stderr else sys.stdout
             with shown_on(stream, quiet=asked.quiet) as listen:

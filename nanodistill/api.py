@@ -1,0 +1,226 @@
+"""The library's front door: the stages, one call each, and `distill` for all of them.
+
+Every stage that waits has an async twin; the plain ones work inside a running
+event loop too (a notebook), by running in a thread of their own. Nothing here
+decides anything: a stage's own room does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+import anyio
+from pydantic import BaseModel
+
+from nanodistill.config import DistillationConfig
+from nanodistill.config.options import DistillOptions
+from nanodistill.config.task import Rows
+from nanodistill.events import Listener, silent
+from nanodistill.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from nanodistill.evaluation import Answer, EvaluationResult
+    from nanodistill.synthesis import PlanEstimate, SynthesisResult
+    from nanodistill.training import TrainingResult
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DistillationResult:
+    """What `distill` made: the fused model's folder, the evaluation, the resolved config."""
+
+    model_path: Path
+    metrics: dict[str, Any]
+    config: DistillationConfig
+
+    def predict(self, text: str) -> str:
+        """The student's answer to `text`, without its thinking."""
+        return ask(self.config, text).output
+
+
+def distill(
+    name: str,
+    seed: Rows,
+    instruction: str,
+    teacher: str = "claude-sonnet-4-5",
+    student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
+    augment_factor: int = 50,
+    output_dir: str | Path = "./outputs",
+    response_model: type[BaseModel] | str | None = None,
+    **kwargs: Unpack[DistillOptions],
+) -> DistillationResult:
+    """Make a dataset with the teacher, train the student on it and evaluate it.
+
+    Called again with the same arguments it goes on where it stopped, and does
+    nothing that is done already.
+
+    Args:
+        name: of the run and of its folder under `output_dir`.
+        seed: input/output rows, or a file or Hub dataset of them.
+        instruction: what the student is to do.
+        teacher: a LiteLLM model id, `mlx/MODEL`, or `python:module:function`.
+        student: a Hub id, an MLX folder, a GGUF file or an embedded name.
+        augment_factor: rows wanted for each seed.
+        output_dir: folder that holds the run's folder.
+        response_model: pydantic model of the output, where it is JSON.
+        **kwargs: every other field of `DistillationConfig`, among them
+            `temperature`, `lora_rank`, `litellm_kwargs` and `mlx_lm_kwargs`; see
+            docs/CONFIGURATION.md.
+
+    Raises:
+        ConfigError: with all problems of the arguments at once.
+        Stopped: the run stopped early and can go on (budget, key, quota, too few rows).
+        MemoryLimit: the memory guard stopped training after a checkpoint.
+    """
+    config = DistillationConfig(
+        name=name,
+        seed=seed,
+        instruction=instruction,
+        teacher=teacher,
+        student=student,
+        augment_factor=augment_factor,
+        output_dir=output_dir,
+        response_model=response_model,
+        **kwargs,
+    )
+    return distill_config(config)
+
+
+@functools.wraps(distill)
+async def distill_async(*args: Any, **kwargs: Any) -> DistillationResult:
+    return await anyio.to_thread.run_sync(lambda: distill(*args, **kwargs))
+
+
+def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
+    """What `distill` does, for a configuration that is already made."""
+    from nanodistill.export import export
+
+    synthesize(config, listen=listen)
+    train(config, listen=listen)
+    evaluation = evaluate(config, listen=listen)
+    exported = export(config, RunFolder(config.run_folder), to="mlx", listen=listen)
+    return DistillationResult(exported.path, evaluation.to_json(), config)
+
+
+async def synthesize_async(
+    config: DistillationConfig, *, limit: int | None = None, listen: Listener = silent
+) -> SynthesisResult:
+    """Ask the teacher and write a dataset version; with `limit`, a preview of that many rows."""
+    from nanodistill import synthesis
+
+    return await synthesis.synthesize(config, limit=limit, listen=listen)
+
+
+def synthesize(
+    config: DistillationConfig, *, limit: int | None = None, listen: Listener = silent
+) -> SynthesisResult:
+    """`synthesize_async` for code that does not await."""
+    return _awaited(lambda: synthesize_async(config, limit=limit, listen=listen))
+
+
+async def plan_async(config: DistillationConfig, *, listen: Listener = silent) -> PlanEstimate:
+    """What synthesis would ask, and what it would cost, without asking."""
+    from nanodistill import synthesis
+
+    return await synthesis.plan(config, listen=listen)
+
+
+def plan(config: DistillationConfig, *, listen: Listener = silent) -> PlanEstimate:
+    """`plan_async` for code that does not await."""
+    return _awaited(lambda: plan_async(config, listen=listen))
+
+
+def train(
+    config: DistillationConfig,
+    dataset: str | Path | None = None,
+    *,
+    dry_run: bool = False,
+    listen: Listener = silent,
+) -> TrainingResult:
+    """Train the student on a dataset version (the run's latest) in a supervised child process.
+
+    Args:
+        dataset: a version's name or folder, or a Hub id with `@revision`.
+        dry_run: stop after the preflight checks.
+    """
+    from nanodistill import training
+    from nanodistill.dataset import open_version
+
+    run = RunFolder(config.run_folder)
+    return training.train(config, open_version(dataset, run), run, dry_run=dry_run, listen=listen)
+
+
+async def train_async(
+    config: DistillationConfig,
+    dataset: str | Path | None = None,
+    *,
+    dry_run: bool = False,
+    listen: Listener = silent,
+) -> TrainingResult:
+    """`train` for code that awaits."""
+    work = functools.partial(train, config, dataset, dry_run=dry_run, listen=listen)
+    return await anyio.to_thread.run_sync(work)
+
+
+def evaluate(
+    config: DistillationConfig,
+    dataset: str | Path | None = None,
+    *,
+    adapter: Path | None = None,
+    model: str | None = None,
+    listen: Listener = silent,
+) -> EvaluationResult:
+    """Compare student and base on the test split of a dataset version.
+
+    Args:
+        dataset: a version's name or folder, or a Hub id with `@revision`; unset, the one that
+            the latest training run used.
+        adapter: evaluate this adapter folder in place of the latest run's.
+        model: evaluate this model in place of the student.
+    """
+    from nanodistill import evaluation
+    from nanodistill.dataset import open_version
+
+    run = RunFolder(config.run_folder)
+    return evaluation.evaluate(
+        config, open_version(dataset, run), run, adapter=adapter, model=model, listen=listen
+    )
+
+
+async def evaluate_async(
+    config: DistillationConfig,
+    dataset: str | Path | None = None,
+    *,
+    adapter: Path | None = None,
+    model: str | None = None,
+    listen: Listener = silent,
+) -> EvaluationResult:
+    """`evaluate` for code that awaits."""
+    work = functools.partial(evaluate, config, dataset, adapter=adapter, model=model, listen=listen)
+    return await anyio.to_thread.run_sync(work)
+
+
+def ask(
+    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = silent
+) -> Answer:
+    """The student's answer to `text`; the untrained model's with `base`."""
+    from nanodistill import evaluation
+
+    return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, listen=listen)
+
+
+def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` to its end, in a thread of its own where a loop runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, work).result()
