@@ -1,0 +1,209 @@
+"""What each metric counts as right, and which one the data calls for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nanodistill.config import DeliverySettings
+from nanodistill.errors import ConfigError, InputError
+from nanodistill.evaluation.metrics import TaskFacts, choose_metric, score_rows
+from nanodistill.evaluation.metrics.fields import FieldAccuracy
+from nanodistill.evaluation.metrics.labels import OTHER, UNREADABLE, LabelAccuracy
+from nanodistill.evaluation.metrics.numbers import NumericMatch, is_number, last_number
+from nanodistill.evaluation.metrics.similarity import similarity
+from nanodistill.evaluation.normalization import normalized
+
+OPEN = TaskFacts()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Billing", "billing"),
+        ("  billing.\n", "billing"),
+        ('"Billing".', "billing"),
+        ("**billing**", "billing"),
+        ("“billing issue”!", "billing issue"),
+        ("ﬁne\u00a0 print", "fine print"),
+        ("STRASSE", normalized("straße")),
+        ("-5", "-5"),
+        ("C#", "c#"),
+        ("...", "..."),
+        ("it's", "it's"),
+        ("", ""),
+    ],
+)
+def test_normalization(text: str, plain: str) -> None:
+    assert normalized(text) == plain
+    assert normalized(plain) == plain
+
+
+def test_labels_by_hand() -> None:
+    golds = ["a", "a", "a", "b", "b", "c"]
+    outputs = ["A.", "b", None, "b", "billing of b", "a"]
+    metric = LabelAccuracy(("a", "b", "c"))
+    pairs = list(zip(outputs, golds, strict=True))
+    assert score_rows(metric, pairs) == [1, 0, 0, 1, 0, 0]
+    details = metric.details(pairs)
+    # a: 1 right, 3 gold, 2 said; b: 1 right, 2 gold, 2 said; c: none right.
+    assert details["labels"]["a"]["f1"] == pytest.approx(2 * 1 / (2 + 3))
+    assert details["labels"]["b"]["f1"] == pytest.approx(2 * 1 / (2 + 2))
+    assert details["labels"]["c"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 1,
+        "predicted": 0,
+    }
+    assert details["macro_f1"] == pytest.approx((0.4 + 0.5 + 0) / 3)
+    assert details["confusion"]["columns"] == ["a", "b", "c", OTHER, UNREADABLE]
+    assert details["confusion"]["rows"] == {
+        "a": [1, 1, 0, 0, 1],
+        "b": [0, 1, 0, 1, 0],
+        "c": [1, 0, 0, 0, 0],
+    }
+
+
+def test_a_label_without_test_rows_is_left_out_of_macro_f1() -> None:
+    metric = LabelAccuracy(("a", "b", "never"))
+    assert metric.details([("a", "a"), ("b", "b")])["macro_f1"] == 1.0
+
+
+def test_labels_that_normalization_would_join_stay_apart() -> None:
+    metric = LabelAccuracy(("US", "us"))
+    assert metric.score("US", "us") == 0
+    assert metric.score("us", "us") == 1
+
+
+def test_json_fields_by_hand() -> None:
+    metric = FieldAccuracy(tolerance=0.01)
+    gold = json.dumps({"name": "Ann", "total": 10, "paid": True, "lines": [{"n": 1}, {"n": 2}]})
+    perfect = {"lines": [{"n": 1.0}, {"n": 2}], "paid": True, "total": 10.05, "name": "ann."}
+    assert metric.score(f"```json\n{json.dumps(perfect)}\n```", gold) == 1
+    # Right: name, lines[0].n. Wrong: total, paid (1 is not true), lines[1].n absent, extra made up.
+    poor = {"name": "Ann", "total": 11, "paid": 1, "lines": [{"n": 1}], "extra": 0}
+    assert metric.score(json.dumps(poor), gold) == pytest.approx(2 / 6)
+    assert metric.score("Ann owes 10", gold) == 0
+    details = metric.details([(json.dumps(poor), gold), (None, gold)])
+    assert details["valid_json"] == 0.5
+    assert details["whole_object"] == 0
+    assert details["schema_valid"] is None
+    assert details["fields"]["lines[].n"] == {"accuracy": 0.25, "n": 4}
+    assert details["fields"]["name"] == {"accuracy": 0.5, "n": 2}
+
+
+def test_long_text_inside_json_counts_by_similarity() -> None:
+    metric = FieldAccuracy(tolerance=0)
+    gold = json.dumps({"why": "the card was charged twice for one and the same order"})
+    near = json.dumps({"why": "the card was charged twice for the same order"})
+    assert 0.7 < metric.score(near, gold) < 1
+    assert metric.score(json.dumps({"why": "twice"}), json.dumps({"why": "double"})) == 0
+
+
+def test_json_schema_validity() -> None:
+    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+    metric = FieldAccuracy(tolerance=0, schema=schema)
+    pairs = [(text, '{"n": 1}') for text in ('{"n": 2}', '{"n": "2"}', "{}", "no", None)]
+    assert metric.details(pairs)["schema_valid"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("42", 42),
+        ("2 + 2 = 4.", 4),
+        ("about $1,234.50 a year", 1234.5),
+        ("-7", -7),
+        ("−7", -7),  # noqa: RUF001
+        ("3-5", 5),
+        (".5", 0.5),
+        ("6.02e23", 6.02e23),
+        ("H2O", None),
+        ("none", None),
+        ("1e999", None),
+    ],
+)
+def test_the_last_number(text: str, number: float | None) -> None:
+    assert last_number(text) == number
+
+
+def test_numbers_within_tolerance() -> None:
+    metric = NumericMatch(tolerance=0.01)
+    assert metric.score("100.9", "100") == 1
+    assert metric.score("101.1", "100") == 0
+    assert metric.score("0.009", "0") == 1
+    assert metric.score("none", "100") == 0
+    details = metric.details([("90", "100"), ("none", "100"), (None, "100"), ("130", "100")])
+    assert (details["without_number"], details["median_absolute_error"]) == (2, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"), [("3.5", True), ("$1,200", True), ("40 %", True), ("3 km", False)]
+)
+def test_wholly_a_number(text: str, is_one: bool) -> None:
+    assert is_number(text) is is_one
+
+
+def test_similarity_is_chrf() -> None:
+    assert similarity("the same", "the same") == 1
+    assert similarity("完全不同", "the same") == 0
+    assert similarity("", "the same") == 0
+    # By hand: output "ab", gold "abc": orders 1 to 3; the third has no n-gram in the output and
+    # sacrebleu leaves it out. Precision 1, 1; recall 2/3, 1/2: mean P 1, mean R 7/12, F2.
+    precision, recall = 1, (2 / 3 + 1 / 2) / 2
+    f2 = 5 * precision * recall / (4 * precision + recall)
+    assert similarity("ab", "abc") == pytest.approx(f2)
+
+
+def many(*golds: str) -> list[str]:
+    return list(golds) * 4
+
+
+@pytest.mark.parametrize(
+    ("task", "golds", "name"),
+    [
+        (TaskFacts(labels=("bug", "billing")), ["bug"], "label"),
+        (TaskFacts(schema={"type": "object"}), ["text"], "json"),
+        (OPEN, ['{"a": 1}', '{"a": 2}'], "json"),
+        (OPEN, many("1", "2"), "numeric"),
+        (OPEN, many("bug", "billing"), "label"),
+        (TaskFacts(labels=()), many("bug", "billing"), "exact"),
+        (OPEN, ["Paris", "Rome", "Oslo"], "exact"),
+        (OPEN, ["Dear customer, we are sorry to hear that your order has not come."] * 3, "text"),
+    ],
+)
+def test_the_data_chooses(task: TaskFacts, golds: list[str], name: str) -> None:
+    assert choose_metric(DeliverySettings(), task, golds).metric.name == name
+
+
+def test_a_named_metric_is_taken() -> None:
+    settings = DeliverySettings(metric="exact")
+    assert choose_metric(settings, OPEN, many("1", "2")).metric.name == "exact"
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'lable', did you mean 'label'"):
+        choose_metric(DeliverySettings(metric="lable"), OPEN, ["a"])
+
+
+@pytest.mark.parametrize("name", ["json", "numeric"])
+def test_a_metric_that_the_gold_answers_do_not_fit_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="can't judge 1 of 2 gold answers, such as 'Paris'"):
+        choose_metric(DeliverySettings(metric=name), OPEN, ['{"a": 1}', "Paris"])
+
+
+def starts_alike(output: str, gold: str) -> Any:
+    return {"x": "broken", "y": 2}.get(output, output[0] == gold[0])
+
+
+def test_a_function_of_ones_own() -> None:
+    metric = choose_metric(DeliverySettings(metric=starts_alike), OPEN, ["abc"]).metric
+    assert metric.measure == "starts_alike"
+    assert score_rows(metric, [("axx", "abc"), ("bxx", "abc"), (None, "abc")]) == [1, 0, 0]
+    with pytest.raises(InputError, match="answered 'broken' for output 'x'"):
+        metric.score("x", "gold")
+    with pytest.raises(InputError, match="must answer true, false or a number from 0 to 1"):
+        metric.score("y", "gold")
