@@ -20,6 +20,7 @@ Role = Literal["system", "user", "assistant"]
 Source = Literal["seed", "synthetic", "user"]
 Split = Literal["train", "valid", "test"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+ThinkingSource = Literal["teacher", "native", "rationalized", "user"]
 
 
 class Message(TypedDict):
@@ -150,6 +151,9 @@ class Trace:
     `cell` is the row's place in the coverage plan ("" for seeds and user rows).
     `confidence` is a measured agreement in 0..1 or None. `request_keys` are the
     teacher calls that it came from, in the order in which they were asked.
+    `thinking_from` says whose the thinking is: what the teacher wrote when asked to
+    think (`teacher`), its own reasoning that came beside the answer (`native`), an
+    explanation of an answer that it was shown (`rationalized`), or the user's (`user`).
     """
 
     input: str
@@ -161,6 +165,7 @@ class Trace:
     confidence: float | None = None
     teacher: str = ""
     request_keys: tuple[str, ...] = ()
+    thinking_from: ThinkingSource | None = None
 
     @property
     def id(self) -> str:

@@ -1,0 +1,109 @@
+"""What a user may write to take part: a thinking format, a parser, a function.
+
+Each is named in a run file as `module:name` or `file.py:name`, or given as an
+object from Python. A class is instantiated without arguments.
+
+    class Steps:                                     # thinking_format = "mine.py:Steps"
+        def format(self, thinking, output):
+            return f"Steps: {thinking} => {output}"
+
+        def parse(self, response):
+            thinking, output = response.removeprefix("Steps: ").split(" => ")
+            return thinking, output
+
+    class Tabbed:                                    # response_parser = "mine.py:Tabbed"
+        def parse_synthetic_examples(self, text):
+            pairs = (line.split("\\t") for line in text.splitlines() if "\\t" in line)
+            return [{"input": a, "output": b} for a, b in pairs]
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.records import tagged_hash
+
+
+@runtime_checkable
+class ThinkingFormat(Protocol):
+    """How thinking and output stand in one text. `parse` undoes `format`."""
+
+    def format(self, thinking: str, output: str) -> str: ...
+
+    def parse(self, response: str) -> tuple[str, str]:
+        """Thinking and output. A ValueError or KeyError says that the text is in no such form."""
+        ...
+
+
+@runtime_checkable
+class ResponseParser(Protocol):
+    """Reads generated examples out of a teacher's answer, before our own strategies try."""
+
+    def parse_synthetic_examples(self, text: str) -> list[dict[str, str]]:
+        """Rows with `input` and, where the answer has one, `output`; empty if there are none."""
+        ...
+
+
+def load_object(reference: str, *, field: str) -> Any:
+    """The object that `module:name` or `file.py:name` names; `name` may be dotted.
+
+    Args:
+        field: the configuration field that holds the reference, for the error.
+
+    Raises:
+        ConfigError: it can't be imported, or holds no such name.
+    """
+    module_name, colon, name = reference.rpartition(":")
+    if not colon or not module_name or not name:
+        raise _refused(field, f"'{reference}' should be module:name or file.py:name")
+    found: Any = _module(module_name, field)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as missing:
+            raise _refused(field, f"{module_name} has no '{name}'") from missing
+    return found
+
+
+def _module(name: str, field: str) -> ModuleType:
+    if name.endswith(".py"):
+        return _from_file(Path(name), field)
+    beside = Path(name.replace(".", "/") + ".py")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in (name, name.partition(".")[0]):
+            raise _refused(field, f"{name} needs the module '{missing.name}'") from missing
+        if beside.is_file():
+            return _from_file(beside, field)
+        raise _refused(field, f"there is no module '{name}'") from missing
+
+
+def _from_file(path: Path, field: str) -> ModuleType:
+    """The module in a file, loaded once; its neighbours can be imported by it."""
+    path = path.expanduser().resolve()
+    name = f"nanodistill_user_{path.stem}_{tagged_hash('path', str(path))[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise _refused(field, f"there is no file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _refused(field: str, what: str) -> ConfigError:
+    return ConfigError("The configuration does not hold:", [Problem(field, what)])

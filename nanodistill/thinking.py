@@ -1,0 +1,164 @@
+"""How thinking and output stand in one text, and how they are read back.
+
+A format is a pair of functions that belong together: `format` writes the
+assistant's turn of a row, `parse` takes one apart, be it a row's, a teacher's
+or a student's. Traces, training rows, evaluation and serving all use the same
+object.
+
+Promised: `parse(format(thinking, output)) == (thinking, output)` for every pair
+that `survives` says yes to. That is the test a trace has to pass before it
+becomes a row; one whose text holds the format's own marks (`</thinking>`, a
+blank line for `plain`) fails it and is rejected as `unrenderable`.
+Not promised: that a text which nobody wrote in the format has any thinking.
+`parse` then gives None for it, and the whole text as the output.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.plugins import ThinkingFormat, load_object
+from nanodistill.records import canonical_json
+
+Parts = tuple[str | None, str]
+
+
+class Format(Protocol):
+    """A thinking format as the rest of the program uses it: thinking may be absent."""
+
+    def format(self, thinking: str | None, output: str) -> str: ...
+
+    def parse(self, text: str) -> Parts: ...
+
+
+class Xml:
+    """`<thinking>` tags, then the output."""
+
+    def format(self, thinking: str | None, output: str) -> str:
+        return output if thinking is None else f"<thinking>\n{thinking}\n</thinking>\n\n{output}"
+
+    def parse(self, text: str) -> Parts:
+        found = re.match(r"\s*<thinking>(.*?)</thinking>(.*)\Z", text, re.DOTALL)
+        return (found[1].strip(), found[2].strip()) if found else (None, text.strip())
+
+
+class Markdown:
+    """Two bold headings."""
+
+    def format(self, thinking: str | None, output: str) -> str:
+        return output if thinking is None else f"**Thinking:**\n{thinking}\n\n**Output:**\n{output}"
+
+    def parse(self, text: str) -> Parts:
+        found = re.match(r"\s*\*\*Thinking:\*\*(.*?)\*\*Output:\*\*(.*)\Z", text, re.DOTALL)
+        return (found[1].strip(), found[2].strip()) if found else (None, text.strip())
+
+
+class Json:
+    """One JSON object with `reasoning` and `answer`."""
+
+    def format(self, thinking: str | None, output: str) -> str:
+        held = {"answer": output} if thinking is None else {"reasoning": thinking, "answer": output}
+        return json.dumps(held, ensure_ascii=False)
+
+    def parse(self, text: str) -> Parts:
+        held = first_object(text)
+        if held is None or "answer" not in held:
+            return None, text.strip()
+        answer = held["answer"]
+        output = answer.strip() if isinstance(answer, str) else canonical_json(answer)
+        reasoning = held.get("reasoning")
+        return (reasoning.strip() if isinstance(reasoning, str) else None), output
+
+
+class Plain:
+    """The thinking, a blank line, the output: the last paragraph is the output."""
+
+    def format(self, thinking: str | None, output: str) -> str:
+        return output if thinking is None else f"{thinking}\n\n{output}"
+
+    def parse(self, text: str) -> Parts:
+        thinking, blank, output = text.strip().rpartition("\n\n")
+        return (thinking.strip(), output.strip()) if blank else (None, output.strip())
+
+
+class Nothing:
+    """The output alone; thinking is left out."""
+
+    def format(self, thinking: str | None, output: str) -> str:  # noqa: ARG002 - left out
+        return output
+
+    def parse(self, text: str) -> Parts:
+        return None, text.strip()
+
+
+@dataclass(frozen=True)
+class Users:
+    """A user's own format, which knows nothing of absent thinking or foreign texts."""
+
+    own: ThinkingFormat
+
+    def format(self, thinking: str | None, output: str) -> str:
+        return output if thinking is None else self.own.format(thinking, output)
+
+    def parse(self, text: str) -> Parts:
+        try:
+            return self.own.parse(text)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None, text.strip()
+
+
+FORMATS: Mapping[str, Format] = {
+    "xml": Xml(),
+    "markdown": Markdown(),
+    "json": Json(),
+    "plain": Plain(),
+    "none": Nothing(),
+}
+
+
+def resolve_format(chosen: str | Any) -> Format:
+    """The format of that name, at `module:Class`, or around the given object or class.
+
+    Raises:
+        ConfigError: there is no such format, or it lacks `format` or `parse`.
+    """
+    if isinstance(chosen, str) and chosen in FORMATS:
+        return FORMATS[chosen]
+    found = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
+    own = found() if isinstance(found, type) else found
+    if not isinstance(own, ThinkingFormat):
+        what = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
+        raise ConfigError("The thinking format can't be used:", [Problem("thinking_format", what)])
+    return Users(own)
+
+
+def thinks(chosen: Format) -> bool:
+    """Whether rows in this format have any thinking."""
+    return not isinstance(chosen, Nothing)
+
+
+def survives(chosen: Format, thinking: str | None, output: str) -> bool:
+    """Whether what the format writes of this pair reads back the same."""
+    if not thinks(chosen):
+        thinking = None
+    return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
+
+
+def first_object(text: str) -> dict[str, Any] | None:
+    """The first JSON object that stands in `text`, whatever stands around it."""
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            found, _ = decoder.raw_decode(text, at)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+        at = text.find("{", at + 1)
+    return None
