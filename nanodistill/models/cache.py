@@ -9,10 +9,12 @@ process; what a killed process left half-built is cleared away by the next one.
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import platformdirs
@@ -37,12 +39,11 @@ def build_once(target: Path, build: Callable[[Path], None], listener: Listener) 
     with _lock(target, listener):
         if target.is_dir():
             return target
-        for leftover in target.parent.glob(f"{target.name}.*.partial"):
+        for leftover in target.parent.glob(f"{glob.escape(target.name)}.*.partial"):
             # The pip of a killed process may still be writing into it.
             shutil.rmtree(leftover, ignore_errors=True)
-        partial = Path(
-            tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent)
-        )
+        partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
+        partial.mkdir()
         try:
             build(partial)
             _publish(partial, target)
@@ -51,21 +52,19 @@ def build_once(target: Path, build: Callable[[Path], None], listener: Listener) 
     return target
 
 
-def _lock(target: Path, listener: Listener) -> FileLock:
+def _lock(target: Path, listener: Listener) -> AbstractContextManager[object]:
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         listener(Notice(f"waiting for another process, which is making {target.name}"))
-        lock.acquire()
-    return lock
+        return lock.acquire()
 
 
 def _publish(partial: Path, target: Path) -> None:
     for path in partial.iterdir():
         _sync(path)
     _sync(partial)
-    partial.chmod(0o755)
     partial.rename(target)
     _sync(target.parent)
 

@@ -1,0 +1,258 @@
+"""The tokenizer in a GGUF file's metadata, written as Hugging Face's.
+
+Two kinds: byte-level BPE ("gpt2"), whose way of cutting text before merging is
+only named in the file (`tokenizer.ggml.pre`) and has to be known here; and
+SentencePiece's BPE ("llama"), whose merges follow from the scores of its
+pieces. A name that isn't known is refused: a guess would tokenize most text
+rightly and some of it not.
+
+Where generation ends: the file's EOS, its end of turn and of message, and the
+control tokens that llama.cpp takes for an end by their names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nanodistill.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
+    "gpt-2": (GPT2,),
+    "phi-2": (GPT2,),
+    "smollm": (r"\p{N}", GPT2),
+    "starcoder": (r"\p{N}", GPT2),
+    "refact": (r"\p{N}", GPT2),
+    "command-r": (r"\p{N}", GPT2),
+    "llama-bpe": (LLAMA3,),
+    "llama3": (LLAMA3,),
+    "llama-v3": (LLAMA3,),
+    "falcon3": (LLAMA3,),
+    "dbrx": (LLAMA3,),
+    "smaug-bpe": (LLAMA3,),
+    "qwen2": (QWEN2,),
+    "deepseek-r1-qwen": (QWEN2,),
+    "stablelm2": (QWEN2,),
+    "tekken": (TEKKEN,),
+}
+"""Regular expressions by name, each cutting what the one before it left (llama-vocab.cpp)."""
+
+WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
+"""Those that take a piece of text as it is when the vocabulary has it, without merging."""
+
+BOS_UNLESS_TOLD = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
+
+ENDS = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+)
+
+CONTROL, USER_DEFINED = 3, 4
+
+
+class Metadata(Protocol):
+    """What is asked of a GGUF file here."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Any: ...
+
+    def get(self, key: str, default: Any) -> Any: ...
+
+
+def write_tokenizer(file: Metadata, folder: Path) -> dict[str, Any]:
+    """Write tokenizer.json and tokenizer_config.json; return the token ids for config.json."""
+    kind = str(file["tokenizer.ggml.model"])
+    tokens = [str(token) for token in file["tokenizer.ggml.tokens"]]
+    builders = {"gpt2": _byte_level, "llama": _sentencepiece}
+    if kind not in builders:
+        known = ", ".join(sorted(builders))
+        raise ModelError(f"{file.path} has a tokenizer of kind {kind!r}; {known} can be read")
+    tokenizer = builders[kind](file, tokens)
+    tokenizer.add_tokens(list(_added_tokens(file, tokens)))
+    _add_template(tokenizer, file, tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = _settings(file, tokens)
+    text = json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return _special_ids(file, tokens)
+
+
+def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models
+
+    name = _pre_name(file)
+    halves = (str(merge).partition(" ") for merge in file["tokenizer.ggml.merges"])
+    merges = [(left, right) for left, _, right in halves]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=merges,
+            ignore_merges=name in WHOLE_WORDS_FIRST,
+        )
+    )
+    tokenizer.pre_tokenizer = _pre_tokenizer(PRE_TOKENIZERS[name])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _pre_name(file: Metadata) -> str:
+    name = str(file.get("tokenizer.ggml.pre", "default"))
+    if name not in PRE_TOKENIZERS:
+        known = ", ".join(PRE_TOKENIZERS)
+        raise ModelError(
+            f"{file.path} cuts text the way called {name!r} before tokenizing, which NanoDistill "
+            f"doesn't know; it knows {known}",
+            next_step="Name the model's Hugging Face repository or an MLX folder instead.",
+        )
+    return name
+
+
+def _pre_tokenizer(patterns: Sequence[str]) -> PreTokenizer:
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[PreTokenizer] = [
+        pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns
+    ]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    return pre_tokenizers.Sequence(steps)
+
+
+def _sentencepiece(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    scores = [float(score) for score in file["tokenizer.ggml.scores"]]
+    unknown = int(file.get("tokenizer.ggml.unknown_token_id", 0))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=_merges(tokens, scores),
+            unk_token=tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = bool(file.get("tokenizer.ggml.add_space_prefix", True))
+    space = [normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), *space] if prefix else space
+    )
+    strip = [decoders.Strip(content=" ", left=1, right=0)] if prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def _merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, best score of the result first."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    found = [
+        (-scores[i], ids[token[:cut]], ids[token[cut:]])
+        for i, token in enumerate(tokens)
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    return [(tokens[left], tokens[right]) for _, left, right in sorted(found)]
+
+
+def _added_tokens(file: Metadata, tokens: Sequence[str]) -> Iterator[AddedToken]:
+    from tokenizers import AddedToken
+
+    for token, kind in zip(tokens, file["tokenizer.ggml.token_type"], strict=True):
+        if kind in (CONTROL, USER_DEFINED):
+            yield AddedToken(token, special=kind == CONTROL, normalized=False)
+
+
+def _add_template(tokenizer: Tokenizer, file: Metadata, tokens: Sequence[str]) -> None:
+    """BOS before and EOS after plain text, where the file wants them."""
+    from tokenizers import processors
+
+    sentencepiece = file["tokenizer.ggml.model"] == "llama"
+    bos_usual = sentencepiece or file.get("tokenizer.ggml.pre", "") in BOS_UNLESS_TOLD
+    before = _wanted(file, tokens, "bos", usual=bos_usual)
+    after = _wanted(file, tokens, "eos", usual=False)
+    sequence: list[Any] = [] if sentencepiece else [processors.ByteLevel(trim_offsets=False)]
+    if before or after:
+        first = [*(tokens[i] for i in before), "$A", *(tokens[i] for i in after)]
+        second = [f"{'$B' if step == '$A' else step}:1" for step in first]
+        special = [(tokens[i], i) for i in (*before, *after)]
+        sequence.append(
+            processors.TemplateProcessing(
+                single=first, pair=[*first, *second], special_tokens=special
+            )
+        )
+    if sequence:
+        tokenizer.post_processor = processors.Sequence(sequence)
+
+
+def _wanted(file: Metadata, tokens: Sequence[str], which: str, *, usual: bool) -> tuple[int, ...]:
+    wanted = bool(file.get(f"tokenizer.ggml.add_{which}_token", usual))
+    token = _token_id(file, tokens, which)
+    return (token,) if wanted and token is not None else ()
+
+
+def _token_id(file: Metadata, tokens: Sequence[str], which: str) -> int | None:
+    key = f"tokenizer.ggml.{which}_token_id"
+    if key not in file:
+        return None
+    value = int(file[key])
+    return value if 0 <= value < len(tokens) else None
+
+
+def _special_ids(file: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
+    ids: dict[str, Any] = {"eos_token_id": _ends(file, tokens)}
+    bos = _token_id(file, tokens, "bos")
+    return ids if bos is None else ids | {"bos_token_id": bos}
+
+
+def _ends(file: Metadata, tokens: Sequence[str]) -> list[int]:
+    named = [_token_id(file, tokens, which) for which in ("eos", "eot", "eom")]
+    kinds = file["tokenizer.ggml.token_type"]
+    usual = [i for i, token in enumerate(tokens) if token in ENDS and kinds[i] == CONTROL]
+    return list(dict.fromkeys([token for token in named if token is not None] + usual))
+
+
+def _settings(file: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
+    special = {
+        f"{name}_token": tokens[token]
+        for name, which in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if (token := _token_id(file, tokens, which)) is not None
+    }
+    if "eos_token" in special:
+        special.setdefault("pad_token", special["eos_token"])
+    template = file.get("tokenizer.chat_template", None)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": int(file[f"{file['general.architecture']}.context_length"]),
+        **special,
+        **({"chat_template": str(template)} if template else {}),
+    }

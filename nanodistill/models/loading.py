@@ -1,0 +1,184 @@
+"""A folder becomes a model in memory, in the numbers that its machine multiplies fast.
+
+On a GPU a model is loaded as it is stored. On a CPU MLX multiplies float32
+through BLAS and everything else, half precision and quantized, by loops of its
+own: SmolLM2-135M as stored (4 bits, float16 scales) needs seconds for a token,
+with float32 scales 0.15 s, as plain float32 0.04 s. So there a model is widened
+to float32 when memory allows; if not, a quantized one stays packed and computes
+in float32, and a half-precision one stays what it is. `LoadedModel.note` says
+what was done and what it costs.
+
+An adapter is applied by mlx_lm's own loader after widening, so it sits on what
+the trainer trained it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nanodistill.errors import ModelError
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.models.blas import Blas, load_fast_blas
+from nanodistill.models.resolve import ResolvedModel, resolve_model
+
+if TYPE_CHECKING:
+    from mlx.nn.layers.base import Module
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+WORKING_MEMORY = 1 << 30
+"""Left free beside the weights: activations, caches, the interpreter."""
+
+Numbers = Literal["as stored", "float32", "packed, computed in float32"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with its tokenizer, ready to generate or to train.
+
+    `config` is the folder's config.json as mlx_lm understood it; `numbers` in
+    what form the weights are; `note` the same for a person.
+    """
+
+    model: Module
+    tokenizer: TokenizerWrapper
+    config: Mapping[str, Any]
+    source: ResolvedModel
+    adapter: Path | None
+    numbers: Numbers
+    note: str
+    blas: Blas
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+
+def load_model(
+    name: str | Path,
+    *,
+    adapter: Path | None = None,
+    as_stored: bool = False,
+    listener: Listener = silent,
+) -> LoadedModel:
+    """Load the model called `name` (see resolve.py), with the adapter in folder `adapter`.
+
+    `as_stored` leaves the weights as they are on any machine. Raises ModelError.
+    """
+    source = resolve_model(str(name), listener=listener)
+    blas = load_fast_blas()
+    if blas.missing is not None:
+        listener(Notice(blas.describe(), level="warning"))
+    model, config = _load(source)
+    numbers, note = _choose_numbers(model, as_stored=as_stored)
+    _widen(model, numbers)
+    if adapter is not None:
+        _apply(model, adapter, source)
+    _evaluate(model)
+    listener(Notice(f"{source.name}: {note}"))
+    tokenizer = _load_tokenizer(source, config)
+    return LoadedModel(model, tokenizer, config, source, adapter, numbers, note, blas)
+
+
+def _load(source: ResolvedModel) -> tuple[Module, dict[str, Any]]:
+    from mlx_lm.utils import load_model as load_mlx
+
+    try:
+        model, config = load_mlx(source.path, lazy=True)
+    except (ValueError, FileNotFoundError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{source.path} can't be loaded by mlx_lm: {error}") from error
+    return model, config
+
+
+def _load_tokenizer(source: ResolvedModel, config: Mapping[str, Any]) -> TokenizerWrapper:
+    from mlx_lm.utils import load_tokenizer
+
+    try:
+        tokenizer: TokenizerWrapper = load_tokenizer(
+            source.path, eos_token_ids=config.get("eos_token_id")
+        )
+        return tokenizer
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"The tokenizer in {source.path} can't be loaded: {error}") from error
+
+
+def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:
+    import mlx.core as mx
+    import psutil
+
+    stored = _stored(model)
+    if as_stored or stored == "float32" or mx.default_device() != mx.cpu:
+        return "as stored", f"loaded as stored, {stored}"
+    need = _parameters(model) * 4 + WORKING_MEMORY
+    free = psutil.virtual_memory().available
+    figures = f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    if need <= free:
+        return "float32", f"{stored} widened to float32 for the CPU ({figures})"
+    if stored.endswith("bits"):
+        return (
+            "packed, computed in float32",
+            f"kept at {stored}: widened to float32 it would generate 3 to 4 times faster, "
+            f"but that needs {figures}",
+        )
+    return (
+        "as stored",
+        f"kept in {stored}, which this CPU computes some 30 times slower than float32; "
+        f"that would need {figures}",
+    )
+
+
+def _stored(model: Module) -> str:
+    """The weights' form in a word: "4 bits", "bfloat16", "float32"."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    parameters = dict(tree_flatten(model.parameters()))
+    if any(name.endswith(".scales") for name in parameters):
+        bits = [int(module.bits) for module in model.modules() if "scales" in module]
+        return f"{max(set(bits), key=bits.count)} bits"
+    matrices = [array.dtype for array in parameters.values() if array.ndim > 1]
+    return "float32" if all(d == mx.float32 for d in matrices) else str(matrices[0]).split(".")[-1]
+
+
+def _parameters(model: Module) -> int:
+    from mlx_lm.utils import get_total_parameters
+
+    return int(get_total_parameters(model))
+
+
+def _widen(model: Module, numbers: Numbers) -> None:
+    """Widen the scales first, so that dequantizing rounds nothing."""
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model
+
+    if numbers == "as stored":
+        return
+    model.set_dtype(mx.float32)
+    if numbers == "float32":
+        dequantize_model(model)
+        model.set_dtype(mx.float32)
+
+
+def _apply(model: Module, adapter: Path, source: ResolvedModel) -> None:
+    from mlx_lm.utils import load_adapters
+
+    try:
+        load_adapters(model, str(adapter))
+    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"The adapter in {adapter} doesn't fit {source.name}: {error}",
+            next_step="Name the model that the adapter was trained on.",
+        ) from error
+    model.eval()
+
+
+def _evaluate(model: Module) -> None:
+    """Compute the weights a block at a time, so that packed and widened are both there for one
+    block only."""
+    import mlx.core as mx
+
+    for layer in model.layers:
+        mx.eval(layer.parameters())
+    mx.eval(model.parameters())
