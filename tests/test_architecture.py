@@ -3,7 +3,7 @@
 Two halves that never import each other stand on the rooms that both need:
 
     cli
-    api, progress, report
+    api, progress, report, status, doctor
     synthesis half   │   training half
     models, dataset versions, hub
     errors, records, configuration, …
@@ -24,7 +24,7 @@ import nanodistill
 
 ROWS = {
     "command": {"cli", "__main__"},
-    "whole": {"api", "progress", "report"},
+    "whole": {"api", "doctor", "progress", "report", "status"},
     "synthesis": {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },

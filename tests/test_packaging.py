@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import nanodistill
+from nanodistill.cli import cli
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -113,6 +114,11 @@ def test_every_recipe_is_explained() -> None:
     explained = recipes()
     assert {"setup", "demo", "test", "synth", "train", "eval", "lock", "clean"} <= set(explained)
     assert [name for name, comment in explained.items() if not comment] == ["default"]
+
+
+def test_recipes_call_commands_that_are_there() -> None:
+    called = re.findall(r"\{\{ nanodistill \}\} (\S+)", (ROOT / "justfile").read_text())
+    assert {"synth", "train", "eval"} <= set(called) <= set(cli.commands)
 
 
 def test_the_readme_names_recipes_that_are_there() -> None:
