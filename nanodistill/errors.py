@@ -37,6 +37,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nanodistill.records import Usage
+
 
 class NanoDistillError(Exception):
     """An error with a plain message for a person. `next_step` says how to go on."""
@@ -148,14 +150,23 @@ class CallError(Exception):
     """What became of one attempt at a teacher call that brought no answer.
 
     `kind` is a short stable word for the ledger ("rate_limit", "timeout",
-    "content_filter", …); `status` the HTTP status where there was one.
+    "content_filter", …); `status` the HTTP status where there was one; `usage`
+    the tokens that were billed all the same.
     """
 
-    def __init__(self, kind: str, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        status: int | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.status = status
+        self.usage = usage
 
 
 class Transient(CallError):
@@ -167,9 +178,10 @@ class Transient(CallError):
         message: str,
         *,
         status: int | None = None,
+        usage: Usage | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(kind, message, status=status)
+        super().__init__(kind, message, status=status, usage=usage)
         self.retry_after = retry_after
 
     @property
