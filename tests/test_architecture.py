@@ -5,7 +5,7 @@ Two halves that never import each other stand on the rooms that both need:
     cli
     api, progress, report, status, doctor
     synthesis half   │   training half
-    models, dataset versions, hub
+    models, files of rows, dataset versions, hub
     errors, records, configuration, …
 
 A room may import its own row and the rows below it. Every file and folder right under
@@ -29,7 +29,7 @@ ROWS = {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },
     "training": {"evaluation", "export", "serve", "training"},
-    "shared": {"dataset", "hub", "models"},
+    "shared": {"dataset", "hub", "models", "rowfiles"},
     "foundation": {
         "config", "errors", "events", "hardware", "plugins", "records", "redaction", "runfolder",
         "thinking",
