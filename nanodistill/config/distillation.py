@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from nanodistill.config.advanced import AdvancedConfig
 from nanodistill.config.data import DataSettings, PromptTemplates
 from nanodistill.config.delivery import DeliverySettings
 from nanodistill.config.machine import MachineSettings
+from nanodistill.config.mlx_config import cli_args, mlx_lm_config, yaml_text
+from nanodistill.config.mlx_options import effective
+from nanodistill.config.nearest import nearest as nearest
 from nanodistill.config.settings import Settings
 from nanodistill.config.task import TaskSettings
 from nanodistill.config.teaching import TeacherSettings
@@ -21,6 +23,7 @@ from nanodistill.config.training import TrainingSettings
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import tagged_hash
 from nanodistill.redaction import redacted
+from nanodistill.runfolder import write_atomic
 
 PROMPT_FIELDS = {
     "cot_system": "custom_cot_system_prompt",
@@ -73,6 +76,27 @@ class DistillationConfig(
         plain = {name: plain_value(getattr(self, name)) for name in type(self).model_fields}
         shown: dict[str, Any] = redacted(plain)
         return shown
+
+    def get_mlx_lm_kwargs(self) -> dict[str, Any]:
+        """The training settings in mlx-lm's own names, as far as they are known before the data.
+
+        `mlx_lm_kwargs` over the fields, as the trainer takes them. What depends on the
+        number of rows (`iters`, a decaying schedule) is in the YAML file beside a run.
+        """
+        return mlx_lm_config(*effective(self), self.random_seed)
+
+    def get_mlx_lm_cli_args(self, config_file: str | Path | None = None) -> list[str]:
+        """The flags of `mlx_lm lora` for these settings.
+
+        What it takes only from a YAML file (`lora_parameters`, `lr_schedule`,
+        `optimizer_config`) is written to `config_file`, where one is given, and that file
+        is named first, as `-c` wants it.
+        """
+        config = self.get_mlx_lm_kwargs()
+        if config_file is None:
+            return cli_args(config)
+        write_atomic(Path(config_file), yaml_text(config).encode())
+        return ["--config", str(config_file), *cli_args(config)]
 
     def hash_of(self, *parts: type[Settings], leave_out: Iterable[str] = ()) -> str:
         """Hash of the fields of `parts`, for telling whether something depends on a change."""
@@ -166,9 +190,3 @@ BUILT_IN_ERRORS = frozenset(
         "string_type",
     }
 )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` where a known name is near, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean '{close[0]}'?" if close else ""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from nanodistill.config.mlx_options import read_kwargs
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import Settings
 
@@ -98,3 +100,14 @@ class TrainingSettings(Settings):
     tokenizer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the student's tokenizer when it is loaded."
     )
+
+    @field_validator("mlx_lm_kwargs")
+    @classmethod
+    def _means_something(cls, kwargs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "optimizer" not in info.data:
+            return kwargs
+        try:
+            read_kwargs(kwargs, info.data["optimizer"], lifted=info.data["allow_out_of_range"])
+        except ValueError as wrong:
+            raise PydanticCustomError("mlx_lm_kwargs", "{why}", {"why": str(wrong)}) from wrong
+        return kwargs
