@@ -29,7 +29,7 @@ ROWS = {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },
     "training": {"evaluation", "export", "serve", "training"},
-    "shared": {"dataset", "hub", "models", "rowfiles"},
+    "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
         "config", "errors", "events", "hardware", "plugins", "records", "redaction", "runfolder",
         "thinking",
@@ -67,8 +67,9 @@ def inner(module: str) -> str:
 
 def row(module: str) -> str:
     room = inner(module).split(".")[0]
-    (found,) = [name for name, rooms in ROWS.items() if room in rooms]
-    return found
+    found = [name for name, rooms in ROWS.items() if room in rooms]
+    assert len(found) == 1, f"put `{room}` into one of ROWS"
+    return found[0]
 
 
 def imports(graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:
