@@ -5,7 +5,6 @@ set positional-arguments
 
 python := ".venv/bin/python"
 nanodistill := ".venv/bin/nanodistill"
-wanted := sha256(sha256_file("constraints.txt") + sha256_file("pyproject.toml") + justfile_directory())
 
 [private]
 default:
@@ -19,7 +18,8 @@ setup:
         "${PYTHON:-python3}" -m venv .venv
     fi
     {{ python }} -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NanoDistill needs Python 3.11 or later; .venv has %d.%d. Remove .venv, then: PYTHON=/path/to/python3.11 just setup" % sys.version_info[:2])'
-    state="{{ wanted }} $({{ python }} -VV)"
+    # The directory counts, because the project is installed as a link to it.
+    state="{{ sha256(sha256_file("constraints.txt") + sha256_file("pyproject.toml") + justfile_directory()) }} $({{ python }} -VV)"
     if [ "$(cat .venv/setup-state 2>/dev/null || true)" = "$state" ]; then
         exit 0
     fi
