@@ -64,8 +64,10 @@ class RunFolder:
         return self.root / "report.html"
 
     @contextmanager
-    def locked(self, half: str) -> Iterator[None]:
+    def locked(self, half: str, *, wait: float = 0) -> Iterator[None]:
         """Hold the lock of one half ("synth" or "train") of this run.
+
+        `wait` is for how many seconds to wait for a process that holds it.
 
         Raises:
             RunLocked: another live process holds it.
@@ -77,7 +79,7 @@ class RunFolder:
         check_format(self.root / "format.json")
         lock = FileLock(self.root / f".{half}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout as busy:
             raise RunLocked(
                 f"another process is working on {self.root} ({half}).",

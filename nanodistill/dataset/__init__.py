@@ -1,0 +1,50 @@
+"""Dataset versions: what synthesis leaves behind and all that training needs.
+
+    version = open_version(None, run)            the latest of a run
+    version.manifest.instruction, version.rows("train"), version.counts
+
+A version is a folder of parquet files with a manifest and a card; it never
+changes. `write_version` makes one, `verify` re-derives its hashes, `diff` tells
+two apart, `export_for_edit` and `read_edit` make a child by hand, `prune` removes
+what nothing refers to.
+"""
+
+from __future__ import annotations
+
+from nanodistill.dataset.manifest import (
+    Agreement,
+    Calls,
+    CellCount,
+    InputFacts,
+    Manifest,
+    RowCounts,
+    SplitFacts,
+    StageCount,
+    TokenUsage,
+    VersionFacts,
+)
+from nanodistill.dataset.provenance import config_hash, public_config, public_name
+from nanodistill.dataset.version import DatasetVersion, open_folder, open_version, parse_where
+from nanodistill.dataset.writer import VersionDraft, write_version
+
+__all__ = [
+    "Agreement",
+    "Calls",
+    "CellCount",
+    "DatasetVersion",
+    "InputFacts",
+    "Manifest",
+    "RowCounts",
+    "SplitFacts",
+    "StageCount",
+    "TokenUsage",
+    "VersionDraft",
+    "VersionFacts",
+    "config_hash",
+    "open_folder",
+    "open_version",
+    "parse_where",
+    "public_config",
+    "public_name",
+    "write_version",
+]

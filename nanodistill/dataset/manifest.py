@@ -1,0 +1,257 @@
+"""What a dataset version says of itself: manifest.json.
+
+`VersionFacts` is what its maker knows (the task, the teacher, prompts, counts of
+stages, cost); `Manifest` adds what the writer finds (fingerprint, counts of rows,
+files). Training and evaluation need nothing but this and the rows: no seed file,
+no run file. The numbers hold together or there is no manifest: every requested
+row is kept, rejected or failed.
+
+`format` goes up when a field comes, goes or changes its meaning; a manifest of a
+newer format is refused. `seal` is a hash of all the other fields, so that `verify`
+finds a changed one. It guards against accidents, not against forgery.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from nanodistill.errors import DamagedFile, FolderError, NewerVersion
+from nanodistill.records import tagged_hash
+from nanodistill.runfolder import read_json
+
+FORMAT = 1
+FILE = "manifest.json"
+IDENTITY = (
+    "fingerprint",
+    "parents",
+    "made_by",
+    "instruction",
+    "thinking_format",
+    "labels",
+    "response_schema",
+    "response_model",
+    "teacher",
+    "config_hash",
+    "test_source",
+)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class InputFacts(Frozen):
+    """A user's input: its form, its name without folders, and a hash of its rows."""
+
+    kind: Literal["list", "file", "dataset", "hub"]
+    name: str | None
+    rows: int
+    sha256: str
+
+
+class StageCount(Frozen):
+    """A step of curation: rows that went in, and what it dropped by reason."""
+
+    stage: str
+    before: int
+    dropped: dict[str, int] = {}
+
+    @property
+    def after(self) -> int:
+        return self.before - sum(self.dropped.values())
+
+
+class CellCount(Frozen):
+    """The account of one cell of the coverage plan."""
+
+    requested: int
+    kept: int
+    rejected: int
+    failed: int
+
+
+class Calls(Frozen):
+    """Teacher calls behind the version."""
+
+    made: int
+    reused: int
+    retried: int
+
+
+class TokenUsage(Frozen):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Agreement(Frozen):
+    """How often the teacher, asked blind, gave the seeds' own outputs. 95% interval."""
+
+    agreed: int
+    of: int
+    low: float
+    high: float
+
+
+class SplitFacts(Frozen):
+    """How train and valid were told apart."""
+
+    val_split: float
+    random_seed: int
+    groups: int
+    valid_groups: int
+
+
+class VersionFacts(Frozen):
+    """What the maker of a version knows about it. None is "unknown", never 0.
+
+    `parents` are fingerprints. `requested` counts candidate rows (seeds, user
+    rows and every slot of every generation call), `failed` those lost to teacher
+    calls, by class. `cells` is that account by cell, where there is a plan.
+    `prompts` are the full texts by stage. `config` and `config_hash` come from
+    `dataset.provenance`.
+    """
+
+    instruction: str
+    thinking_format: str
+    made_by: Literal["synthesis", "training_data", "edit"]
+    labels: tuple[str, ...] | None = None
+    response_schema: dict[str, Any] | None = None
+    response_model: str | None = None
+    teacher: str | None = None
+    parents: tuple[str, ...] = ()
+    config: dict[str, Any] = {}
+    config_hash: str | None = None
+    inputs: dict[Literal["seed", "test", "training_data"], InputFacts] = {}
+    test_source: Literal["user", "holdout_seeds"] | None = None
+    prompts: dict[str, str] = {}
+    policy: dict[str, Any] | None = None
+    agreement: Agreement | None = None
+    wanted: int | None = None
+    requested: int
+    failed: dict[str, int] = {}
+    cells: dict[str, CellCount] = {}
+    stages: tuple[StageCount, ...] = ()
+    split: SplitFacts | None = None
+    calls: Calls | None = None
+    usage: TokenUsage | None = None
+    cost_usd: float | None = None
+    stopped_because: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class RowCounts(Frozen):
+    """Rows of a version; `rejected` by reason."""
+
+    train: int
+    valid: int
+    test: int
+    rejected: dict[str, int]
+
+    @property
+    def kept(self) -> int:
+        return self.train + self.valid
+
+
+class Statistics(Frozen):
+    """Figures of the kept rows that are worth a look; see `dataset.statistics`.
+
+    Lengths are in characters, as (median, 95th percentile, longest).
+    """
+
+    outputs: dict[str, dict[str, int]] | None
+    sources: dict[str, int]
+    cells: dict[str, int]
+    lengths: dict[str, tuple[int, int, int]]
+    distinct: dict[str, float]
+    distinct_over: int
+    confidence: tuple[float, float] | None
+
+
+class FileFacts(Frozen):
+    sha256: str
+    bytes: int
+
+
+class Manifest(VersionFacts):
+    """manifest.json. `created` is UTC; it, the name and the paths are in no hash but the seal."""
+
+    format: int = FORMAT
+    name: str
+    fingerprint: str
+    created: str
+    counts: RowCounts
+    statistics: Statistics
+    files: dict[str, FileFacts]
+    libraries: dict[str, str]
+    seal: str = ""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        rejected, failed = sum(self.counts.rejected.values()), sum(self.failed.values())
+        if self.requested != self.counts.kept + rejected + failed:
+            raise ValueError(
+                f"requested {self.requested} is not kept {self.counts.kept} "
+                f"+ rejected {rejected} + failed {failed}"
+            )
+        totals = (self.requested, self.counts.kept, rejected, failed)
+        by_cell = [(c.requested, c.kept, c.rejected, c.failed) for c in self.cells.values()]
+        if by_cell and tuple(map(sum, zip(*by_cell, strict=True))) != totals:
+            raise ValueError(f"the account by cell sums to something else than {totals}")
+        return self
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are rows that no prompt and no training row has seen."""
+        return self.counts.test > 0
+
+    @property
+    def identity(self) -> str:
+        """What makes two versions the same: their rows and all that training reads with them."""
+        values = self.model_dump(mode="json", include=set(IDENTITY))
+        return tagged_hash("nanodistill.version.v1", values)
+
+    def sealed(self) -> Manifest:
+        return self.model_copy(update={"seal": self.expected_seal()})
+
+    def expected_seal(self) -> str:
+        values = self.model_dump(mode="json", exclude={"seal"})
+        return tagged_hash("nanodistill.manifest.v1", values)
+
+    def to_bytes(self) -> bytes:
+        """The file's content: the same manifest always gives the same bytes."""
+        values = self.model_dump(mode="json")
+        return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the version in `folder`.
+
+    Raises:
+        FolderError: the folder holds no dataset version.
+        NewerVersion: it is of a format that this release does not know.
+        DamagedFile: it can't be read as a manifest.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FolderError(
+            f"{folder} is no dataset version: it has no {FILE}.",
+            next_step="Name a version's folder, such as OUTPUT_DIR/NAME/datasets/v0001-….",
+        )
+    values = read_json(path)
+    found = values.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise NewerVersion(
+            f"{folder} was written by a newer NanoDistill "
+            f"(manifest format {found}, this one knows {FORMAT}).",
+            next_step="Update NanoDistill.",
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise DamagedFile(f"{path} is no manifest any more: {at}: {first['msg']}.") from invalid

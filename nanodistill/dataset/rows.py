@@ -1,0 +1,126 @@
+"""The columns of a version's parquet files, and what a trace looks like in them.
+
+One explicit schema for every file of `default`, so that a column in which a split
+happens to hold no value keeps its type, here and in `datasets`. Rejected rows have
+the same columns, and `reason` and `detail`.
+
+Writing and reading go a few thousand rows at a time: memory does not grow with
+their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanodistill.errors import DamagedFile
+from nanodistill.records import Message, Split, Trace
+from nanodistill.thinking import Format
+
+Row = dict[str, Any]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+ROWS_IN_A_GROUP = 5000
+ROWS_READ_AT_ONCE = 1000
+
+DEFAULT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("input", pa.string()),
+        ("thinking", pa.string()),
+        ("output", pa.string()),
+        ("source", pa.string()),
+        ("seed_ids", pa.list_(pa.string())),
+        ("cell", pa.string()),
+        ("confidence", pa.float64()),
+        ("teacher", pa.string()),
+        ("request_keys", pa.list_(pa.string())),
+    ]
+)
+REJECTED = DEFAULT.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
+
+
+def messages_of(trace: Trace, instruction: str, shape: Format) -> list[Message]:
+    """A row as a chat: instruction, input, and thinking and output in the thinking format."""
+    return [
+        {"role": "system", "content": instruction},
+        {"role": "user", "content": trace.input},
+        {"role": "assistant", "content": shape.format(trace.thinking, trace.output)},
+    ]
+
+
+def row_of(trace: Trace, messages: list[Message]) -> Row:
+    return {
+        "id": trace.id,
+        "messages": messages,
+        "input": trace.input,
+        "thinking": trace.thinking,
+        "output": trace.output,
+        "source": trace.source,
+        "seed_ids": list(trace.seed_ids),
+        "cell": trace.cell,
+        "confidence": None if trace.confidence is None else float(trace.confidence),
+        "teacher": trace.teacher,
+        "request_keys": list(trace.request_keys),
+    }
+
+
+def trace_of(row: Row) -> Trace:
+    return Trace(
+        input=row["input"],
+        output=row["output"],
+        source=row["source"],
+        thinking=row["thinking"],
+        seed_ids=tuple(row["seed_ids"]),
+        cell=row["cell"],
+        confidence=row["confidence"],
+        teacher=row["teacher"],
+        request_keys=tuple(row["request_keys"]),
+    )
+
+
+def split_file(split: str) -> str:
+    return f"data/{split}-00000-of-00001.parquet"
+
+
+REJECTED_FILE = "rejected/rejected-00000-of-00001.parquet"
+
+
+def write_rows(path: Path, rows: Iterable[Row], schema: pa.Schema) -> int:
+    """Write rows in the order given; with none, no file. Returns how many there were."""
+    remaining = iter(rows)
+    group = list(islice(remaining, ROWS_IN_A_GROUP))
+    written = 0
+    if not group:
+        return written
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            written += len(group)
+            group = list(islice(remaining, ROWS_IN_A_GROUP))
+    return written
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of one of our files, in order.
+
+    Raises:
+        DamagedFile: it can't be read as what we wrote.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.schema_arrow.names not in (DEFAULT.names, REJECTED.names):
+                raise DamagedFile(f"{path} has other columns than those of a dataset version.")
+            for batch in file.iter_batches(batch_size=ROWS_READ_AT_ONCE):
+                yield from batch.to_pylist()
+    except FileNotFoundError as missing:
+        raise DamagedFile(f"{path} is missing.") from missing
+    except (pa.ArrowException, OSError) as broken:
+        raise DamagedFile(f"{path} can't be read: {broken}.") from broken

@@ -1,0 +1,224 @@
+"""Writing a dataset version: all of it or nothing, once, and for good.
+
+A version is built in a hidden folder beside its place, synced to disk and put in
+place by one rename; then the index names it as the latest. Whatever moment the
+power goes, there is the old state or the new one. Its files are read-only from
+then on: a version does not change, it gets a child.
+
+Writing what is there already makes no second version: where the rows and all that
+training reads with them are those of an earlier version, that one is returned, as
+the latest again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nanodistill.dataset.card import card_of
+from nanodistill.dataset.fingerprint import fingerprint_of
+from nanodistill.dataset.index import Index, current_index, next_name, save_index, writing
+from nanodistill.dataset.manifest import FILE, FileFacts, Manifest, RowCounts, VersionFacts
+from nanodistill.dataset.provenance import libraries, public_name, scrubbed
+from nanodistill.dataset.rows import (
+    DEFAULT,
+    REJECTED,
+    REJECTED_FILE,
+    SPLITS,
+    Row,
+    messages_of,
+    row_of,
+    split_file,
+    write_rows,
+)
+from nanodistill.dataset.spool import Spool, spool_in
+from nanodistill.dataset.statistics import Figures
+from nanodistill.dataset.version import DatasetVersion, open_folder
+from nanodistill.errors import DiskFull, TooFewRows
+from nanodistill.records import Rejection, Split, Trace
+from nanodistill.runfolder import RunFolder, sync_folder
+from nanodistill.thinking import Format, thinks
+
+BUILDING, REMOVING = ".building", ".removing"
+CARD = "README.md"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class VersionDraft:
+    """A version to be: rows in any order, each gone through once, and what is known of them.
+
+    `shape` writes thinking and output as one text. Within train and valid an id
+    occurs once, and no row of theirs is in test.
+    """
+
+    rows: Iterable[tuple[Split, Trace]]
+    rejected: Iterable[Rejection]
+    shape: Format
+    facts: VersionFacts
+
+
+def write_version(run: RunFolder, draft: VersionDraft) -> DatasetVersion:
+    """Write `draft` as the run's latest version, or find the version that it equals.
+
+    Raises:
+        TooFewRows: no row was kept.
+        DiskFull: there is no room; nothing is left behind.
+        RunLocked: another process has been writing to this run's datasets for a minute.
+        ValueError: the draft breaks what it promises (its counts, its ids).
+    """
+    with writing(run), _disk_full_is_said(run), _building_folder(run) as folder:
+        index = current_index(run)
+        with spool_in(folder) as spool:
+            spool.add(_rows(draft))
+            spool.add_rejected(_rejected_rows(draft))
+            manifest = _described(draft.facts, spool, index)
+            if existing := _same_version(run, manifest, index):
+                return _made_latest(run, existing, index)
+            _write_files(folder, spool)
+        return _put_in_place(run, folder, manifest)
+
+
+def _rows(draft: VersionDraft) -> Iterator[tuple[Split, Row]]:
+    return ((split, _row(trace, draft)) for split, trace in draft.rows)
+
+
+def _rejected_rows(draft: VersionDraft) -> Iterator[Row]:
+    for rejection in draft.rejected:
+        why = {"reason": rejection.reason, "detail": rejection.detail}
+        yield _row(rejection.trace, draft) | why
+
+
+def _row(trace: Trace, draft: VersionDraft) -> Row:
+    thinking = trace.thinking if thinks(draft.shape) else None
+    shown = replace(trace, thinking=thinking, teacher=public_name(trace.teacher))
+    return row_of(shown, messages_of(shown, draft.facts.instruction, draft.shape))
+
+
+def _described(facts: VersionFacts, spool: Spool, index: Index) -> Manifest:
+    spool.check_ids()
+    counts = RowCounts(**spool.count_by_split(), rejected=spool.count_rejected())
+    if not counts.kept:
+        raise TooFewRows(
+            f"No row was kept, {sum(counts.rejected.values())} were rejected: {counts.rejected}."
+        )
+    figures = Figures(facts.labels)
+    for split in SPLITS:
+        for row in spool.rows(split):
+            figures.see(row, split)
+    fingerprint = fingerprint_of(spool.lines())
+    return Manifest(
+        **scrubbed(facts).model_dump(),
+        name=next_name(index, fingerprint),
+        fingerprint=fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        counts=counts,
+        statistics=figures.result(),
+        files={},
+        libraries=libraries(),
+    )
+
+
+def _same_version(run: RunFolder, manifest: Manifest, index: Index) -> DatasetVersion | None:
+    """An intact earlier version of the same identity."""
+    for entry in index.versions:
+        if entry.fingerprint == manifest.fingerprint:
+            version = open_folder(run.datasets / entry.name)
+            if version.manifest.identity == manifest.identity and is_intact(version):
+                return version
+    return None
+
+
+def is_intact(version: DatasetVersion) -> bool:
+    """Whether every file still has the bytes that were written."""
+    return all(
+        (version.path / name).is_file() and file_facts(version.path / name) == facts
+        for name, facts in version.manifest.files.items()
+    )
+
+
+def _made_latest(run: RunFolder, version: DatasetVersion, index: Index) -> DatasetVersion:
+    save_index(run, index.model_copy(update={"latest": version.path.name}))
+    return version
+
+
+def _write_files(folder: Path, spool: Spool) -> None:
+    for split in SPLITS:
+        write_rows(folder / split_file(split), spool.rows(split), DEFAULT)
+    write_rows(folder / REJECTED_FILE, spool.rejected(), REJECTED)
+
+
+def _put_in_place(run: RunFolder, folder: Path, manifest: Manifest) -> DatasetVersion:
+    (folder / CARD).write_text(card_of(manifest), encoding="utf-8", newline="\n")
+    files = {
+        path.relative_to(folder).as_posix(): file_facts(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = manifest.model_copy(update={"files": files}).sealed()
+    (folder / FILE).write_bytes(manifest.to_bytes())
+    make_durable(folder)
+    place = run.datasets / manifest.name
+    folder.rename(place)
+    sync_folder(run.datasets)
+    save_index(run, current_index(run))
+    return DatasetVersion(place, manifest)
+
+
+def file_facts(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(sha256=digest, bytes=path.stat().st_size)
+
+
+def make_durable(folder: Path) -> None:
+    """Sync everything in `folder` to disk, and take the right to write from its files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.chmod(path.stat().st_mode & 0o444)
+
+
+@contextmanager
+def _building_folder(run: RunFolder) -> Iterator[Path]:
+    """A fresh hidden folder, gone afterwards unless it was renamed. Sweeps what a crash left."""
+    run.datasets.mkdir(parents=True, exist_ok=True)
+    sweep(run)
+    folder = run.datasets / BUILDING
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        sweep(run)
+
+
+def sweep(run: RunFolder) -> None:
+    """Remove half-built and half-removed versions. The caller holds the right to write."""
+    for path in run.datasets.glob(".*"):
+        if path.name == BUILDING or path.name.startswith(REMOVING):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def _disk_full_is_said(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as failed:
+        is_full = isinstance(failed, OSError) and failed.errno in DISK_FULL
+        if not is_full and "disk is full" not in str(failed):
+            raise
+        raise DiskFull(
+            f"No room left on the disk of {run.root}: the dataset version was not written.",
+            next_step="Make room, then run the command again; no call is bought twice.",
+        ) from failed

@@ -1,0 +1,127 @@
+"""Rows through the `datasets` library: its objects, and datasets on the Hub by their id.
+
+A Hub id is `owner/name`, with `@revision` or not. Of several splits the one that
+is meant is taken: `test` for a test set, else `train`. Before anything is loaded
+the Hub is asked once, with a short wait, whether it can be reached and knows the
+dataset: the library itself tries for half a minute before it says so. With
+HF_HUB_OFFLINE set that question is left out and the local cache is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nanodistill.errors import DataError, Problem
+from nanodistill.events import Listener, Notice
+from nanodistill.rowfiles import READERS, Found, Record
+
+HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(@(?P<revision>[\w./-]+))?\Z")
+SECONDS_TO_ANSWER = 10
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hub, at a revision or at its newest."""
+
+    repo: str
+    revision: str | None = None
+
+    @classmethod
+    def looks_like(cls, text: str) -> bool:
+        return bool(HUB_ID.match(text)) and not text.lower().endswith(tuple(READERS))
+
+    @classmethod
+    def parse(cls, text: str) -> HubDataset:
+        found = HUB_ID.match(text)
+        if found is None:
+            raise ValueError(f"{text!r} is no Hub id")
+        return cls(found["repo"], found["revision"])
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+
+def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[Found]:
+    """The rows of a dataset on the Hub.
+
+    Raises:
+        DataError: the Hub can't be reached, or has no such dataset for us.
+    """
+    import datasets
+
+    dataset = HubDataset.parse(name)
+    _ask_hub(dataset)
+    listen(Notice(f"Loading {dataset} from the Hub."))
+    try:
+        with _no_bars(datasets):
+            loaded = datasets.load_dataset(dataset.repo, revision=dataset.revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as failed:
+        raise _refused(dataset, f"can't be loaded: {failed}") from failed
+    return split_records(loaded, what=what, listen=listen, called=str(dataset))
+
+
+def split_records(
+    loaded: Any, *, what: str, listen: Listener, called: str | None = None
+) -> Iterator[Found]:
+    """The rows of a `datasets` object, of the split that is meant."""
+    prefix = f"{called}: " if called else ""
+    split = _meant_split(loaded, what, called or f"`{what}`", listen)
+    for number, row in enumerate(split, start=1):
+        yield Record(f"{prefix}row {number}", row)
+
+
+def _meant_split(loaded: Any, what: str, called: str, listen: Listener) -> Any:
+    if not isinstance(loaded, Mapping):
+        return loaded
+    wanted = "test" if what == "test" else "train"
+    names = list(loaded)
+    chosen = names[0] if len(names) == 1 else wanted
+    if chosen not in loaded:
+        problem = Problem(called, f"has the splits {', '.join(names)}, and none called {wanted}")
+        raise DataError("It is not clear which rows are meant:", [problem])
+    if len(names) > 1:
+        listen(Notice(f"{called}: taking split {chosen} of {', '.join(names)}."))
+    return loaded[chosen]
+
+
+def _ask_hub(dataset: HubDataset) -> None:
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().dataset_info(dataset.repo, revision=dataset.revision, timeout=SECONDS_TO_ANSWER)
+    except RepositoryNotFoundError as missing:
+        what = "there is no such file, and no such dataset on the Hub (or it is private)"
+        raise _refused(dataset, what) from missing
+    except RevisionNotFoundError as missing:
+        raise _refused(dataset, f"has no revision '{dataset.revision}'") from missing
+    except (OSError, httpx.HTTPError) as failed:
+        what = f"there is no such file, and the Hub can't be asked for it: {failed}"
+        raise _refused(dataset, what) from failed
+
+
+def _refused(dataset: HubDataset, what: str) -> DataError:
+    return DataError(
+        "The rows can't be read:",
+        [Problem(str(dataset), what)],
+        next_step="Name an existing file, or look at the network, HF_TOKEN and HF_ENDPOINT.",
+    )
+
+
+@contextmanager
+def _no_bars(datasets: Any) -> Iterator[None]:
+    """Keep the library's progress bars off the terminal, which is not ours to write on."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,233 @@
+"""Reading a file of rows: JSONL, JSON, CSV or parquet, told apart by their suffix.
+
+Each row comes with the place where it stands, as a person would look for it:
+`seeds.jsonl:12` for the 12th line (blank ones counted; in a CSV file the line
+on which the row begins), `seeds.json: row 3` where a file has no lines of rows.
+What can't be read is a `Problem` in the row's stead, so that a reader can go on
+and name all of them at once. Nothing is guessed: bytes that are no UTF-8, two
+values under one key or a quote that never ends are problems, not repaired.
+
+What the fields mean is not known here; see `seeds` and `dataset.edit`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanodistill.errors import DataError, Problem
+
+BOM = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+PARQUET_ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row's fields and where it stands."""
+
+    where: str
+    fields: dict[str, Any]
+
+
+Found = Record | Problem
+
+
+def read_records(path: Path) -> Iterator[Found]:
+    """The rows of a file in order, a problem standing for each that can't be read.
+
+    Raises:
+        DataError: there is no such file, or as a whole it is not what its suffix says.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if path.is_dir():
+        raise unreadable(path, "is a folder; name a file")
+    if not path.exists():
+        raise unreadable(path, "there is no such file")
+    if reader is None:
+        known = ", ".join(READERS)
+        raise unreadable(path, f"'{path.suffix}' is no known form of rows: {known}")
+    try:
+        yield from reader(path)
+    except OSError as failed:
+        raise unreadable(path, f"can't be read: {failed.strerror or failed}") from failed
+
+
+def unreadable(path: Path, what: str) -> DataError:
+    return DataError("The rows can't be read:", [Problem(str(path), what)])
+
+
+def read_jsonl(path: Path) -> Iterator[Found]:
+    """One JSON object a line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            content = line.rstrip(b"\r\n").removeprefix(BOM if number == 1 else b"")
+            if number == 1 and content.startswith(UTF_16):
+                raise unreadable(path, "is UTF-16; save it as UTF-8")
+            if number == 1 and content.strip() == b"[":
+                raise unreadable(path, "is a JSON array, not JSON lines; rename it to .json")
+            if content.strip():
+                yield _parsed_line(content, where)
+
+
+def _parsed_line(content: bytes, where: str) -> Found:
+    try:
+        return _record(parse_json(content.decode()), where)
+    except UnicodeDecodeError as bad:
+        return Problem(where, _not_utf8(bad))
+    except json.JSONDecodeError as bad:
+        return Problem(where, f"is no valid JSON: {bad.msg} at column {bad.colno}")
+    except (ValueError, RecursionError) as bad:
+        return Problem(where, f"is no valid JSON: {bad}")
+
+
+def read_json(path: Path) -> Iterator[Found]:
+    """One JSON array of objects."""
+    text = _decoded(path)
+    try:
+        rows = parse_json(text)
+    except json.JSONDecodeError as bad:
+        lines = bad.msg == "Extra data"
+        hint = "; one object a line is JSON lines: rename it to .jsonl" if lines else ""
+        where = Problem(f"{path}:{bad.lineno}", f"{bad.msg} at column {bad.colno}{hint}")
+        raise DataError(f"{path} is no valid JSON:", [where]) from bad
+    except (ValueError, RecursionError) as bad:
+        raise unreadable(path, f"is no valid JSON: {bad}") from bad
+    if not isinstance(rows, list):
+        raise unreadable(path, f"should hold a JSON array of rows, not {json_name(rows)}")
+    for number, row in enumerate(rows, start=1):
+        yield _record(row, f"{path}: row {number}")
+
+
+def _record(row: Any, where: str) -> Found:
+    if isinstance(row, dict):
+        return Record(where, row)
+    return Problem(where, f"should be a JSON object with named fields, not {json_name(row)}")
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`, strict: no two values under one key, no NaN.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    held: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in held:
+            raise ValueError(f"'{key}' is there twice")
+        held[key] = value
+    return held
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def json_name(value: Any) -> str:
+    """What a JSON value is called: "a number", "text", …"""
+    names = {dict: "an object", list: "an array", str: "text", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def read_csv(path: Path) -> Iterator[Found]:
+    """Comma-separated values in UTF-8 with a line of column names."""
+    with _long_fields():
+        rows = csv.reader(io.StringIO(_decoded(path), newline=""), strict=True)
+        try:
+            yield from _csv_records(rows, path)
+        except csv.Error as bad:
+            # After this the reader no longer knows where a row begins.
+            yield Problem(f"{path}:{rows.line_num}", f"is no valid CSV: {bad}")
+
+
+def _csv_records(rows: Any, path: Path) -> Iterator[Found]:
+    names: list[str] = next(rows, [])
+    if problem := _bad_header(names):
+        yield Problem(f"{path}:1", problem)
+        return
+    begin = rows.line_num + 1
+    for values in rows:
+        where = f"{path}:{begin}"
+        begin = rows.line_num + 1
+        if not values:
+            continue
+        if len(values) != len(names):
+            yield Problem(where, f"has {len(values)} fields, the header {len(names)}")
+        else:
+            yield Record(where, dict(zip(names, values, strict=True)))
+
+
+def _bad_header(names: list[str]) -> str | None:
+    if not any(name.strip() for name in names):
+        return "should hold the names of the columns"
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        return f"column '{twice[0]}' is there twice"
+    other = {";": "semicolons", "\t": "tabs"}
+    for mark, called in other.items():
+        if len(names) == 1 and mark in names[0]:
+            return f"columns seem to be separated by {called}, should be by commas"
+    return None
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB a field, which is global."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes().removeprefix(BOM)
+    if content.startswith(UTF_16):
+        raise unreadable(path, "is UTF-16; save it as UTF-8")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as bad:
+        line = content.count(b"\n", 0, bad.start) + 1
+        raise DataError(
+            "The rows can't be read:", [Problem(f"{path}:{line}", _not_utf8(bad))]
+        ) from bad
+
+
+def _not_utf8(bad: UnicodeDecodeError) -> str:
+    return f"is not UTF-8: byte 0x{bad.object[bad.start]:02x}; save the file as UTF-8"
+
+
+def read_parquet(path: Path) -> Iterator[Found]:
+    """Rows of a parquet file, as Python values."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_ONCE):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{path}: row {number}", row)
+    except pa.ArrowException as bad:
+        raise unreadable(path, f"is no readable parquet file: {bad}") from bad
+
+
+READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}

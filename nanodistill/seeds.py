@@ -1,0 +1,291 @@
+"""Rows that a user brings: seeds, a test set, training data. Read, checked, and all as `Row`.
+
+A row is `input` and `output`, with `thinking` where there is one, or `messages`
+(a user's and an assistant's, a system message before them or not). It comes from
+a list, a JSONL, JSON, CSV or parquet file, a `datasets.Dataset`, or a Hub id.
+
+Texts are taken as they stand, not a space added or removed. Values that are no
+text (numbers, true, objects, lists) become JSON text on one line, keys in the
+order given: see `as_text`. An assistant's message is taken whole as the output;
+whether there is thinking inside it, only the thinking format can say, so such a
+row is marked `is_chat`.
+
+Promised: every row that can't be used is named, all of them at once, by file,
+line and field. Nothing is skipped, and a column that is not read is mentioned.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from nanodistill.config.distillation import nearest
+from nanodistill.dataset.manifest import InputFacts
+from nanodistill.errors import DataError, Problem
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.hubrows import HubDataset, hub_records, split_records
+from nanodistill.records import Seed, canonical_text, tagged_hash
+from nanodistill.rowfiles import Found, Record, json_name, read_records
+
+What = Literal["seed", "test", "training_data"]
+
+READ = frozenset({"input", "output", "thinking", "messages"})
+# A dataset version's own columns, which its rows may carry when they come back.
+OURS = frozenset(
+    {"id", "source", "seed_ids", "cell", "confidence", "teacher", "request_keys", "split"}
+)
+OTHER_NAMES = {
+    "input": {"prompt", "question", "query", "text", "user", "instruction", "sentence"},
+    "output": {"completion", "response", "answer", "label", "target", "assistant", "gold"},
+}
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+COLUMNS_MENTIONED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Seed):
+    """A user's row and where it stands.
+
+    `is_chat`: it came as messages, so that its output may hold thinking.
+    """
+
+    is_chat: bool = field(default=False, compare=False)
+    where: str = field(default="", compare=False)
+
+
+def load_rows(source: Any, *, what: What, listen: Listener = silent) -> list[Row]:
+    """All rows of `source`, in order.
+
+    A seed that repeats an earlier one counts once, and two that answer the same
+    input differently are a problem; test and training rows are taken whole.
+
+    Raises:
+        DataError: with every row that can't be used.
+    """
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    columns: dict[str, None] = {}
+    for record in records_of(source, what=what, listen=listen):
+        if isinstance(record, Problem):
+            problems.append(record)
+            continue
+        columns |= dict.fromkeys(record.fields)
+        row, wrong = _row(record)
+        rows += [row] if row else []
+        problems += wrong
+    called = _called(source, what)
+    if what == "seed":
+        rows, conflicts = _distinct(rows, listen)
+        problems += conflicts
+    if problems:
+        raise DataError(f"{called} can't be used as it is:", problems)
+    if not rows:
+        raise DataError(f"{called} can't be used as it is:", [Problem(called, "has no rows")])
+    _mention_unread(columns, called, listen)
+    return rows
+
+
+def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
+    """What a manifest says of an input: its form, its name without folders, a hash of its rows."""
+    texts = [[row.input, row.output, row.thinking] for row in rows]
+    return InputFacts(
+        kind=_kind(source),
+        name=_public_name(source),
+        rows=len(rows),
+        sha256=tagged_hash("nanodistill.input.v1", texts),
+    )
+
+
+def as_text(value: Any) -> str:
+    """Text as it is; anything else as JSON on one line, keys in their order, not escaped.
+
+    Raises:
+        ValueError: it has no JSON (a date, bytes, NaN).
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as bad:
+        raise ValueError(f"can't be written as text ({bad})") from bad
+
+
+def records_of(source: Any, *, what: What, listen: Listener) -> Iterator[Found]:
+    """The rows of `source` as they are given, each with its place."""
+    if isinstance(source, str | Path):
+        return _named_records(source, what, listen)
+    if _is_datasets_object(source):
+        return split_records(source, what=what, listen=listen)
+    if isinstance(source, list | tuple):
+        return _listed(source)
+    wanted = "a list of rows, a file's path, a datasets.Dataset or a Hub id"
+    problem = Problem(what, f"should be {wanted}, not {type(source).__name__}")
+    raise DataError("The rows can't be read:", [problem])
+
+
+def _named_records(source: str | Path, what: What, listen: Listener) -> Iterator[Found]:
+    if _is_hub_id(source):
+        return hub_records(str(source), what=what, listen=listen)
+    return read_records(Path(source).expanduser())
+
+
+def _is_hub_id(source: str | Path) -> bool:
+    if not isinstance(source, str) or Path(source).expanduser().exists():
+        return False
+    return HubDataset.looks_like(source)
+
+
+def _is_datasets_object(source: Any) -> bool:
+    library = sys.modules.get("datasets")
+    if library is None:
+        return False
+    return isinstance(source, (library.Dataset, library.IterableDataset, library.DatasetDict))
+
+
+def _listed(rows: Iterable[Any]) -> Iterator[Found]:
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, dict):
+            yield Record(f"row {number}", row)
+        else:
+            yield Problem(f"row {number}", f"should be a dict with named fields, is {row!r:.60}")
+
+
+def _row(record: Record) -> tuple[Row | None, list[Problem]]:
+    given = {name: value for name, value in record.fields.items() if value is not None}
+    is_chat = "messages" in given and not {"input", "output"} & given.keys()
+    texts, problems = _chat_texts(given["messages"]) if is_chat else _plain_texts(given)
+    if problems:
+        return None, [Problem(f"{record.where}: {p.where}", p.what) for p in problems]
+    row = Row(
+        input=texts["input"],
+        output=texts["output"],
+        thinking=texts.get("thinking"),
+        is_chat=is_chat,
+        where=record.where,
+    )
+    return row, []
+
+
+Texts = tuple[dict[str, str], list[Problem]]
+
+
+def _plain_texts(given: dict[str, Any]) -> Texts:
+    texts: dict[str, str] = {}
+    problems = []
+    for name in ("input", "output"):
+        if name not in given:
+            problems.append(Problem(name, f"is missing{_meant(name, given)}"))
+        elif wrong := _put(texts, name, given[name]):
+            problems.append(Problem(name, wrong))
+    thinking = given.get("thinking", "")
+    if not (isinstance(thinking, str) and not thinking.strip()) and (
+        wrong := _put(texts, "thinking", thinking)
+    ):
+        problems.append(Problem("thinking", wrong))
+    return texts, problems
+
+
+def _put(texts: dict[str, str], name: str, value: Any) -> str | None:
+    """Put the value's text under `name`, or say what is wrong with it."""
+    try:
+        text = as_text(value)
+    except ValueError as bad:
+        return str(bad)
+    if not text.strip():
+        return "is empty"
+    if "\0" in text:
+        return f"holds a NUL character at position {text.index(chr(0)) + 1}"
+    if half := LONE_SURROGATE.search(text):
+        return f"holds half a character (\\u{ord(half[0]):04x}) at position {half.start() + 1}"
+    texts[name] = text
+    return None
+
+
+def _meant(name: str, given: Iterable[str]) -> str:
+    candidates = [other for other in given if other not in READ | OURS]
+    if near := nearest(name, candidates):
+        return near
+    alias = next((c for c in candidates if c.strip().lower() in OTHER_NAMES[name] | {name}), None)
+    return f", did you mean '{alias}'? Rename it to '{name}'" if alias else ""
+
+
+def _chat_texts(messages: Any) -> Texts:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        what = f"should be a list of objects with role and content, not {json_name(messages)}"
+        return {}, [Problem("messages", what)]
+    roles = [message.get("role") for message in messages]
+    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        said = ", ".join(str(role) for role in roles) or "none"
+        what = f"should be a user's and an assistant's, after a system message or not; are {said}"
+        return {}, [Problem("messages", what)]
+    texts: dict[str, str] = {}
+    problems = []
+    for name, message in zip(("output", "input"), reversed(messages), strict=False):
+        if wrong := _put(texts, name, _content(message)):
+            problems.append(Problem(f"messages: {message['role']}", wrong))
+    return texts, problems
+
+
+def _content(message: dict[str, Any]) -> Any:
+    """A message's content; a list of text parts, as some chats have it, as one text."""
+    content = message.get("content")
+    if isinstance(content, list) and content and all(map(_is_text_part, content)):
+        return "".join(part["text"] for part in content)
+    return "" if content is None else content
+
+
+def _is_text_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _distinct(rows: list[Row], listen: Listener) -> tuple[list[Row], list[Problem]]:
+    """Seeds without repetitions, and those that contradict an earlier one."""
+    first: dict[str, Row] = {}
+    repeated, problems = [], []
+    for row in rows:
+        earlier = first.setdefault(canonical_text(row.input), row)
+        if earlier is row:
+            continue
+        if canonical_text(earlier.output) == canonical_text(row.output):
+            repeated.append(row)
+        else:
+            what = f"has the same input as {earlier.where} and another output"
+            problems.append(Problem(f"{row.where}: output", what))
+    if repeated:
+        places = ", ".join(row.where for row in repeated[:5])
+        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+        listen(Notice(f"Seeds that repeat an earlier one count once: {places}{more}."))
+    return list(first.values()), problems
+
+
+def _mention_unread(columns: Iterable[str], called: str, listen: Listener) -> None:
+    unread = [name for name in columns if name not in READ | OURS]
+    if not unread:
+        return
+    named = [f"'{name}'{nearest(name, ['thinking'])}" for name in unread[:COLUMNS_MENTIONED]]
+    more = [f"{len(unread) - COLUMNS_MENTIONED} more"] * (len(unread) > COLUMNS_MENTIONED)
+    listen(Notice(f"{called}: columns that are not read: {', '.join(chain(named, more))}"))
+
+
+def _called(source: Any, what: What) -> str:
+    return str(source) if isinstance(source, str | Path) else f"`{what}`"
+
+
+def _kind(source: Any) -> Literal["list", "file", "dataset", "hub"]:
+    if isinstance(source, str | Path):
+        return "hub" if _is_hub_id(source) else "file"
+    return "list" if isinstance(source, list | tuple) else "dataset"
+
+
+def _public_name(source: Any) -> str | None:
+    if not isinstance(source, str | Path):
+        return None
+    return str(source) if _is_hub_id(source) else Path(source).name
