@@ -94,7 +94,9 @@ def _load(source: ResolvedModel) -> tuple[Module, dict[str, Any]]:
 
 def _load_tokenizer(source: ResolvedModel, config: Mapping[str, Any]) -> TokenizerWrapper:
     from mlx_lm.utils import load_tokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
     try:
         tokenizer: TokenizerWrapper = load_tokenizer(
             source.path, eos_token_ids=config.get("eos_token_id")
