@@ -19,7 +19,8 @@ Two questions decide where an error belongs.
     │   ├── TeacherRefused               bad key, no credit, unknown model, provider down
     │   ├── TooFewRows                   not enough rows came out of the teacher's answers
     │   ├── NoDataset                    training was asked for before there is a version
-    │   └── DiskFull
+    │   ├── DiskFull
+    │   └── Interrupted            130   by the person, with Ctrl-C or SIGTERM
     ├── MemoryLimit                  4   the memory guard stopped training; checkpoint written
     └── CheckFailed                  1   a parity gate or a verify found a difference
 
@@ -38,6 +39,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanodistill.records import Usage
+
+PROBLEMS_SHOWN = 20
 
 
 class NanoDistillError(Exception):
@@ -72,14 +75,16 @@ class Problem:
 
 
 class ProblemsError(InputError):
-    """An input with one or more problems, all of them named at once."""
+    """An input with one or more problems. `problems` has all, the message the first twenty."""
 
     def __init__(
         self, summary: str, problems: Sequence[Problem], *, next_step: str | None = None
     ) -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"{summary}\n{lines}", next_step=next_step)
+        lines = [summary, *(f"  {problem}" for problem in self.problems[:PROBLEMS_SHOWN])]
+        if (more := len(self.problems) - PROBLEMS_SHOWN) > 0:
+            lines.append(f"  and {more} more")
+        super().__init__("\n".join(lines), next_step=next_step)
 
 
 class ConfigError(ProblemsError):
@@ -134,6 +139,12 @@ class NoDataset(Stopped):
 
 class DiskFull(Stopped):
     """No room left on the disk that holds the run."""
+
+
+class Interrupted(Stopped):
+    """A person stopped the run."""
+
+    exit_code = 130
 
 
 class MemoryLimit(NanoDistillError):

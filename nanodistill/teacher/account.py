@@ -1,0 +1,116 @@
+"""What a session has done so far, for the panel, the --json line and the card."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nanodistill.events import Listener, Progress, Value
+from nanodistill.journal import Attempt
+from nanodistill.records import Usage
+
+SPAN = 10.0
+BETWEEN_EVENTS = 0.1
+
+
+@dataclass
+class Account:
+    """Calls, tokens and dollars of this session.
+
+    `made` counts attempts, `retried` those of them that were made again after a
+    failure or a refusal, `repaired` those that mended or lengthened an answer;
+    `reused` counts requests that the journal had answered before. `cost_usd`
+    adds up what is known, `unpriced` counts the answers whose cost is not.
+    """
+
+    made: int = 0
+    reused: int = 0
+    retried: int = 0
+    repaired: int = 0
+    refused: int = 0
+    failed: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    unpriced: int = 0
+
+    @property
+    def known_cost(self) -> float | None:
+        """Dollars, or None where one of the answers has no known price."""
+        return None if self.unpriced else self.cost_usd
+
+    def add(self, attempt: Attempt) -> None:
+        self.made += 1
+        self.retried += attempt.cause == "retry"
+        self.repaired += attempt.cause in ("repair", "longer")
+        self.refused += attempt.outcome == "refused"
+        self.failed += attempt.outcome not in ("answered", "refused")
+        self.usage += attempt.usage
+        self.cost_usd += attempt.cost_usd or 0.0
+        self.unpriced += attempt.outcome == "answered" and attempt.cost_usd is None
+
+
+class Speed:
+    """Answers and tokens per second over the last seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._answers: deque[tuple[float, int]] = deque()
+        self._tokens = 0
+
+    def add(self, now: float, tokens: int) -> None:
+        self._answers.append((now, tokens))
+        self._tokens += tokens
+
+    def per_second(self, now: float) -> tuple[float, float]:
+        while self._answers and self._answers[0][0] < now - SPAN:
+            self._tokens -= self._answers.popleft()[1]
+        span = max(min(SPAN, now - self._began), 1e-3)
+        return len(self._answers) / span, self._tokens / span
+
+
+class Watch:
+    """Tells a listener how one stage gets on, as often as is worth it."""
+
+    def __init__(self, account: Account, listen: Listener, clock: Callable[[], float]) -> None:
+        self._account = account
+        self._listen = listen
+        self._clock = clock
+        self._speed = Speed(clock())
+        self._told_at = float("-inf")
+        self.stage = ""
+        self.done = 0
+        self.total: int | None = None
+        self._asked = 0
+        self._spent_before = account.cost_usd
+
+    def answered(self, tokens: int) -> None:
+        self._asked += 1
+        self._speed.add(self._clock(), tokens)
+
+    def tell(self, in_flight: int, limit: int, *, always: bool = False) -> None:
+        now = self._clock()
+        if not always and now - self._told_at < BETWEEN_EVENTS:
+            return
+        self._told_at = now
+        calls, tokens = self._speed.per_second(now)
+        left = None if self.total is None else max(0, self.total - self.done)
+        figures: dict[str, Value] = {
+            "calls/s": calls,
+            "tokens/s": tokens,
+            "in flight": in_flight,
+            "limit": limit,
+            "refused": self._account.refused,
+            "retried": self._account.retried,
+            "usd": self._account.known_cost,
+            "usd in all": self._projected(left),
+        }
+        seconds = left / calls if left is not None and calls else None
+        self._listen(Progress(self.stage, self.done, self.total, "calls", seconds, figures))
+
+    def _projected(self, left: int | None) -> float | None:
+        """What the session will have cost at the end of this stage, if it goes on like this."""
+        if left is None or not self._asked or self._account.known_cost is None:
+            return None
+        each = (self._account.cost_usd - self._spent_before) / self._asked
+        return self._account.cost_usd + each * left

@@ -1,0 +1,223 @@
+"""What a completion is worth: a whole answer, a reason to ask once more, or a lost row.
+
+A request and what follows from it are a chain. A truncated answer is asked
+once more with a larger limit; text that is not JSON under the schema gets one
+repair, a new and short request with the broken text and what is wrong with it.
+So a chain has at most three links. What comes next depends on nothing but the
+requests and their completions: the same journal gives the same chain again,
+and nothing in it is asked twice.
+
+Where the schema was put to the teacher in the prompt, models wrap their JSON in
+fences, prose or thoughts. `find_json` looks for the value inside; nothing is
+mended in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.records import Completion, Request
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+RULES = 1
+"""Which rules a remark "whole" in the journal stands for. Change them, count up."""
+
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+LARGER = 2
+SMALLEST_EXPLICIT_LIMIT = 4096
+LONGEST_BROKEN_TEXT = 24_000
+LONGEST_ERROR = 400
+MOST_OPENINGS = 200
+MOST_SCHEMAS = 64
+
+REPAIR_SYSTEM = (
+    "You mend JSON. You get a JSON schema, a text that should be JSON under it, and what is "
+    "wrong. Answer with the mended JSON and nothing else. Keep the content; leave out what "
+    "can't be saved."
+)
+
+FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
+THOUGHT_END = "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. `data` is its JSON where the request has a schema.
+
+    `keys` are the calls it took, in the order in which they were asked.
+    """
+
+    request: Request
+    completion: Completion
+    data: Any
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that brought nothing usable. `kind` is a short stable word."""
+
+    request: Request
+    kind: str
+    message: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One request of a chain with what came back."""
+
+    request: Request
+    key: str
+    completion: Completion
+
+
+class Malformed(ValueError):
+    """Text that is not JSON under its schema."""
+
+
+def next_step(chain: Sequence[Link]) -> Answer | Failure | Request:
+    """What follows from the answered links of a chain: its end, or the request to ask next."""
+    first, last = chain[0], chain[-1]
+    keys = tuple(link.key for link in chain)
+    if last.completion.finish_reason == "content_filter":
+        return Failure(first.request, "content_filter", "the provider withheld the answer", keys)
+    if last.completion.finish_reason == "length":
+        return _after_truncation(chain, keys)
+    if first.request.schema is None:
+        return Answer(first.request, last.completion, None, keys)
+    try:
+        data = parse(last.completion.text, first.request.schema)
+    except Malformed as problem:
+        return _after_malformed(chain, keys, str(problem))
+    return Answer(first.request, last.completion, data, keys)
+
+
+def is_repair(request: Request) -> bool:
+    """Whether `request` was made by `next_step` to mend an answer."""
+    return bool(request.messages) and request.messages[0]["content"] == REPAIR_SYSTEM
+
+
+def _after_truncation(chain: Sequence[Link], keys: tuple[str, ...]) -> Failure | Request:
+    last = chain[-1]
+    if any(link.completion.finish_reason == "length" for link in chain[:-1]):
+        used = last.completion.usage.completion_tokens
+        message = f"still cut off with a larger limit, after {used} tokens"
+        return Failure(chain[0].request, "truncated", message, keys)
+    return with_more_room(last.request, last.completion)
+
+
+def _after_malformed(
+    chain: Sequence[Link], keys: tuple[str, ...], problem: str
+) -> Failure | Request:
+    if any(is_repair(link.request) for link in chain):
+        return Failure(chain[0].request, "malformed", f"still after a repair: {problem}", keys)
+    return repair(chain[-1].request, chain[-1].completion.text, problem)
+
+
+def with_more_room(request: Request, cut: Completion) -> Request:
+    """`request` with a larger limit than the one at which `cut` ended."""
+    name = next((name for name in LIMIT_NAMES if name in request.params), "max_tokens")
+    limit = request.params.get(name)
+    if limit is None:
+        limit = max(SMALLEST_EXPLICIT_LIMIT, cut.usage.completion_tokens)
+    return replace(request, params={**request.params, name: LARGER * int(limit)})
+
+
+def repair(request: Request, text: str, problem: str) -> Request:
+    """A request that mends `text`."""
+    schema = json.dumps(request.schema, ensure_ascii=False)
+    content = (
+        f"Schema:\n{schema}\n\nWhat is wrong:\n{problem}\n\nText:\n{text[:LONGEST_BROKEN_TEXT]}"
+    )
+    return replace(
+        request,
+        messages=(
+            {"role": "system", "content": REPAIR_SYSTEM},
+            {"role": "user", "content": content},
+        ),
+    )
+
+
+def parse(text: str, schema: Mapping[str, Any]) -> Any:
+    """The JSON value in `text` that holds under `schema`.
+
+    Raises:
+        Malformed: there is none; says what is wrong with the likeliest one.
+    """
+    validator = _validator(schema)
+    problem: str | None = None
+    for value in find_json(text):
+        error = next(validator.iter_errors(value), None)
+        if error is None:
+            return value
+        problem = problem or f"at {error.json_path}: {error.message}"[:LONGEST_ERROR]
+    raise Malformed(problem or "there is no complete JSON value in it")
+
+
+def find_json(text: str) -> Iterator[Any]:
+    """JSON values in `text`, the likeliest first: all of it, fenced blocks, what stands in prose.
+
+    Thoughts before `</think>` are left out.
+    """
+    said = text.rpartition(THOUGHT_END)[2].strip()
+    attempts: tuple[Callable[[str], Iterator[Any]], ...] = (_whole, _fenced, _embedded)
+    for attempt in attempts:
+        yield from attempt(said)
+
+
+def _whole(text: str) -> Iterator[Any]:
+    try:
+        yield json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return
+
+
+def _fenced(text: str) -> Iterator[Any]:
+    for block in FENCED.findall(text):
+        yield from _whole(block)
+
+
+def _embedded(text: str) -> Iterator[Any]:
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    start = 0
+    for _ in range(MOST_OPENINGS):
+        opening = _next_opening(text, start)
+        if opening is None:
+            return
+        try:
+            value, start = decoder.raw_decode(text, opening)
+        except (ValueError, RecursionError):
+            start = opening + 1
+        else:
+            yield value
+
+
+def _next_opening(text: str, start: int) -> int | None:
+    places = [place for bracket in "{[" if (place := text.find(bracket, start)) >= 0]
+    return min(places, default=None)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_compiled: dict[int, tuple[Mapping[str, Any], Validator]] = {}
+
+
+def _validator(schema: Mapping[str, Any]) -> Validator:
+    """The compiled validator of `schema`: once for each schema object, which is kept alive."""
+    known = _compiled.get(id(schema))
+    if known is None:
+        from jsonschema.validators import validator_for
+
+        if len(_compiled) >= MOST_SCHEMAS:
+            _compiled.clear()
+        known = _compiled[id(schema)] = (schema, validator_for(schema)(schema))
+    return known[1]

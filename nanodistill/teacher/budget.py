@@ -1,0 +1,174 @@
+"""Hard limits on dollars, calls and tokens, calls in flight included.
+
+Before a call is launched its estimate is reserved; when it comes back, what it
+took takes the reservation's place. A call whose reservation does not fit waits
+for others to come back, and if none is under way the budget is used up. As
+reservations are on the high side, the sum passes a limit by at most the error
+of one call. Earlier sessions of the run count: the ledger says what they took.
+
+An estimate knows the prompt's length, the limit on the answer if the request
+has one, and else what answers of its stage have been like.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from nanodistill.config import TeacherSettings
+from nanodistill.errors import BudgetReached
+from nanodistill.journal import Sums
+from nanodistill.records import Request, Usage
+from nanodistill.teacher.answers import LIMIT_NAMES
+from nanodistill.teacher.prices import Price
+
+TOKENS_PER_CHARACTER = 0.3
+PROMPT_OVERHEAD = 16
+UNKNOWN_ANSWER = 600
+FEW = 20
+ABOVE_FEW = 2.0
+ABOVE_MANY = 1.25
+TYPICAL = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What an estimate goes by. `limit` is the one that the request sets on its answer."""
+
+    stage: str
+    characters: int
+    limit: int | None
+
+    @classmethod
+    def of(cls, request: Request) -> Size:
+        schema = 0 if request.schema is None else len(str(request.schema))
+        limits = [request.params[name] for name in LIMIT_NAMES if request.params.get(name)]
+        return cls(
+            request.stage,
+            schema + sum(len(message["content"]) for message in request.messages),
+            min(map(int, limits)) if limits else None,
+        )
+
+
+@dataclass(slots=True)
+class Lengths:
+    """What calls of one stage have been like."""
+
+    count: int = 0
+    mean: float = 0.0
+    longest: int = 0
+    tokens_per_character: float = 0.0
+
+    def add(self, usage: Usage, characters: int) -> None:
+        self.count += 1
+        self.mean += (usage.completion_tokens - self.mean) / self.count
+        self.longest = max(self.longest, usage.completion_tokens)
+        ratio = max(0, usage.prompt_tokens - PROMPT_OVERHEAD) / max(characters, 1)
+        self.tokens_per_character = max(self.tokens_per_character, ratio)
+
+
+class Estimator:
+    """Guesses a call's tokens before it is made."""
+
+    def __init__(self) -> None:
+        self._lengths: defaultdict[str, Lengths] = defaultdict(Lengths)
+
+    def learn(self, size: Size, usage: Usage) -> None:
+        if usage.total_tokens:
+            self._lengths[size.stage].add(usage, size.characters)
+
+    def highest(self, size: Size) -> Usage:
+        """Tokens that the call will hardly exceed."""
+        known, limit = self._lengths[size.stage], size.limit
+        if limit is None:
+            margin = ABOVE_FEW if known.count < FEW else ABOVE_MANY
+            limit = int(known.longest * margin) if known.count else UNKNOWN_ANSWER
+        return Usage(_prompt(size, known), limit)
+
+    def typical(self, size: Size) -> Usage:
+        """Tokens that the call will likely take, a little on the high side."""
+        known, limit = self._lengths[size.stage], size.limit
+        answer = int(known.mean * TYPICAL) if known.count else UNKNOWN_ANSWER
+        return Usage(_prompt(size, known), answer if limit is None else min(answer, limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What is set aside for one call in flight."""
+
+    tokens: int
+    cost_usd: float
+
+
+class Budget:
+    """What may still be spent."""
+
+    def __init__(self, settings: TeacherSettings, price: Price | None, before: Sums) -> None:
+        self._settings = settings
+        self._price = price
+        self.estimator = Estimator()
+        self.calls = before.calls
+        self.tokens = before.usage.total_tokens
+        self.cost_usd = before.cost_usd
+        self._reserved_tokens = 0
+        self._reserved_usd = 0.0
+        self._in_flight = 0
+
+    def reserve(self, size: Size) -> Reservation | None:
+        """Set aside what a call of `size` may take; None if that does not fit any more."""
+        wanted = self._wanted(size)
+        if self._too_much(wanted) is not None:
+            return None
+        self.calls += 1
+        self._in_flight += 1
+        self._reserved_tokens += wanted.tokens
+        self._reserved_usd += wanted.cost_usd
+        return wanted
+
+    def settle(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
+        """Put what a call took in place of its reservation."""
+        self._in_flight -= 1
+        self._reserved_tokens -= reservation.tokens
+        self._reserved_usd -= reservation.cost_usd
+        self.tokens += usage.total_tokens
+        self.cost_usd += self.cost_of(usage) if cost_usd is None else cost_usd
+
+    def cost_of(self, usage: Usage) -> float:
+        """Dollars for `usage`; 0 where no price is known, which a dollar limit does not allow."""
+        return 0.0 if self._price is None else self._price.of(usage)
+
+    def used_up(self, size: Size) -> BudgetReached:
+        """Why a call of `size` does not fit, for the person."""
+        why = self._too_much(self._wanted(size))
+        name = why.split()[0] if why else "the limit"
+        return BudgetReached(
+            f"the budget of this run is used up: {why}. All answers so far are safe.",
+            next_step=f"Raise {name} and run the same command: it goes on from here.",
+        )
+
+    def _wanted(self, size: Size) -> Reservation:
+        highest = self.estimator.highest(size)
+        return Reservation(highest.total_tokens, self.cost_of(highest))
+
+    def _too_much(self, wanted: Reservation) -> str | None:
+        most = self._settings
+        tokens = self.tokens + self._reserved_tokens
+        dollars = self.cost_usd + self._reserved_usd
+        if most.max_calls is not None and self.calls >= most.max_calls:
+            return f"max_calls is {most.max_calls:,}, and {self.calls:,} calls were made"
+        if most.max_tokens_total is not None and tokens + wanted.tokens > most.max_tokens_total:
+            return (
+                f"max_tokens_total is {most.max_tokens_total:,}, {tokens:,} tokens were used, "
+                f"and the next call may take {wanted.tokens:,}"
+            )
+        if most.max_cost_usd is not None and dollars + wanted.cost_usd > most.max_cost_usd:
+            return (
+                f"max_cost_usd is ${most.max_cost_usd:,.4g}, ${dollars:,.4g} were spent, "
+                f"and the next call may cost ${wanted.cost_usd:,.4g}"
+            )
+        return None
+
+
+def _prompt(size: Size, known: Lengths) -> int:
+    ratio = known.tokens_per_character or TOKENS_PER_CHARACTER
+    return PROMPT_OVERHEAD + int(size.characters * ratio)

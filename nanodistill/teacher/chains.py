@@ -1,0 +1,140 @@
+"""What the journal already knows of requests, and which of them are still to be asked.
+
+Follows each request's chain (`answers`) from response to response. Blocking:
+the engine calls it in a thread, for some hundred requests at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from nanodistill.journal import Cause, Journal, Response, State, Whole
+from nanodistill.records import Request
+from nanodistill.teacher.answers import RULES, Answer, Failure, Link, is_repair, next_step
+
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A request that is still to be asked, on behalf of `root`: the same one, or what led to it."""
+
+    root: Request
+    request: Request
+    key: str
+    cause: Cause
+
+    @property
+    def is_root(self) -> bool:
+        return self.request is self.root
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a request has no response in this session, though it was asked often enough."""
+
+    kind: str
+    message: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What the journal says of some requests: how many are done, and what is open."""
+
+    done: int = 0
+    open: list[Open] = field(default_factory=list)
+    whole: list[Whole] = field(default_factory=list)
+
+
+class Chains:
+    """Reads chains from a journal. `lost` is shared with the engine, which adds to it."""
+
+    def __init__(self, journal: Journal, lost: Mapping[str, Lost]) -> None:
+        self._journal = journal
+        self._lost = lost
+
+    def find(self, requests: Sequence[Request]) -> Found:
+        """Sort `requests` into done and open, reading texts only where it takes that to tell."""
+        keyed = [(request.key, request) for request in requests]
+        states = self._journal.states(key for key, _ in keyed)
+        found = Found()
+        unsure = []
+        for key, request in keyed:
+            state = states.get(key)
+            if state is None and key not in self._lost:
+                found.open.append(Open(request, request, key, "first"))
+            elif state is None or _is_done(request, state):
+                found.done += 1
+            else:
+                unsure.append((key, request))
+        self._look_into(unsure, found)
+        return found
+
+    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+        """Each request's answer or failure, in order.
+
+        Raises:
+            LookupError: a request has not been settled.
+        """
+        for batch in in_batches(requests):
+            keyed = [(request.key, request) for request in batch]
+            known = self._journal.responses(key for key, _ in keyed)
+            for key, request in keyed:
+                match self._walk(key, request, known):
+                    case Open():
+                        raise LookupError(f"a {request.stage} request was never settled")
+                    case outcome:
+                        yield outcome
+
+    def _look_into(self, keyed: Sequence[tuple[str, Request]], found: Found) -> None:
+        known = self._journal.responses(key for key, _ in keyed)
+        for key, request in keyed:
+            end = self._walk(key, request, known)
+            if isinstance(end, Open):
+                found.open.append(end)
+                continue
+            found.done += 1
+            if isinstance(end, Answer) and end.keys == (key,):
+                found.whole.append(Whole(key, RULES))
+
+    def _walk(
+        self, key: str, root: Request, known: Mapping[str, Response]
+    ) -> Answer | Failure | Open:
+        """The end of the chain of `root`: its outcome, or the request that is open."""
+        chain: list[Link] = []
+        request = root
+        while (response := known.get(key) or self._journal.responses([key]).get(key)) is not None:
+            if response.completion is None:
+                keys = (*(link.key for link in chain), key)
+                return Failure(root, response.failure or "", response.message, keys)
+            chain.append(Link(request, key, response.completion))
+            step = next_step(chain)
+            if not isinstance(step, Request):
+                return step
+            request, key = step, step.key
+        if (lost := self._lost.get(key)) is not None:
+            return Failure(root, lost.kind, lost.message, (*(link.key for link in chain), key))
+        return Open(root, request, key, _cause(request, chain))
+
+
+def in_batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """`requests`, some hundred at a time, pulled when they are needed."""
+    rest = iter(requests)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _is_done(request: Request, state: State) -> bool:
+    """Whether the state alone tells that the chain ends with the first response."""
+    if state.failure is not None:
+        return True
+    ended = state.finish in ("stop", "tool_calls")
+    return ended and (request.schema is None or state.whole_by == RULES)
+
+
+def _cause(request: Request, chain: Sequence[Link]) -> Cause:
+    if not chain:
+        return "first"
+    return "repair" if is_repair(request) else "longer"

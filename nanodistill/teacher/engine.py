@@ -1,0 +1,200 @@
+"""The teacher service: requests in, durable outcomes out.
+
+    async with open_teacher(config, journal, provider, listen, stop) as teacher:
+        request = teacher.request("generate", messages, schema=schema, ordinal=3)
+        await teacher.settle(requests)
+        for outcome in teacher.outcomes(requests):
+            ...                                   # an Answer or a Failure, in plan order
+
+`settle` comes back when each request has an outcome in the journal (or has
+failed too often in this session; the next one asks again), or raises what
+stopped the run. Stages see no transport, no limits and no retries. How long the
+work is does not matter: requests are pulled as they are needed.
+
+Truncated and malformed answers are followed up inside (`answers`), limits
+are in `limits`, fates of failed calls in `faults`, who retries in `retry`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import anyio
+
+from nanodistill.awake import awake
+from nanodistill.config import DistillationConfig
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.events import Listener
+from nanodistill.journal import Journal, Sums
+from nanodistill.records import Message, Request, Usage
+from nanodistill.redaction import Redactor
+from nanodistill.teacher.account import Account
+from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.asking import params_for
+from nanodistill.teacher.budget import Budget, Size
+from nanodistill.teacher.chains import Chains, Lost, in_batches
+from nanodistill.teacher.flow import Flow
+from nanodistill.teacher.limits import Admission
+from nanodistill.teacher.prices import Price, price_of
+from nanodistill.teacher.provider import Provider
+from nanodistill.teacher.recorder import Offload, in_thread, recording
+from nanodistill.teacher.retry import RetryPolicy
+from nanodistill.teacher.session import Session
+from nanodistill.teacher.stop import StopSignal
+
+LOCAL = ("python:", "mlx/")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What settling would reuse and ask, and about what that takes. Nothing was spent.
+
+    `cost_usd` is None where no price is known.
+    """
+
+    reused: int = 0
+    to_ask: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+
+
+class Teacher:
+    """An open teacher. Make one with `open_teacher`."""
+
+    def __init__(self, config: DistillationConfig, session: Session, price: Price | None) -> None:
+        self._config = config
+        self._session = session
+        self._price = price
+        self._settling = anyio.Lock()
+
+    @property
+    def account(self) -> Account:
+        """What this session has made, reused and spent so far."""
+        return self._session.account
+
+    def request(
+        self,
+        stage: str,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        ordinal: int = 0,
+    ) -> Request:
+        """A request of this run: the stage's `params` joined with the user's settings.
+
+        `ordinal` tells byte-identical requests apart, and is added to a provider's `seed`.
+        """
+        return Request(
+            stage=stage,
+            endpoint=self._session.provider.endpoint,
+            model=self._config.teacher,
+            messages=tuple(messages),
+            params=params_for(self._config, params or {}, ordinal),
+            schema=schema,
+            ordinal=ordinal,
+        )
+
+    async def settle(self, requests: Iterable[Request]) -> None:
+        """Give each of `requests` an outcome, durable before this returns.
+
+        One settling at a time; a second one waits for the first.
+
+        Raises:
+            Stopped: interrupted, out of budget, refused, disk full. What came back is safe.
+        """
+        async with self._settling:
+            try:
+                await Flow(self._session).settle(requests)
+            except BaseExceptionGroup as group:
+                raise _only(group) from None
+
+    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+        """The outcome of each settled request, in order, from the journal.
+
+        Raises:
+            LookupError: a request was not settled.
+        """
+        return self._session.chains.outcomes(requests)
+
+    async def survey(self, requests: Iterable[Request]) -> Survey:
+        """What settling `requests` would reuse and ask."""
+        reused, to_ask, usage = 0, 0, Usage()
+        for batch in in_batches(requests):
+            find = functools.partial(self._session.chains.find, batch)
+            found = await self._session.offload(find)
+            reused += found.done
+            to_ask += len({item.key for item in found.open})
+            for item in found.open:
+                usage += self._session.budget.estimator.typical(Size.of(item.request))
+        cost = None if self._price is None else self._price.of(usage)
+        return Survey(reused, to_ask, usage, cost)
+
+
+@asynccontextmanager
+async def open_teacher(
+    config: DistillationConfig,
+    journal: Journal,
+    provider: Provider,
+    listen: Listener,
+    stop: StopSignal,
+    *,
+    offload: Offload = in_thread,
+) -> AsyncIterator[Teacher]:
+    """A teacher that asks `provider` and keeps what comes back in `journal`.
+
+    Closing it commits what has arrived; it does not close the provider.
+
+    Raises:
+        ConfigError: max_cost_usd is set and no price is known.
+    """
+    price = await offload(lambda: _price(config))
+    before = await offload(lambda: sum(journal.sums().values(), Sums()))
+    lost: dict[str, Lost] = {}
+    async with recording(journal, offload) as recorder:
+        session = Session(
+            provider=provider,
+            recorder=recorder,
+            chains=Chains(journal, lost),
+            lost=lost,
+            admission=Admission(
+                config.max_concurrency, config.requests_per_minute, config.tokens_per_minute
+            ),
+            budget=Budget(config, price, before),
+            retry=RetryPolicy(config.max_retries, Random()),
+            account=Account(),
+            stop=stop,
+            listen=listen,
+            redact=Redactor.of(config.litellm_kwargs),
+            offload=offload,
+        )
+        with awake():
+            yield Teacher(config, session, price)
+
+
+def _price(config: DistillationConfig) -> Price | None:
+    """The teacher's price. Teachers on this machine have none but the user's."""
+    known: Price | None = None
+    if config.teacher_price is not None or not config.teacher.startswith(LOCAL):
+        known = price_of(config.teacher, config.teacher_price)
+    if known is None and config.max_cost_usd is not None:
+        problem = Problem(
+            "max_cost_usd",
+            f"is ${config.max_cost_usd:g}, but no price is known for {config.teacher}; set "
+            "teacher_price to its USD per million input and output tokens",
+        )
+        raise ConfigError("The budget can't be kept:", [problem])
+    return known
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception in a group of one, or the group."""
+    if len(group.exceptions) > 1:
+        return group
+    (error,) = group.exceptions
+    return _only(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,193 @@
+"""When the next call may be launched: every limit of a session in one place.
+
+`Admission` is asked before each launch and told what became of each call. It
+holds no task and reads no clock: times are seconds that the caller passes in,
+from any clock that does not go back. A launch waits for whichever is the last to
+let it through: calls in flight (`concurrency`), the pace of requests and tokens
+(given, said in headers, or learned from refusals, `pace`), and the pauses and
+single tries of the `breaker`. Pauses stop all launches, not one worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from nanodistill.errors import RowFailed, Transient
+from nanodistill.teacher.breaker import Breaker
+from nanodistill.teacher.concurrency import Concurrency
+from nanodistill.teacher.pace import MARGIN, LearnedPace, Pace
+from nanodistill.teacher.provider import RateHints
+
+MINUTE = 60.0
+WINDOW = MINUTE / MARGIN
+SPREAD = 0.5
+OVERLOADS = frozenset({"rate_limit", "overloaded", "timeout", "connection"})
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens of one launch, as estimated and later as they were."""
+
+    at: float
+    tokens: int
+
+
+class TokenWindow:
+    """At most so many tokens per minute, in every window, by what is known at launch.
+
+    A call larger than the whole limit goes alone.
+    """
+
+    def __init__(self) -> None:
+        self._most = math.inf
+        self._pace = Pace()
+        self._spent: deque[Spent] = deque()
+        self._sum = 0
+
+    def limit(self, tokens_per_minute: float) -> None:
+        self._most = tokens_per_minute
+        self._pace.rate = MARGIN * tokens_per_minute / MINUTE
+
+    def wait(self, now: float, tokens: int) -> float:
+        if math.isinf(self._most):
+            return 0.0
+        self._forget(now)
+        over, when = self._sum + tokens - self._most, now
+        for spent in self._spent:
+            if over <= 0:
+                break
+            over -= spent.tokens
+            when = spent.at + WINDOW
+        return max(when - now, self._pace.wait(now))
+
+    def launched(self, now: float, tokens: int) -> Spent:
+        spent = Spent(now, tokens)
+        if math.isfinite(self._most):
+            self._spent.append(spent)
+            self._sum += tokens
+            self._pace.launched(now, tokens)
+        return spent
+
+    def correct(self, spent: Spent, tokens: int) -> None:
+        """`spent` was in truth `tokens`."""
+        if math.isfinite(self._most) and self._spent and spent.at >= self._spent[0].at:
+            self._sum += tokens - spent.tokens
+            self._pace.correct(tokens - spent.tokens)
+            spent.tokens = tokens
+
+    def _forget(self, now: float) -> None:
+        while self._spent and self._spent[0].at <= now - WINDOW:
+            self._sum -= self._spent.popleft().tokens
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One launched call, from `launched` to `answered`, `failed` or `gone`."""
+
+    stage: str
+    at: float
+    in_flight: int
+    place: int
+    spent: Spent
+
+
+class Admission:
+    """All limits of a session."""
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+    ) -> None:
+        self.in_flight = 0
+        self.breaker = Breaker()
+        self._concurrency = Concurrency(max_concurrency)
+        self._requests = Pace()
+        self._tokens = TokenWindow()
+        self._learned = LearnedPace()
+        self._spread = Pace()
+        self._own_requests = requests_per_minute or math.inf
+        self._own_tokens = tokens_per_minute or math.inf
+        self._paused_until = -math.inf
+        self._limit(self._own_requests, self._own_tokens)
+
+    @property
+    def limit(self) -> int:
+        """How many calls may be in flight."""
+        return 1 if self.breaker.is_trying else self._concurrency.limit
+
+    def wait(self, now: float, tokens: int) -> float:
+        """Seconds until a call of about `tokens` may be launched; infinite: when one comes back."""
+        if self.in_flight >= self.limit:
+            return math.inf
+        paused = max(self.breaker.paused_until, self._paused_until) - now
+        return max(
+            paused,
+            self._requests.wait(now),
+            self._tokens.wait(now, tokens),
+            self._learned.wait(now),
+            self._spread.wait(now),
+            0.0,
+        )
+
+    def launched(self, stage: str, now: float, tokens: int) -> Ticket:
+        self.in_flight += 1
+        self._requests.launched(now)
+        self._spread.launched(now)
+        place = self._learned.launched(now)
+        return Ticket(stage, now, self.in_flight, place, self._tokens.launched(now, tokens))
+
+    def answered(self, ticket: Ticket, now: float, tokens: int, hints: RateHints | None) -> None:
+        """An answer came; it was `tokens` long, prompt and all."""
+        together = max(ticket.in_flight, self.in_flight)
+        tried = self.breaker.is_trying
+        self.in_flight -= 1
+        self.breaker.answered()
+        self._tokens.correct(ticket.spent, tokens)
+        if not tried:
+            self._concurrency.answered(ticket.stage, together, now - ticket.at, now)
+        self._spread_out(now - ticket.at)
+        if hints is not None:
+            self._heed(hints, now)
+
+    def failed(self, ticket: Ticket, now: float, error: Transient) -> bool:
+        """An attempt failed and may be made again. Whether it is to be held against its row."""
+        self.in_flight -= 1
+        held = self.breaker.failed(error, ticket.at, now)
+        if error.kind in OVERLOADS:
+            self._concurrency.overloaded(ticket.at, now)
+        if error.kind == "rate_limit":
+            pause = max(0.0, self.breaker.paused_until - now)
+            self._learned.refused(ticket.place, ticket.at, pause, now)
+        return held
+
+    def row_failed(self, error: RowFailed) -> None:
+        """The provider answered that this row has no answer."""
+        self.in_flight -= 1
+        self.breaker.row_failed(error)
+
+    def gone(self) -> None:
+        """A call was given up; nothing is learned."""
+        self.in_flight -= 1
+
+    def _spread_out(self, latency: float) -> None:
+        """While the level doubles, spread its calls over half a round trip, not all at once."""
+        starting = self._concurrency.is_starting and latency > 0
+        self._spread.rate = self._concurrency.limit / (SPREAD * latency) if starting else math.inf
+
+    def _heed(self, hints: RateHints, now: float) -> None:
+        requests = hints.requests_per_minute or math.inf
+        tokens = hints.tokens_per_minute or math.inf
+        if math.isfinite(requests) or math.isfinite(tokens):
+            self._limit(min(requests, self._own_requests), min(tokens, self._own_tokens))
+        spent = 0 in (hints.remaining_requests, hints.remaining_tokens)
+        if spent and hints.resets_in is not None:
+            self._paused_until = max(self._paused_until, now + hints.resets_in)
+
+    def _limit(self, requests: float, tokens: float) -> None:
+        self._requests.rate = MARGIN * requests / MINUTE
+        if math.isfinite(tokens):
+            self._tokens.limit(tokens)

@@ -1,0 +1,98 @@
+"""Group commit: what arrives while one commit is on its way to the disk goes into the next.
+
+`record` returns once its record is durable. Any number of calls may wait for
+the same commit, so the cost of a sync is shared and the journal keeps up with
+thousands of answers a second. SQLite works in a thread, never on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from nanodistill.errors import NanoDistillError
+from nanodistill.journal import Journal, Record
+
+Result = TypeVar("Result")
+
+
+class Offload(Protocol):
+    """Runs blocking work somewhere else than on the event loop."""
+
+    async def __call__(self, work: Callable[[], Result], /) -> Result: ...
+
+
+async def in_thread(work: Callable[[], Result], /) -> Result:
+    """Run `work` in a worker thread; a cancelled caller still waits for its end."""
+    return await anyio.to_thread.run_sync(work)
+
+
+class Batch:
+    """Records that are committed together."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.done = anyio.Event()
+        self.error: NanoDistillError | None = None
+
+
+class Recorder:
+    """The one writer of a journal. Make one with `recording`."""
+
+    def __init__(self, journal: Journal, offload: Offload) -> None:
+        self._journal = journal
+        self._offload = offload
+        self._batch = Batch()
+        self._arrived = anyio.Event()
+
+    async def record(self, record: Record) -> None:
+        """Make `record` durable.
+
+        Raises:
+            DiskFull: there was no room; it is not in the journal.
+        """
+        batch = self._batch
+        self.note(record)
+        await batch.done.wait()
+        if batch.error is not None:
+            raise batch.error
+
+    def note(self, record: Record) -> None:
+        """Let `record` go with the next commit. Nobody waits for it; a crash may lose it."""
+        self._batch.records.append(record)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Commit batch after batch, for ever."""
+        while True:
+            await self._arrived.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Commit what has arrived."""
+        batch, self._batch, self._arrived = self._batch, Batch(), anyio.Event()
+        if not batch.records:
+            return
+        try:
+            await self._offload(lambda: self._journal.commit(batch.records))
+        except NanoDistillError as error:
+            batch.error = error
+        batch.done.set()
+
+
+@asynccontextmanager
+async def recording(journal: Journal, offload: Offload) -> AsyncIterator[Recorder]:
+    """A running recorder. What it was given is committed before this ends, however it ends."""
+    recorder = Recorder(journal, offload)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorder.run)
+        try:
+            yield recorder
+        finally:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await recorder.flush()
