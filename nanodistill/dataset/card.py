@@ -201,16 +201,8 @@ def _account(manifest: Manifest) -> str:
 def _stages(manifest: Manifest) -> str:
     if not manifest.stages:
         return ""
-    rows = [
-        (
-            cell(stage.stage),
-            stage.before,
-            cell(", ".join(f"{n} {why}" for why, n in stage.dropped.items())) or "none",
-            stage.after,
-        )
-        for stage in manifest.stages
-    ]
-    return table(("step", "rows before", "dropped", "rows after"), rows)
+    rows = [(cell(step.stage), step.reached, step.refused) for step in manifest.stages]
+    return table(("step", "rows that reached it", "refused"), rows)
 
 
 def _split(manifest: Manifest) -> str:

@@ -54,24 +54,25 @@ class InputFacts(Frozen):
 
 
 class StageCount(Frozen):
-    """A step of curation: rows that went in, and what it dropped by reason."""
+    """A step of curation: rows that reached it, and how many of them it refused."""
 
     stage: str
-    before: int
-    dropped: dict[str, int] = {}
-
-    @property
-    def after(self) -> int:
-        return self.before - sum(self.dropped.values())
+    reached: int
+    refused: int
 
 
 class CellCount(Frozen):
-    """The account of one cell of the coverage plan."""
+    """The account of one cell of the coverage plan; `rejected` by reason, `failed` by class."""
 
     requested: int
     kept: int
-    rejected: int
-    failed: int
+    rejected: dict[str, int] = {}
+    failed: dict[str, int] = {}
+
+    @property
+    def figures(self) -> tuple[int, int, int, int]:
+        rejected, failed = sum(self.rejected.values()), sum(self.failed.values())
+        return self.requested, self.kept, rejected, failed
 
 
 class Calls(Frozen):
@@ -198,7 +199,7 @@ class Manifest(VersionFacts):
                 f"+ rejected {rejected} + failed {failed}"
             )
         totals = (self.requested, self.counts.kept, rejected, failed)
-        by_cell = [(c.requested, c.kept, c.rejected, c.failed) for c in self.cells.values()]
+        by_cell = [cell.figures for cell in self.cells.values()]
         if by_cell and tuple(map(sum, zip(*by_cell, strict=True))) != totals:
             raise ValueError(f"the account by cell sums to something else than {totals}")
         return self
