@@ -1,0 +1,105 @@
+"""Outputs that are JSON of a pydantic model: its schema, and reading an output by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.plugins import load_object
+
+REASONING_FIELDS = ("reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale")
+
+
+@dataclass(frozen=True)
+class Read:
+    """An output as the model writes it, or why it is none."""
+
+    text: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """The shape of a run's outputs."""
+
+    model: type[BaseModel]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return self.model.model_json_schema()
+
+    @property
+    def reasoning_field(self) -> str | None:
+        """The model's own field for reasoning, where it has one that is a text."""
+        fields = self.schema.get("properties", {})
+        return next(
+            (name for name in REASONING_FIELDS if fields.get(name, {}).get("type") == "string"),
+            None,
+        )
+
+    def read(self, output: str) -> Read:
+        """`output` checked and written the model's way."""
+        try:
+            checked = self.model.model_validate_json(output)
+        except ValidationError as invalid:
+            return Read(output, summary(invalid))
+        return Read(checked.model_dump_json())
+
+    def inside(self, name: str, **others: str) -> dict[str, Any]:
+        """The schema of an object with text fields `others` and the output at `name`, in order."""
+        own = dict(self.schema)
+        definitions = own.pop("$defs", None)
+        fields: dict[str, Any] = {
+            other: {"type": "string", "description": description}
+            for other, description in others.items()
+        }
+        whole = object_schema(fields | {name: own})
+        return whole | ({"$defs": definitions} if definitions else {})
+
+
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has exactly these properties."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def load_response(chosen: type[BaseModel] | str | None) -> Response | None:
+    """The response model that a configuration names or holds.
+
+    Raises:
+        ConfigError: it is no pydantic model.
+    """
+    if chosen is None:
+        return None
+    found = load_object(chosen, field="response_model") if isinstance(chosen, str) else chosen
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        what = f"{found!r} is no pydantic model"
+        raise ConfigError(
+            "The configuration does not hold:", [Problem("response_model", what)]
+        )
+    return Response(found)
+
+
+def summary(invalid: ValidationError) -> str:
+    """What is wrong with an output, in one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, error['loc'])) or 'output'}: {error['msg']}"
+        for error in invalid.errors(include_url=False, include_context=False)[:3]
+    )
+
+
+def as_json(text: str) -> Any:
+    """`text` as a JSON value; itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,98 @@
+"""The plan of what to ask for: every row wanted has a cell before it has a text.
+
+A cell is one value on each axis (label, topic, difficulty, length, style). Cells
+are dealt in an endless sequence, and a run takes the first n: at every length
+the counts follow the weights, on each axis by itself and along the axes
+together. So a cell's quota is how often it comes among the first n, a preview
+is the beginning of the whole, and a longer run goes on where a shorter one
+ended and asks again for nothing.
+
+The next value on an axis is the one that is furthest behind its share, counted
+both over everything and within the values already chosen on the axes before;
+ties fall by a hash, so that two axes never run in step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nanodistill.records import tagged_hash
+
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One way in which inputs differ. `hints` say in a prompt what a value means."""
+
+    name: str
+    weights: Mapping[str, float]
+    hints: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[str] | Mapping[str, float]) -> Axis:
+        return cls(name, values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0))
+
+    def share(self, value: str) -> float:
+        return self.weights[value] / sum(self.weights.values())
+
+    def says(self, value: str) -> str:
+        return self.hints.get(value, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A place in the plan: axis and value pairs, in the order of the axes."""
+
+    values: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "; ".join(f"{axis}={value}" for axis, value in self.values)
+
+    @property
+    def label(self) -> str | None:
+        return dict(self.values).get(LABEL)
+
+    def besides_label(self) -> tuple[tuple[str, str], ...]:
+        return tuple(pair for pair in self.values if pair[0] != LABEL)
+
+
+def deal(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> Iterator[Cell]:
+    """Cells without end.
+
+    Args:
+        taken: rows that are there already, by their value on the first axis (the
+            seeds' labels); the sequence makes up for them.
+    """
+    overall: dict[str, Counter[str]] = {axis.name: Counter() for axis in axes}
+    within: dict[tuple[tuple[str, str], ...], Counter[str]] = {}
+    if axes:
+        overall[axes[0].name].update(taken)
+        within[()] = Counter(taken)
+    number = 0
+    while True:
+        path: tuple[tuple[str, str], ...] = ()
+        for axis in axes:
+            here = within.setdefault(path, Counter())
+            behind = _behind(axis, overall[axis.name]), _behind(axis, here)
+            value = max(
+                axis.weights,
+                key=lambda name: (
+                    round(behind[0][name] + behind[1][name], 9),
+                    tagged_hash("tie", [seed, axis.name, number, name]),
+                ),
+            )
+            overall[axis.name][value] += 1
+            here[value] += 1
+            path += ((axis.name, value),)
+        yield Cell(path)
+        number += 1
+
+
+def _behind(axis: Axis, counts: Counter[str]) -> dict[str, float]:
+    """How many rows each value lacks to its share, if one more row is dealt."""
+    next_total = counts.total() + 1
+    return {value: next_total * axis.share(value) - counts[value] for value in axis.weights}
