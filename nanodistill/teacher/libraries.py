@@ -1,0 +1,57 @@
+"""LiteLLM and instructor, imported late, once and quietly.
+
+LiteLLM takes three to five seconds to import, fetches its price table from the network unless
+told otherwise before, prints banners and logs on its own. Whoever needs it asks here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from functools import cache
+from types import ModuleType
+
+PRICES_FROM_DISK = "LITELLM_LOCAL_MODEL_COST_MAP"
+
+
+@cache
+def load_litellm() -> ModuleType:
+    """LiteLLM with prices from its own files, no telemetry, no retries and nothing printed.
+
+    Company certificates named by REQUESTS_CA_BUNDLE are honoured as those of SSL_CERT_FILE are.
+    """
+    os.environ.setdefault(PRICES_FROM_DISK, "True")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import litellm
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.num_retries = 0
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle and litellm.ssl_verify is True and not _certificates_are_set():
+        litellm.ssl_verify = bundle
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        silence(logging.getLogger(name))
+    return litellm
+
+
+@cache
+def load_instructor() -> ModuleType:
+    load_litellm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import instructor
+    silence(logging.getLogger("instructor"))
+    return instructor
+
+
+def silence(logger: logging.Logger) -> None:
+    """Our output is ours: handlers that a library has put up are taken down."""
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+
+
+def _certificates_are_set() -> bool:
+    return "SSL_CERT_FILE" in os.environ or "SSL_VERIFY" in os.environ

@@ -1,0 +1,99 @@
+"""Any provider, through LiteLLM.
+
+One call, no retries anywhere below: LiteLLM's own are off, and so are those of the OpenAI client
+beneath it, which LiteLLM leaves at two for hosts whose parameters it checks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from nanodistill.errors import CallError
+from nanodistill.records import Message, Request
+from nanodistill.teacher.forms import StructuredOutput
+from nanodistill.teacher.headers import hints_of
+from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.replies import Reader
+
+
+class LiteLLMProvider:
+    """Answers through `litellm.acompletion`.
+
+    Args:
+        model: a LiteLLM model id.
+        settings: what every call sends: API key, base URL, headers, …; a request's own
+            parameters take precedence.
+        timeout: seconds for one attempt, from the first byte sent to the last received.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        endpoint: str,
+        settings: Mapping[str, Any],
+        timeout: float,
+        structured: StructuredOutput,
+        reader: Reader,
+    ) -> None:
+        self._litellm = load_litellm()
+        self._model = model
+        self._endpoint = endpoint
+        self._settings = without_retries(settings, model)
+        self._timeout = timeout
+        self._structured = structured
+        self._reader = reader
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    async def complete(self, request: Request) -> Reply:
+        structured, schema = self._structured, request.schema
+        form, wording = structured.form, await structured.wording(schema)
+        arguments = {**self._settings, **request.params, **wording.arguments}
+        arguments["timeout"] = self._timeout
+        try:
+            reply = await self._attempt(wording.words(request.messages), arguments)
+        except CallError as error:
+            raise structured.judged(form, schema, error) from None
+        if schema is not None:
+            structured.answered(form, schema, reply.completion.text)
+        return reply
+
+    async def aclose(self) -> None:
+        await self._litellm.close_litellm_async_clients()
+
+    async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
+        started = time.perf_counter()
+        with self._reader.faults.border(), anyio.fail_after(self._timeout):
+            response = await self._litellm.acompletion(
+                model=self._model, messages=messages, **arguments
+            )
+        headers = response._hidden_params.get("additional_headers") or {}
+        latency = time.perf_counter() - started
+        completion = self._reader.read(response.model_dump(), headers, latency)
+        return Reply(completion, hints_of(headers))
+
+
+def without_retries(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The settings with every retry below us turned off.
+
+    LiteLLM drops `max_retries` for hosts that it takes for OpenAI-compatible and whose list of
+    parameters lacks it; the OpenAI client then tries three times. `allowed_openai_params` gets
+    it through to the client.
+    """
+    litellm = load_litellm()
+    quiet = dict(settings) | {"num_retries": 0, "max_retries": 0}
+    _, provider, _, _ = litellm.get_llm_provider(
+        model, custom_llm_provider=quiet.get("custom_llm_provider")
+    )
+    if provider in litellm.openai_compatible_providers:
+        allowed = [*quiet.get("allowed_openai_params", ()), "max_retries"]
+        quiet["allowed_openai_params"] = allowed
+    return quiet

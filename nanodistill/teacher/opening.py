@@ -1,0 +1,88 @@
+"""The provider that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nanodistill.config import DistillationConfig
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.redaction import Redactor
+from nanodistill.teacher.asking import is_transport
+from nanodistill.teacher.checking import PYTHON, check_teacher, lacks_key, load_teacher_function
+from nanodistill.teacher.faults import Faults
+from nanodistill.teacher.forms import Memory, StructuredOutput, first_forms
+from nanodistill.teacher.litellm_provider import LiteLLMProvider
+from nanodistill.teacher.mlx import register_mlx_provider
+from nanodistill.teacher.prices import price_of
+from nanodistill.teacher.provider import Provider
+from nanodistill.teacher.replies import Reader
+from nanodistill.teacher.resolving import MLX, Resolved, resolve
+from nanodistill.teacher.scripted import ScriptedProvider
+
+NO_KEY = "no-key-needed"
+
+
+def open_provider(
+    config: DistillationConfig,
+    *,
+    remembered: str | None = None,
+    remember: Callable[[str], None] = lambda line: None,
+    listen: Listener = silent,
+) -> Provider:
+    """The provider of `config.teacher`, with its settings checked and nothing sent yet.
+
+    Args:
+        remembered: what `remember` was last told in this run, so that a resumed run starts
+            with the form of structured output that worked. Another teacher's is ignored.
+        remember: is told a line of text when one form was left for another.
+
+    Raises:
+        ConfigError: the teacher can't be used; see `check_teacher`.
+    """
+    if config.teacher.startswith(PYTHON):
+        return ScriptedProvider(
+            load_teacher_function(config.teacher),
+            endpoint=config.teacher,
+            timeout=config.timeout_seconds,
+        )
+    check_teacher(config)
+    resolved = resolved_teacher(config, listen)
+    faults = Faults(Redactor.of(config.litellm_kwargs))
+    memory = Memory(f"{resolved.endpoint} {resolved.model}", remember, teller(listen))
+    structured = StructuredOutput(
+        steps=memory.resumed(remembered, first_forms(resolved, config.structured_output)),
+        faults=faults,
+        instructor_kwargs=config.instructor_kwargs,
+        on_step=memory.stepped,
+    )
+    return LiteLLMProvider(
+        model=resolved.model,
+        endpoint=resolved.endpoint,
+        settings=travel_settings(resolved, config.litellm_kwargs),
+        timeout=float(config.litellm_kwargs.get("timeout", config.timeout_seconds)),
+        structured=structured,
+        reader=Reader(faults, price_of(config.teacher, config.teacher_price)),
+    )
+
+
+def resolved_teacher(config: DistillationConfig, listen: Listener) -> Resolved:
+    if not config.teacher.startswith(MLX):
+        return resolve(config.teacher, config.litellm_kwargs)
+    register_mlx_provider(listen)
+    return Resolved(config.teacher, "mlx", config.teacher.removeprefix(MLX), None, None)
+
+
+def teller(listen: Listener) -> Callable[[str, str], None]:
+    def tell(form: str, why: str) -> None:
+        listen(Notice(f'Structured output goes on as "{form}": {why}', "warning"))
+
+    return tell
+
+
+def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What says how a call travels; a server of one's own that wants no key gets a placeholder."""
+    settings = {name: value for name, value in given.items() if is_transport(name)}
+    if resolved.base and not resolved.key and lacks_key(resolved):
+        settings.setdefault("api_key", NO_KEY)
+    return settings
