@@ -30,7 +30,8 @@ KEYLESS = frozenset({"ollama", "ollama_chat", "xinference", "oobabooga", "petals
 SERVERS_OWN = frozenset(
     {
         "best_of", "chat_template_kwargs", "ignore_eos", "length_penalty", "min_p", "min_tokens",
-        "mirostat", "mirostat_eta", "mirostat_tau", "num_ctx", "num_predict", "provider", "reasoning",
+        "mirostat", "mirostat_eta", "mirostat_tau", "num_ctx", "num_predict", "provider",
+        "reasoning",
         "repeat_penalty", "repetition_penalty", "skip_special_tokens", "stop_token_ids", "tfs_z",
         "top_a", "top_k", "transforms", "typical_p", "use_beam_search",
     }
@@ -134,7 +135,8 @@ def untaken(resolved: Resolved, config: DistillationConfig) -> Iterator[Problem]
 NOT_SENT = frozenset(
     {
         "additional_drop_params", "allowed_openai_params", "api_version", "custom_llm_provider",
-        "drop_params", "extra_headers", "max_retries", "metadata", "stream", "stream_options", "user",
+        "drop_params", "extra_headers", "max_retries", "metadata", "stream", "stream_options",
+        "user",
     }
 )  # fmt: skip
 

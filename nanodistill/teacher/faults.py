@@ -195,7 +195,8 @@ FORMAT = re.compile(
     re.IGNORECASE,
 )
 UNKNOWN_MODEL = re.compile(
-    r"model_not_found|invalid model|unknown model|provider not provided|model[^.]{0,80}(not found|not exist|not supported"
+    r"model_not_found|invalid model|unknown model|provider not provided"
+    r"|model[^.]{0,80}(not found|not exist|not supported"
     r"|not available|is not a valid)",
     re.IGNORECASE,
 )

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -243,12 +244,10 @@ async def worded_by_instructor(
     chosen_mode = instructor.Mode[str(chosen.pop("mode", mode)).rpartition(".")[2].upper()]
     client = instructor.from_litellm(keep, mode=chosen_mode)
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    try:
+    with suppress(_Kept):
         await client.chat.completions.create(
             response_model=answer_model(schema), messages=messages, max_retries=0, **chosen
         )
-    except _Kept:
-        pass
     return _wording_in(kept)
 
 

@@ -25,6 +25,8 @@ def load_litellm() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import litellm
+
+        litellm.ModelResponse()  # its schema is made at first use, with warnings
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.num_retries = 0

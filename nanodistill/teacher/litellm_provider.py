@@ -31,6 +31,8 @@ class LiteLLMProvider:
         timeout: seconds for one attempt, from the first byte sent to the last received.
     """
 
+    _open = 0
+
     def __init__(
         self,
         *,
@@ -48,6 +50,7 @@ class LiteLLMProvider:
         self._timeout = timeout
         self._structured = structured
         self._reader = reader
+        LiteLLMProvider._open += 1
 
     @property
     def endpoint(self) -> str:
@@ -67,7 +70,11 @@ class LiteLLMProvider:
         return reply
 
     async def aclose(self) -> None:
-        await self._litellm.close_litellm_async_clients()
+        """Close LiteLLM's connections with the last provider: they are the process's own."""
+        LiteLLMProvider._open -= 1
+        if not LiteLLMProvider._open:
+            await self._litellm.close_litellm_async_clients()
+            self._litellm.in_memory_llm_clients_cache.flush_cache()
 
     async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
         started = time.perf_counter()

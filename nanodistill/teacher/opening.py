@@ -23,11 +23,15 @@ from nanodistill.teacher.scripted import ScriptedProvider
 NO_KEY = "no-key-needed"
 
 
+def forget(line: str) -> None:  # noqa: ARG001 - it forgets
+    """For runs without a memory."""
+
+
 def open_provider(
     config: DistillationConfig,
     *,
     remembered: str | None = None,
-    remember: Callable[[str], None] = lambda line: None,
+    remember: Callable[[str], None] = forget,
     listen: Listener = silent,
 ) -> Provider:
     """The provider of `config.teacher`, with its settings checked and nothing sent yet.
