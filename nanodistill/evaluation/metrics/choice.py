@@ -133,7 +133,7 @@ def _custom(named: str | Callable[[str, str], Any]) -> CustomMetric:
     if isinstance(named, str):
         from nanodistill.plugins import load_object
 
-        return CustomMetric(load_object(named), named)
+        return CustomMetric(load_object(named, field="metric"), named)
     return CustomMetric(named, f"{named.__module__}:{named.__qualname__}")
 
 

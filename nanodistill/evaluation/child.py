@@ -1,0 +1,154 @@
+"""The process that holds the models: `python -m nanodistill.evaluation.child`.
+
+Reads jobs from standard input and writes what comes of them to standard output,
+a line of JSON each (see job.py). The last model stays loaded for the next job.
+The parent's end of the pipes is its life: when it closes, so does this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nanodistill.errors import NanoDistillError
+from nanodistill.evaluation.job import Generated, Job, Prompt, Task
+from nanodistill.evaluation.prefix import after_prefix
+from nanodistill.events import Event, Listener, Notice
+from nanodistill.models.generation import (
+    PromptTooLong,
+    Sampling,
+    generate_each,
+    prompt_tokens,
+)
+from nanodistill.models.loading import LoadedModel, load_model
+from nanodistill.records import Message
+
+
+class Models:
+    """Loads models, one at a time."""
+
+    def __init__(self, listen: Listener) -> None:
+        self._listen = listen
+        self._loaded: LoadedModel | None = None
+        self._named: tuple[str, str | None] | None = None
+
+    def get(self, name: str, adapter: str | None) -> LoadedModel:
+        if self._loaded is None or self._named != (name, adapter):
+            self._loaded = None  # given back before the next one comes
+            folder = Path(adapter) if adapter else None
+            self._loaded = load_model(name, adapter=folder, listener=self._listen)
+            self._named = (name, adapter)
+        return self._loaded
+
+
+def answers(job: Job, models: Models) -> Iterator[Generated]:
+    """The answers to all prompts of a job."""
+    for task in job.tasks:
+        yield from _task_answers(models.get(task.model, task.adapter), task, job)
+
+
+def _task_answers(loaded: LoadedModel, task: Task, job: Job) -> Iterator[Generated]:
+    import mlx.core as mx
+
+    mx.reset_peak_memory()
+    before = time.perf_counter()
+    shots = fitting_shots(loaded, task, job.max_new_tokens)
+    asked = [(prompt, _tokens(loaded, prompt, shots)) for prompt in task.prompts]
+    yield from (_too_long(prompt) for prompt, tokens in asked if tokens is None)
+    fitting = [(prompt, tokens) for prompt, tokens in asked if tokens is not None]
+    ready = after_prefix(loaded, [tokens for _, tokens in fitting])
+    sampling = Sampling(job.max_new_tokens)
+    for index, answer in generate_each(
+        ready.loaded, ready.prompts, sampling, max_batch=job.batch_size
+    ):
+        now = time.perf_counter()
+        yield Generated(
+            key=fitting[index][0].key,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=ready.length + answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            seconds=now - before,
+            peak_memory=mx.get_peak_memory(),
+        )
+        before = now
+
+
+def fitting_shots(loaded: LoadedModel, task: Task, max_new_tokens: int) -> Sequence[Message]:
+    """As many of the task's shots as leave room for its longest prompt and an answer."""
+    context = loaded.config.get("max_position_embeddings")
+    if context is None or not task.shots:
+        return task.shots
+    longest = max(task.prompts, key=lambda prompt: sum(len(m["content"]) for m in prompt.messages))
+    for turns in range(len(task.shots), 0, -2):
+        tokens = _tokens(loaded, longest, task.shots[:turns])
+        if tokens is not None and len(tokens) + max_new_tokens <= context:
+            return task.shots[:turns]
+    return ()
+
+
+def _tokens(loaded: LoadedModel, prompt: Prompt, shots: Sequence[Message]) -> list[int] | None:
+    """The prompt's tokens with the shots behind its system message; None if it is too long."""
+    head = [message for message in prompt.messages if message["role"] == "system"]
+    rest = [message for message in prompt.messages if message["role"] != "system"]
+    try:
+        return prompt_tokens(loaded, [*head, *shots, *rest])
+    except PromptTooLong:
+        return None
+
+
+def _too_long(prompt: Prompt) -> Generated:
+    """No answer to a prompt that the model's context does not hold."""
+    return Generated(prompt.key, "", "length", 0, 0, 0.0, 0)
+
+
+def serve(jobs: queue.SimpleQueue[bytes], out: BinaryIO) -> None:
+    """Do jobs for ever."""
+
+    def tell(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message).encode() + b"\n")
+        out.flush()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice):
+            tell({"notice": asdict(event)})
+
+    models = Models(listen)
+    while True:
+        job = Job.from_json(json.loads(jobs.get()))
+        try:
+            for answer in answers(job, models):
+                tell({"generated": answer.to_json()})
+            tell({"done": True})
+        except NanoDistillError as failed:
+            tell({"failed": failed.message, "next_step": failed.next_step})
+
+
+def main() -> None:
+    # The terminal sends Ctrl-C to both; it is the parent's to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the lines
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(jobs,), daemon=True).start()
+    serve(jobs, out)
+
+
+def _read(jobs: queue.SimpleQueue[bytes]) -> None:
+    """Take jobs from standard input until the parent closes it, then end the process."""
+    for line in sys.stdin.buffer:
+        jobs.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

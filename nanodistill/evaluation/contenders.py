@@ -1,0 +1,120 @@
+"""Who is compared: models, each with what decides its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nanodistill.config import DistillationConfig
+from nanodistill.errors import ModelError
+from nanodistill.evaluation.prompts import JudgedRow
+from nanodistill.evaluation.trained import Trained, latest_trained, named_run, trained_at
+from nanodistill.events import Listener
+from nanodistill.models.digests import files_sha256
+from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.records import Message, tagged_hash
+from nanodistill.runfolder import RunFolder
+
+STUDENT, BASE, FEW_SHOT, TEACHER = "student", "base", "base_few_shot", "teacher"
+SHOWN_AS = {
+    BASE: "base",
+    FEW_SHOT: "base with seeds as examples",
+    STUDENT: "student",
+    TEACHER: "teacher",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, the adapter on it, and the turns it is shown before each prompt."""
+
+    name: str
+    model: ResolvedModel
+    adapter: Path | None = None
+    shots: tuple[Message, ...] = ()
+
+    @cached_property
+    def identity(self) -> str:
+        """Names weights and adapter exactly."""
+        if self.adapter is None:
+            return self.model.identity
+        return f"{self.model.identity}+adapter-sha256:{adapter_sha256(self.adapter)}"
+
+    def keys(self, rows: Sequence[JudgedRow], max_new_tokens: int) -> list[str]:
+        """For each row, the hash of all that decides the answer to it."""
+        return [
+            tagged_hash(
+                "nanodistill.answer.v1",
+                {
+                    "model": self.identity,
+                    "shots": self.shots,
+                    "messages": row.messages,
+                    "max_new_tokens": max_new_tokens,
+                },
+            )
+            for row in rows
+        ]
+
+
+@dataclass(frozen=True)
+class LineUp:
+    """All contenders, and the name under which their results are kept."""
+
+    run: str
+    contenders: tuple[Contender, ...]
+
+    @property
+    def student(self) -> Contender:
+        return next(one for one in self.contenders if one.name == STUDENT)
+
+
+def line_up(
+    config: DistillationConfig,
+    run: RunFolder,
+    student: Path | str | None,
+    shots: Sequence[Message],
+    listen: Listener,
+) -> LineUp:
+    """Base, base with examples, and the student: the latest training's unless one is named.
+
+    Args:
+        student: an adapter's folder (Path) or a model's name (str), or None.
+    """
+    base = resolve_model(config.student, listener=listen)
+    if isinstance(student, str):
+        judged = Contender(STUDENT, resolve_model(student, listener=listen))
+        name = named_run(student, judged.identity)
+    else:
+        trained = _trained(student, run)
+        judged, name = Contender(STUDENT, base, trained.adapter), trained.run
+    few_shot = [Contender(FEW_SHOT, base, shots=tuple(shots))] if shots else []
+    return LineUp(name, (Contender(BASE, base), *few_shot, judged))
+
+
+def _trained(adapter: Path | None, run: RunFolder) -> Trained:
+    if adapter is None:
+        return latest_trained(run)
+    return trained_at(adapter, run, adapter_sha256(adapter))
+
+
+def shown_name(model: ResolvedModel) -> str:
+    """The model's name without folders of this machine."""
+    return Path(model.name).name if model.kind in ("gguf", "folder") else model.name
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Hash of an adapter's weights and settings.
+
+    Raises:
+        ModelError: the folder holds no adapter.
+    """
+    files = [folder / "adapters.safetensors", folder / "adapter_config.json"]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} holds no adapter: it has no {' and no '.join(missing)}.",
+            next_step="Name the adapters folder of a training run.",
+        )
+    return files_sha256(files)

@@ -1,0 +1,149 @@
+"""The evaluation, from the dataset's test split to the verdict.
+
+    rows → prompts → answers of each contender → readings → scores → intervals and tests
+
+Contenders are the student, its base under the very same prompts, and the base
+with the seeds as examples. All are decoded greedily, read by the same format
+and compared under the same normalization. The seed file is not opened: the
+dataset version has all that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanodistill.config import DistillationConfig
+from nanodistill.dataset import DatasetVersion
+from nanodistill.evaluation.answers import Answers
+from nanodistill.evaluation.contenders import STUDENT, TEACHER, LineUp, line_up, shown_name
+from nanodistill.evaluation.generation import Wanted, generate_missing
+from nanodistill.evaluation.given import GivenAnswer, given_answers, usd_per_1000
+from nanodistill.evaluation.metrics import Choice, TaskFacts, choose_metric
+from nanodistill.evaluation.prompts import JudgedSet, judged_set, shots
+from nanodistill.evaluation.reading import output_format
+from nanodistill.evaluation.results import (
+    EvaluationResult,
+    ModelScore,
+    Prediction,
+    Subject,
+    save,
+)
+from nanodistill.evaluation.scoring import Judge, speed_of
+from nanodistill.evaluation.statistics import Paired, compare
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.runfolder import RunFolder
+
+
+def evaluate(
+    config: DistillationConfig,
+    dataset: DatasetVersion,
+    run: RunFolder,
+    *,
+    adapter: Path | None = None,
+    model: str | None = None,
+    teacher: Path | Iterable[GivenAnswer] = (),
+    listen: Listener = silent,
+) -> EvaluationResult:
+    """Compare the student with its base on the dataset's test split.
+
+    What was generated before is not generated again, not even by an evaluation
+    that was killed.
+
+    Args:
+        adapter: judge this adapter folder in place of the latest training run's.
+        model: judge this model in place of the student.
+        teacher: the teacher's answers to the same rows, or a file of them (see given.py).
+
+    Raises:
+        InputError: there is nothing to judge, or nothing to judge by.
+        ModelError: a model or adapter can't be used.
+        RunLocked: another evaluation of this run is on.
+    """
+    judged = judged_set(dataset)
+    facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
+    choice = choose_metric(config, facts, judged.golds)
+    listen(_announcement(judged, choice))
+    form = output_format(dataset.manifest.thinking_format, config.train_on)
+    judge = Judge(choice.metric, form, judged.rows)
+    scored = _teacher_scored(judge, given_answers(teacher))
+    with run.locked("eval"):
+        lined_up = line_up(config, run, model or adapter, shots(dataset, form), listen)
+        answers = Answers(run.evaluation / "answers.jsonl")
+        wanted = [
+            Wanted(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
+            for one in lined_up.contenders
+        ]
+        generated = generate_missing(wanted, answers, config, listen)
+        scored = {one.contender.name: _scored(judge, one, answers) for one in wanted} | scored
+        result = EvaluationResult(
+            subject=_subject(lined_up, dataset, judged),
+            n=len(judged.rows),
+            metric=choice.metric.name,
+            measure=choice.metric.measure,
+            reason=choice.reason,
+            max_new_tokens=config.max_new_tokens,
+            models={name: one.score for name, one in scored.items()},
+            against=_against(scored),
+            generated=generated,
+            reused=len({key for one in wanted for key in one.keys}) - generated,
+            folder=run.evaluation / lined_up.run,
+        )
+        save(result, [line for one in scored.values() for line in one.predictions])
+    listen(result.table())
+    return result
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's predictions, and what they come to."""
+
+    predictions: Sequence[Prediction]
+    score: ModelScore
+
+
+def _announcement(judged: JudgedSet, choice: Choice) -> Notice:
+    said = f"judging by {choice.metric.measure} on {len(judged.rows)} {judged.split} rows"
+    if judged.split == "valid":
+        return Notice(
+            f"{said}: there is no test split, and training was steered by these ({choice.reason})",
+            "warning",
+        )
+    return Notice(f"{said} ({choice.reason})")
+
+
+def _scored(judge: Judge, one: Wanted, answers: Answers) -> Scored:
+    generated = [answers[key] for key in one.keys]
+    predictions = judge.generated(one.contender.name, generated)
+    return Scored(predictions, judge.score(predictions, speed_of(generated)))
+
+
+def _teacher_scored(judge: Judge, given: Mapping[str, GivenAnswer]) -> dict[str, Scored]:
+    """The teacher under its name, if it has given any answers."""
+    if not given:
+        return {}
+    predictions = judge.given(TEACHER, given)
+    score = judge.score(predictions, usd_per_1000=usd_per_1000(given.values()))
+    return {TEACHER: Scored(predictions, score)}
+
+
+def _against(scored: Mapping[str, Scored]) -> dict[str, Paired]:
+    """The student against each of the others, on the same rows."""
+    mine = [line.score for line in scored[STUDENT].predictions]
+    return {
+        name: compare(mine, [line.score for line in one.predictions])
+        for name, one in scored.items()
+        if name != STUDENT
+    }
+
+
+def _subject(lined_up: LineUp, dataset: DatasetVersion, judged: JudgedSet) -> Subject:
+    return Subject(
+        run=lined_up.run,
+        student=shown_name(lined_up.student.model),
+        identities={one.name: one.identity for one in lined_up.contenders},
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        split=judged.split,
+    )

@@ -1,0 +1,61 @@
+"""What a model's text says: its thinking and its output, or that it can't be read.
+
+The dataset's thinking format takes the text apart, for every model alike. A
+text that shows no sign of the format is taken whole as the output, so that an
+untrained model is judged by what it answers, not by tags that it never saw.
+Unreadable is a text
+
+- that is empty, or has an empty output;
+- that begins in the format and doesn't carry it through (thinking that never ends);
+- that was cut off at `max_new_tokens` while still thinking, in whatever form.
+
+A model's own `<think>` block at the beginning, as reasoning models write it,
+is thinking under every format.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from nanodistill.records import FinishReason
+from nanodistill.thinking import Format, resolve_format, thinks
+
+OUTPUT_ALONE = "none"
+PLACE = "\ue000"
+"""Stands for some thinking: a private-use character, which every format leaves as it is."""
+OWN_THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)\Z", re.DOTALL)
+UNENDED = re.compile(r"\s*<think>")
+
+
+def output_format(thinking_format: str, train_on: Literal["cot", "answer"]) -> Format:
+    """The form in which answers come: the dataset's, unless outputs alone are trained on."""
+    return resolve_format(OUTPUT_ALONE if train_on == "answer" else thinking_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`output` is None where the text can't be read."""
+
+    thinking: str | None
+    output: str | None
+
+
+def read(text: str, finish_reason: FinishReason, form: Format) -> Reading:
+    """Take `text` apart by the thinking format `form`."""
+    own = OWN_THINKING.match(text)
+    thought, rest = (own[1].strip() or None, own[2]) if own else (None, text)
+    thinking, output = form.parse(rest)
+    cut_short = thinks(form) and thinking is None and finish_reason == "length"
+    unended = own is None and UNENDED.match(text) is not None
+    if not output or cut_short or unended or (thinking is None and _begins_in(form, rest)):
+        return Reading(thinking or thought, None)
+    return Reading(thinking or thought, output)
+
+
+def _begins_in(form: Format, text: str) -> bool:
+    """Whether `text` opens with the mark that the format puts before any thinking."""
+    mark, _, _ = form.format(PLACE, "").partition(PLACE)
+    mark = mark.strip()
+    return bool(mark) and thinks(form) and text.lstrip().startswith(mark)

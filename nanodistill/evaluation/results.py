@@ -1,0 +1,249 @@
+"""What an evaluation found, and its two files.
+
+`results.json` holds every figure, `predictions.parquet` one line for each row
+and model with what was asked, wanted and said: together all that a report, a
+model card or `--json` shows. Neither holds a path of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nanodistill.evaluation.contenders import BASE, SHOWN_AS
+from nanodistill.evaluation.prompts import JudgedRow
+from nanodistill.evaluation.statistics import Estimate, Paired
+from nanodistill.evaluation.verdict import in_words, points
+from nanodistill.events import Table
+from nanodistill.records import FinishReason
+from nanodistill.runfolder import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One model's answer to one row, as it was read and scored. Tokens are None if unknown."""
+
+    row: JudgedRow
+    model: str
+    text: str
+    thinking: str | None
+    output: str | None
+    score: float
+    finish_reason: FinishReason
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What generating took, over all answers, also those of an earlier start.
+
+    `seconds` without loading the model; `peak_memory` in bytes, MLX's count.
+    """
+
+    answers: int
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    peak_memory: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens; those of the prompts are read besides, and where shared only once."""
+        return self.completion_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def answers_per_second(self) -> float:
+        return self.answers / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "seconds": self.seconds,
+            "answers_per_second": self.answers_per_second,
+            "tokens_per_second": self.tokens_per_second,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "peak_memory": self.peak_memory,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """How one model did.
+
+    `metric` is the main metric's name and `score` its mean; `exact` the share of
+    outputs equal after normalization, whatever the metric. `unreadable` rows
+    are wrong ones; `cut_off` are those that reached the length limit.
+    `usd_per_1000` is what 1,000 such calls cost, where that is known.
+    """
+
+    metric: str
+    score: Estimate
+    exact: Estimate
+    unreadable: int
+    cut_off: int
+    details: Mapping[str, Any]
+    speed: Speed | None = None
+    usd_per_1000: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            **asdict(self.score),
+            "exact": asdict(self.exact),
+            "unreadable": self.unreadable,
+            "cut_off": self.cut_off,
+            "details": dict(self.details),
+            "speed": self.speed.to_json() if self.speed else None,
+            "usd_per_1000": self.usd_per_1000,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What was evaluated on what: names and hashes, for lineage.
+
+    `run` is the training run, or what stands in its place with `--adapter` and
+    `--model`; it names the folder of the results.
+    """
+
+    run: str
+    student: str
+    identities: Mapping[str, str]
+    dataset: str
+    fingerprint: str
+    split: Literal["test", "valid"]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All figures of one evaluation. `folder` holds results.json and predictions.parquet."""
+
+    subject: Subject
+    n: int
+    metric: str
+    measure: str
+    reason: str
+    max_new_tokens: int
+    models: Mapping[str, ModelScore]
+    against: Mapping[str, Paired]
+    generated: int
+    reused: int
+    folder: Path
+
+    @property
+    def paired(self) -> Paired:
+        """The student against its base, under the same prompts."""
+        return self.against[BASE]
+
+    @property
+    def verdict(self) -> str:
+        """The comparison with the base in a sentence."""
+        said = f"student against base: {in_words(self.paired)}"
+        if self.subject.split == "valid":
+            said += "; these are validation rows, which training was steered by"
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `--json`; `results.json` has the same."""
+        return {
+            "run": self.subject.run,
+            "student": self.subject.student,
+            "dataset": {"version": self.subject.dataset, "fingerprint": self.subject.fingerprint},
+            "identities": dict(self.subject.identities),
+            "n": self.n,
+            "on": self.subject.split,
+            "metric": {"name": self.metric, "measure": self.measure, "reason": self.reason},
+            "decoding": {"temperature": 0, "max_new_tokens": self.max_new_tokens},
+            "models": {name: score.to_json() for name, score in self.models.items()},
+            "paired": asdict(self.paired),
+            "against": {name: asdict(paired) for name, paired in self.against.items()},
+            "verdict": self.verdict,
+            "answers": {"generated": self.generated, "reused": self.reused},
+        }
+
+    def summary(self) -> str:
+        """The verdict against each of the others, and where the results lie."""
+        others = [
+            f"against {SHOWN_AS[name]}: {in_words(paired)}"
+            for name, paired in self.against.items()
+            if name != BASE
+        ]
+        return "\n".join([_capital(self.verdict), *others, f"Results in {self.folder}"])
+
+    def table(self) -> Table:
+        title = f"{self.n} {self.subject.split} rows, {self.measure} ({self.reason})"
+        columns = ("model", self.measure, "95%", "exact", "unreadable", "answers/s")
+        return Table(title, columns, tuple(_line(n, score) for n, score in self.models.items()))
+
+
+def save(result: EvaluationResult, predictions: Sequence[Prediction]) -> None:
+    """Write both files, each whole or not at all."""
+    _write_predictions(result.folder / "predictions.parquet", predictions)
+    write_json(result.folder / "results.json", result.to_json())
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What `save` wrote in `folder`, as plain values."""
+    return read_json(folder / "results.json")
+
+
+def _line(name: str, score: ModelScore) -> tuple[str, ...]:
+    interval = f"{points(score.score.low)} to {points(score.score.high)}"
+    return (
+        SHOWN_AS[name],
+        points(score.score.value),
+        interval,
+        points(score.exact.value),
+        str(score.unreadable),
+        f"{score.speed.answers_per_second:.2g}" if score.speed else "",
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from nanodistill.runfolder import write_atomic
+
+    text, number = pa.string(), pa.int64()
+    schema = pa.schema(
+        [
+            ("id", text), ("source", text), ("input", text), ("gold", text),
+            ("gold_thinking", text), ("model", text), ("text", text), ("thinking", text),
+            ("output", text), ("score", pa.float64()), ("readable", pa.bool_()),
+            ("finish_reason", text), ("prompt_tokens", number), ("completion_tokens", number),
+        ]
+    )  # fmt: skip
+    table = pa.Table.from_pylist([_columns(prediction) for prediction in predictions], schema)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _columns(prediction: Prediction) -> dict[str, Any]:
+    row = prediction.row
+    return {
+        "id": row.id,
+        "source": row.source,
+        "input": row.input,
+        "gold": row.gold,
+        "gold_thinking": row.gold_thinking,
+        "model": prediction.model,
+        "text": prediction.text,
+        "thinking": prediction.thinking,
+        "output": prediction.output,
+        "score": prediction.score,
+        "readable": prediction.output is not None,
+        "finish_reason": prediction.finish_reason,
+        "prompt_tokens": prediction.prompt_tokens,
+        "completion_tokens": prediction.completion_tokens,
+    }

@@ -1,0 +1,220 @@
+"""From test rows to results.json, with real models in a real child."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation.conftest import TinyRun
+from evaluation.tiny import make_adapter, make_dataset, make_model, some_rows
+from nanodistill.errors import DataError, InputError, ModelError, RunLocked
+from nanodistill.evaluation import GivenAnswer, ask, evaluate
+from nanodistill.evaluation.job import Generated
+from nanodistill.evaluation.metrics.labels import LabelAccuracy
+from nanodistill.evaluation.prompts import judged_set, shots
+from nanodistill.evaluation.results import read_results
+from nanodistill.evaluation.scoring import Judge
+from nanodistill.events import Event, Notice, Table
+from nanodistill.records import Trace
+from nanodistill.runfolder import RunFolder
+from nanodistill.thinking import resolve_format
+
+
+def test_an_evaluation_and_the_same_again(tiny: TinyRun) -> None:
+    said: list[Event] = []
+    first = evaluate(tiny.config(), tiny.dataset, tiny.run, listen=said.append)
+    assert (first.n, first.subject.split, first.subject.run) == (6, "test", "r1")
+    assert list(first.models) == ["base", "base_few_shot", "student"]
+    assert list(first.against) == ["base", "base_few_shot"]
+    assert (first.generated, first.reused) == (18, 0)
+    assert first.metric == "label"
+    (table,) = [event for event in said if isinstance(event, Table)]
+    assert [row[0] for row in table.rows] == ["base", "base with seeds as examples", "student"]
+
+    again = evaluate(tiny.config(), tiny.dataset, tiny.run)
+    assert (again.generated, again.reused) == (0, 18)
+    assert again.models == first.models
+    assert again.against == first.against
+
+
+def test_the_files_hold_all_of_it_and_no_path(tiny: TinyRun) -> None:
+    result = evaluate(tiny.config(), tiny.dataset, tiny.run)
+    folder = tiny.run.evaluation / "r1"
+    assert result.folder == folder
+    values = read_results(folder)
+    assert values == json.loads(json.dumps(result.to_json()))
+    assert set(values) >= {"n", "on", "models", "paired", "verdict", "dataset", "identities"}
+    for model in ("base", "student"):
+        assert set(values["models"][model]) >= {"metric", "value", "low", "high", "speed"}
+    assert set(values["paired"]) >= {"diff", "low", "high", "p"}
+    assert values["dataset"]["fingerprint"] == tiny.dataset.fingerprint
+    assert str(tiny.root) not in (folder / "results.json").read_text()
+
+    lines = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(lines) == 18
+    golds = {row["id"]: (row["input"], row["output"]) for row in tiny.dataset.rows("test")}
+    for line in lines:
+        assert golds[line["id"]] == (line["input"], line["gold"])
+        assert line["score"] == 0
+        assert line["completion_tokens"] >= 1
+    by_model = {(line["model"], line["id"]): line["prompt_tokens"] for line in lines}
+    for id in golds:
+        assert by_model["base", id] == by_model["student", id] < by_model["base_few_shot", id]
+
+
+def test_another_training_run_asks_the_student_alone(tiny: TinyRun) -> None:
+    evaluate(tiny.config(), tiny.dataset, tiny.run)
+    adapter = make_adapter(tiny.run.training / "r2" / "adapters", tiny.model, seed=2)
+    second = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=adapter)
+    assert (second.subject.run, second.generated, second.reused) == ("r2", 6, 12)
+    assert (tiny.run.evaluation / "r1" / "results.json").exists()
+
+
+def test_another_model_in_the_students_place(tiny: TinyRun, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=5)
+    result = evaluate(tiny.config(), tiny.dataset, tiny.run, model=str(other))
+    assert re.fullmatch("other-[0-9a-f]{8}", result.subject.run)
+    assert result.subject.student == "other"
+    assert result.subject.identities["student"] != result.subject.identities["base"]
+
+
+def test_an_adapter_from_elsewhere(tiny: TinyRun, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "mine", tiny.model, seed=9)
+    result = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=adapter)
+    assert re.fullmatch("mine-[0-9a-f]{8}", result.subject.run)
+    with pytest.raises(ModelError, match=r"no adapters\.safetensors and no adapter_config\.json"):
+        evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=tmp_path)
+
+
+def test_without_a_test_split_the_validation_rows_are_used_and_it_is_said(
+    made: TinyRun, tmp_path: Path
+) -> None:
+    tiny = TinyRun(tmp_path, made.model)
+    shutil.copytree(made.run.training, tiny.run.training)
+    dataset = make_dataset(tiny.run, some_rows(test=0, valid=2, seeds=0))
+    said: list[Event] = []
+    result = evaluate(tiny.config(), dataset, tiny.run, listen=said.append)
+    assert (result.subject.split, result.n) == ("valid", 2)
+    warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
+    assert any("there is no test split" in text for text in warnings)
+    assert "validation rows" in result.verdict
+    assert "base_few_shot" not in result.models
+
+
+def test_nothing_to_judge_by_or_nothing_to_judge(made: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, made.model)
+    empty = make_dataset(tiny.run, some_rows(test=0, valid=0))
+    with pytest.raises(InputError, match="no test rows and no validation rows"):
+        evaluate(tiny.config(), empty, tiny.run)
+    dataset = make_dataset(tiny.run, some_rows())
+    with pytest.raises(InputError, match="no trained student yet") as raised:
+        evaluate(tiny.config(), dataset, tiny.run)
+    assert "nanodistill train" in str(raised.value)
+
+
+def test_two_evaluations_of_a_run_at_once_are_refused(tiny: TinyRun) -> None:
+    with tiny.run.locked("eval"), pytest.raises(RunLocked):
+        evaluate(tiny.config(), tiny.dataset, tiny.run)
+
+
+def test_a_teachers_answers_stand_beside(tiny: TinyRun) -> None:
+    rows = list(tiny.dataset.rows("test"))
+    given = [GivenAnswer(row["id"], row["output"], cost_usd=0.002) for row in rows[1:]]
+    file = tiny.root / "teacher.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"id": one.id, "output": one.output, "cost_usd": one.cost_usd}) + "\n"
+            for one in given
+        )
+    )
+    for teacher in (given, file):
+        result = evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=teacher)
+        score = result.models["teacher"]
+        assert (score.score.value, score.unreadable) == (pytest.approx(5 / 6), 1)
+        assert score.usd_per_1000 == pytest.approx(2)
+        assert result.against["teacher"].diff == pytest.approx(-5 / 6)
+
+
+def test_a_bad_file_of_teachers_answers_names_its_lines(tiny: TinyRun) -> None:
+    file = tiny.root / "teacher.jsonl"
+    file.write_text('{"id": "a", "output": "b"}\nno json\n{"id": "a", "out": "b"}\n')
+    with pytest.raises(DataError, match=r"(?s)jsonl:2.*jsonl:3: unknown field out"):
+        evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=file)
+
+
+def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
+    rows = judged_set(made.dataset).rows
+    judge = Judge(LabelAccuracy(("billing", "bug")), resolve_format("xml"), rows)
+    texts = [
+        f"<thinking>so</thinking>{rows[0].gold.upper()}.",
+        f"<thinking>so {rows[1].gold}",
+        "",
+        rows[3].gold,
+        "shipping",
+        f"it is {rows[5].gold}",
+    ]
+    answers = [Generated(str(n), text, "stop", 9, 3, 0.5, 7) for n, text in enumerate(texts)]
+    predictions = judge.generated("student", answers)
+    assert [one.score for one in predictions] == [1, 0, 0, 1, 0, 0]
+    score = judge.score(predictions)
+    assert (score.score.value, score.unreadable, score.cut_off) == (pytest.approx(2 / 6), 2, 0)
+    assert score.exact == score.score
+
+
+def test_shots_are_the_seeds_of_the_train_split_by_turns(made: TinyRun) -> None:
+    shown = shots(made.dataset, resolve_format("none"))
+    assert [message["role"] for message in shown] == ["user", "assistant"] * 4
+    assert all(message["content"].startswith("seed message") for message in shown[::2])
+    answers = [message["content"] for message in shown[1::2]]
+    assert set(answers[:2]) == {"billing", "bug"}
+
+
+def test_prompts_are_those_of_training(made: TinyRun) -> None:
+    from nanodistill.evaluation.child import Prompt, _tokens
+    from nanodistill.models.loading import load_model
+    from nanodistill.training.encode import encode
+
+    rows = list(made.dataset.rows("test"))
+    loaded = load_model(made.model)
+    trained = encode(rows, loaded.tokenizer, "cot").examples
+    for row, example, judged in zip(rows, trained, judged_set(made.dataset).rows, strict=True):
+        assert row["id"] == judged.id
+        asked = _tokens(loaded, Prompt("k", judged.messages), ())
+        assert asked == list(example.tokens[: example.prompt])
+
+
+def test_ask_answers_as_the_evaluation_does(tiny: TinyRun) -> None:
+    evaluate(tiny.config(), tiny.dataset, tiny.run)
+    lines = pq.read_table(tiny.run.evaluation / "r1" / "predictions.parquet").to_pylist()
+    line = next(line for line in lines if line["model"] == "student")
+    answer = ask(tiny.config(), tiny.run, line["input"])
+    assert (answer.text, answer.prompt_tokens) == (line["text"], line["prompt_tokens"])
+    assert answer.model == "student"
+    base = ask(tiny.config(), tiny.run, line["input"], base=True)
+    assert base.model == "base"
+    assert base.text != answer.text
+
+
+def test_ask_without_a_student(made: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, made.model)
+    with pytest.raises(InputError, match="no trained student yet"):
+        ask(tiny.config(), tiny.run, "hello")
+    assert ask(tiny.config(), tiny.run, "hello", base=True).completion_tokens >= 1
+
+
+def test_free_text_is_judged_by_similarity(made: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, made.model)
+    shutil.copytree(made.run.training, tiny.run.training)
+    long = "We are sorry that your order number {} has not come; it leaves our house today."
+    rows = [("test", Trace(f"where is order {n}", long.format(n), "user")) for n in range(4)]
+    dataset = make_dataset(
+        RunFolder(tiny.run.root), [("train", Trace("a", "b", "user")), *rows], labels=None
+    )
+    result = evaluate(tiny.config(), dataset, tiny.run)
+    assert (result.metric, result.measure) == ("text", "chrF")
+    assert result.paired.test == "bootstrap"

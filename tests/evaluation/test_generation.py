@@ -1,0 +1,197 @@
+"""The child process: what it is asked, what it answers, and what becomes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evaluation.conftest import TinyRun
+from evaluation.tiny import make_adapter, make_model
+from nanodistill.errors import ModelError, NanoDistillError
+from nanodistill.evaluation.answers import Answers
+from nanodistill.evaluation.contenders import Contender, line_up
+from nanodistill.evaluation.generation import Wanted, generate_missing
+from nanodistill.evaluation.generator import Generator, OutOfMemory
+from nanodistill.evaluation.job import Generated, Job, Prompt, Task
+from nanodistill.evaluation.prompts import judged_set, shots
+from nanodistill.events import Event, Notice, silent
+from nanodistill.records import Message
+from nanodistill.thinking import resolve_format
+
+HUNGRY = str(Path(__file__).with_name("hungry_child.py"))
+KILLED = str(Path(__file__).with_name("killed_evaluation.py"))
+TESTS = Path(__file__).parents[1]
+
+
+def prompt(key: str, text: str) -> Prompt:
+    head = Message(role="system", content="Sort the message into billing or bug.")
+    return Prompt(key, (head, Message(role="user", content=text)))
+
+
+def wanted(tiny: TinyRun) -> list[Wanted]:
+    rows = judged_set(tiny.dataset).rows
+    form = resolve_format("none")
+    lined_up = line_up(tiny.config(), tiny.run, None, shots(tiny.dataset, form), silent)
+    return [Wanted(one, rows, one.keys(rows, 6)) for one in lined_up.contenders]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[Generator]:
+    """One child for several tests."""
+    with Generator(silent) as running:
+        yield running
+
+
+def done(generator: Generator, *tasks: Task, batch_size: int = 4) -> dict[str, Generated]:
+    return {one.key: one for one in generator.run(Job(tasks, 6, batch_size))}
+
+
+def test_the_shared_beginning_changes_no_answer(made: TinyRun, generator: Generator) -> None:
+    prompts = [prompt(str(n), f"message {n} {'x' * (3 * n)}") for n in range(9)]
+    alone = {
+        one.key: done(generator, Task(str(made.model), None, (), (one,)))[one.key]
+        for one in prompts
+    }
+    together = done(generator, Task(str(made.model), None, (), tuple(prompts)))
+    assert {k: a.text for k, a in together.items()} == {k: a.text for k, a in alone.items()}
+    assert {k: a.prompt_tokens for k, a in together.items()} == {
+        k: a.prompt_tokens for k, a in alone.items()
+    }
+    assert len({answer.text for answer in alone.values()}) > 2
+
+
+def test_an_adapter_answers_otherwise_and_the_base_stays_what_it_was(
+    made: TinyRun, generator: Generator
+) -> None:
+    adapter = str(made.run.training / "r1" / "adapters")
+    asked = tuple(prompt(str(n), f"message {n}") for n in range(3))
+    base = Task(str(made.model), None, (), asked)
+    before = done(generator, base)
+    student = done(generator, Task(str(made.model), adapter, (), asked))
+    after = done(generator, base)
+    assert [a.text for a in before.values()] != [a.text for a in student.values()]
+    assert {k: a.text for k, a in before.items()} == {k: a.text for k, a in after.items()}
+
+
+def test_shots_are_left_out_as_the_context_demands(made: TinyRun, generator: Generator) -> None:
+    question, answer = "q" * 80, "a" * 10
+    shown = [Message(role="user", content=question), Message(role="assistant", content=answer)] * 16
+    asked = (prompt("k", "message"),)
+    bare = done(generator, Task(str(made.model), None, (), asked))["k"]
+    few = done(generator, Task(str(made.model), None, tuple(shown), asked))["k"]
+    one_shot = len("user\n") + len(question) + len("assistant\n") + len(answer) + 2 * 3
+    extra = few.prompt_tokens - bare.prompt_tokens
+    assert extra % one_shot == 0
+    assert extra // one_shot == (512 - 6 - bare.prompt_tokens) // one_shot > 0
+
+
+def test_a_prompt_beyond_the_context_gets_no_answer_and_stops_nobody(
+    made: TinyRun, generator: Generator
+) -> None:
+    asked = (prompt("long", "x" * 600), prompt("short", "x"))
+    answers = done(generator, Task(str(made.model), None, (), asked))
+    assert answers["long"].text == ""
+    assert answers["long"].finish_reason == "length"
+    assert answers["short"].completion_tokens == 6
+
+
+def test_a_model_that_is_not_there_is_an_error_and_the_child_goes_on(
+    made: TinyRun, generator: Generator
+) -> None:
+    asked = (prompt("k", "message"),)
+    with pytest.raises(ModelError, match="There is no model"):
+        done(generator, Task("./nowhere", None, (), asked))
+    assert "k" in done(generator, Task(str(made.model), None, (), asked))
+
+
+def test_an_adapter_of_another_model_is_an_error(
+    made: TinyRun, generator: Generator, tmp_path: Path
+) -> None:
+    other = make_model(tmp_path / "other", hidden_size=64, head_dim=16)
+    adapter = make_adapter(tmp_path / "adapter", other)
+    with pytest.raises(ModelError, match="doesn't fit"):
+        done(generator, Task(str(made.model), str(adapter), (), (prompt("k", "message"),)))
+
+
+def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    said: list[Event] = []
+    asked = wanted(tiny)
+    answers = Answers(tmp_path / "answers.jsonl")
+    settings = tiny.config(eval_batch_size=8)
+    made = generate_missing(asked, answers, settings, said.append, (sys.executable, HUNGRY, "2"))
+    notices = [event.text for event in said if isinstance(event, Notice)]
+    assert made == 18 == len(Answers(answers.path))
+    assert notices == [
+        "batch of 8",
+        "out of memory; going on with batches of 4",
+        "batch of 4",
+        "out of memory; going on with batches of 2",
+        "batch of 2",
+    ]
+
+
+def test_no_memory_for_a_single_prompt_is_an_error_with_a_way_out(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    answers = Answers(tmp_path / "answers.jsonl")
+    settings = tiny.config(eval_batch_size=2)
+    with pytest.raises(OutOfMemory, match="ran out of memory"):
+        generate_missing(wanted(tiny), answers, settings, silent, (sys.executable, HUNGRY, "0"))
+    assert len(Answers(answers.path)) == 2
+
+
+def test_a_child_that_fails_otherwise_is_quoted(tiny: TinyRun, tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
+    answers = Answers(tmp_path / "answers.jsonl")
+    with pytest.raises(NanoDistillError, match=r"exit code 1\. The last it said:\nno such luck"):
+        generate_missing(wanted(tiny), answers, tiny.config(), silent, command)
+
+
+def test_killed_it_goes_on_where_it_was_and_leaves_no_child(tiny: TinyRun) -> None:
+    killed = subprocess.run(
+        [sys.executable, KILLED, str(tiny.root), str(tiny.model), "5"],
+        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert killed.returncode == -9, killed.stderr
+    child = int(killed.stdout)
+    if psutil.pid_exists(child):
+        psutil.Process(child).wait(timeout=30)
+    path = tiny.run.evaluation / "answers.jsonl"
+    kept = dict(Answers(path))
+    assert len(kept) == 5
+    answers = Answers(path)
+    assert generate_missing(wanted(tiny), answers, tiny.config(), silent) == 18 - 5
+    assert {key: answers[key] for key in kept} == kept
+    assert generate_missing(wanted(tiny), answers, tiny.config(), silent) == 0
+
+
+def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:
+    tasks = {one.contender.name: one.missing(Answers(tiny.root / "none")) for one in wanted(tiny)}
+    asked = {
+        name: [p.messages for p in task.prompts] for name, task in tasks.items() if task is not None
+    }
+    assert asked["base"] == asked["student"] == asked["base_few_shot"]
+    assert asked["base"] == [row.messages for row in judged_set(tiny.dataset).rows]
+
+
+def test_an_answers_key_is_all_that_decides_it(tiny: TinyRun) -> None:
+    rows = judged_set(tiny.dataset).rows
+    base, few_shot, student = line_up(
+        tiny.config(), tiny.run, None, shots(tiny.dataset, resolve_format("none")), silent
+    ).contenders
+    keys = [*base.keys(rows, 6), *few_shot.keys(rows, 6), *student.keys(rows, 6)]
+    keys += base.keys(rows, 7)
+    assert len(set(keys)) == len(keys) == 4 * len(rows)
+    moved = Contender("another name", base.model)
+    assert moved.keys(rows, 6) == base.keys(rows, 6)

@@ -1,0 +1,54 @@
+"""What counts as an output, and what can't be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanodistill.evaluation.reading import Reading, output_format, read
+from nanodistill.records import FinishReason
+from nanodistill.thinking import FORMATS
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "thinking", "output"),
+    [
+        ("none", " billing\n", None, "billing"),
+        ("none", "", None, None),
+        ("none", " \n", None, None),
+        ("xml", "<thinking>paid twice</thinking>\n\nbilling", "paid twice", "billing"),
+        # An untrained model knows no tags; its answer counts.
+        ("xml", "billing", None, "billing"),
+        ("xml", "<thinking>paid twice", None, None),
+        ("xml", "<thinking>paid twice</thinking>", "paid twice", None),
+        ("markdown", "**Thinking:** paid twice", None, None),
+        ("json", '{"reasoning": "paid twice", "answ', None, None),
+        ("json", '{"reasoning": "paid twice", "answer": "billing"}', "paid twice", "billing"),
+        ("plain", "paid twice\n\nbilling", "paid twice", "billing"),
+        ("none", "<think>hm</think>billing", "hm", "billing"),
+        ("xml", "<think>hm</think>billing", "hm", "billing"),
+        ("none", "<think>hm", None, None),
+    ],
+)
+def test_reading(form: str, text: str, thinking: str | None, output: str | None) -> None:
+    assert read(text, "stop", FORMATS[form]) == Reading(thinking, output)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "finish", "output"),
+    [
+        ("xml", "So the customer was charged", "length", None),
+        ("xml", "So the customer was charged", "stop", "So the customer was charged"),
+        ("xml", "<thinking>paid</thinking>billing and", "length", "billing and"),
+        ("none", "billing and", "length", "billing and"),
+    ],
+)
+def test_cut_off_while_thinking(
+    form: str, text: str, finish: FinishReason, output: str | None
+) -> None:
+    assert read(text, finish, FORMATS[form]).output == output
+
+
+def test_a_student_of_answers_alone_is_not_read_by_the_format() -> None:
+    answer = "first paragraph\n\nsecond paragraph"
+    assert read(answer, "stop", output_format("plain", "cot")).output == "second paragraph"
+    assert read(answer, "stop", output_format("plain", "answer")).output == answer
