@@ -215,6 +215,8 @@ def status(work: Work) -> Ending:
     from nanodistill import status as module
 
     state = module.status_of(work.config, work.run_file)
+    for table in state.tables():
+        work.listen(table)
     return Ending(state.to_json(), state.summary(), state.next)
 
 

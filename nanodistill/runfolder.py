@@ -23,6 +23,7 @@ from typing import Any
 from nanodistill.errors import DamagedFile, NewerVersion, RunLocked
 
 FORMAT = 1
+GRACE = 0.3  # seconds: `is_locked` looks at a lock by taking it for an instant
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RunFolder:
         return self.root / "report.html"
 
     @contextmanager
-    def locked(self, half: str, *, wait: float = 0) -> Iterator[None]:
+    def locked(self, half: str, *, wait: float = GRACE) -> Iterator[None]:
         """Hold the lock of one half ("synth" or "train") of this run.
 
         `wait` is for how many seconds to wait for a process that holds it.
@@ -89,6 +90,19 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_locked(self, half: str) -> bool:
+        """Whether a process holds the lock of that half right now."""
+        from filelock import FileLock, Timeout
+
+        file = self.root / f".{half}.lock"
+        if not file.exists():
+            return False
+        try:
+            FileLock(file).acquire(timeout=0).lock.release()
+        except Timeout:
+            return True
+        return False
 
 
 def check_format(marker: Path) -> None:

@@ -17,6 +17,8 @@ def test_a_second_process_on_the_same_half_is_refused(tmp_path: Path) -> None:
             pass
         with run.locked("train"):
             pass
+        assert (run.is_locked("synth"), run.is_locked("train")) == (True, False)
+    assert not run.is_locked("synth")
     with run.locked("synth"):
         pass
 

@@ -1,0 +1,196 @@
+"""Where a run stands: what is done, what it cost, and which command comes next.
+
+Reads what the other rooms wrote and changes nothing, so that it can be asked
+from another terminal while the run is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanodistill.config import DistillationConfig
+from nanodistill.dataset.index import current_index
+from nanodistill.events import Table
+from nanodistill.journal import Sums, read_journal
+from nanodistill.progress import duration
+from nanodistill.runfolder import RunFolder, read_json
+
+HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `nanodistill status` shows. Sizes in bytes, costs in USD (None: not known)."""
+
+    folder: Path
+    working: tuple[str, ...]
+    stages: dict[str, Sums]
+    versions: tuple[dict[str, Any], ...]
+    trainings: tuple[dict[str, Any], ...]
+    evaluations: tuple[dict[str, Any], ...]
+    disk: dict[str, int]
+    next: str
+
+    @property
+    def spent(self) -> Sums:
+        return sum(self.stages.values(), Sums())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "working": list(self.working),
+            "calls": {stage: _sums_json(sums) for stage, sums in self.stages.items()},
+            "cost_usd": self.spent.known_cost,
+            "datasets": list(self.versions),
+            "training": list(self.trainings),
+            "evaluation": list(self.evaluations),
+            "disk": self.disk,
+        }
+
+    def tables(self) -> Iterable[Table]:
+        """The parts that there are, each as a table."""
+        if self.stages:
+            yield _calls_table(self.stages)
+        if self.versions:
+            yield _table("Dataset versions", self.versions)
+        if self.trainings:
+            yield _table("Training runs", self.trainings)
+        if self.evaluations:
+            yield _table("Evaluations", self.evaluations)
+        yield Table("Disk", ("part", "size"), tuple((k, size(n)) for k, n in self.disk.items()))
+
+    def summary(self) -> str:
+        now = f"{self.folder}: {', '.join(self.working)} in progress." if self.working else ""
+        return now or f"{self.folder}: nothing in progress."
+
+
+def status_of(config: DistillationConfig, run_file: Path) -> Status:
+    """The state of the run that `config` describes.
+
+    Raises:
+        DamagedFile: one of the run's files can't be read.
+    """
+    run = RunFolder(config.run_folder)
+    versions = tuple(_version(entry) for entry in current_index(run).versions)
+    trainings = tuple(_trainings(run))
+    evaluations = tuple(_evaluations(run))
+    return Status(
+        folder=run.root,
+        working=tuple(name for half, name in HALVES.items() if run.is_locked(half)),
+        stages=_stages(run),
+        versions=versions,
+        trainings=trainings,
+        evaluations=evaluations,
+        disk=_disk(run),
+        next=_next(run_file, bool(versions), trainings, bool(evaluations)),
+    )
+
+
+def _stages(run: RunFolder) -> dict[str, Sums]:
+    if not run.journal.exists():
+        return {}
+    with read_journal(run.journal) as journal:
+        return journal.sums()
+
+
+def _version(entry: Any) -> dict[str, Any]:
+    return {"version": entry.name, **entry.counts.model_dump(), "made": entry.created}
+
+
+def _trainings(run: RunFolder) -> Iterable[dict[str, Any]]:
+    index = run.training / "index.json"
+    if not index.exists():
+        return
+    for entry in read_json(index)["runs"]:
+        result = run.training / entry["run"] / "result.json"
+        ended = read_json(result) if result.exists() else None
+        yield {
+            "run": entry["run"],
+            "dataset": entry["dataset"],
+            "student": entry["student"],
+            "state": "ended" if ended else "unfinished",
+        }
+
+
+def _evaluations(run: RunFolder) -> Iterable[dict[str, Any]]:
+    for results in sorted(run.evaluation.glob("*/results.json")):
+        found = read_json(results)
+        models = {name: f"{score['value']:.1%}" for name, score in found["models"].items()}
+        yield {"run": results.parent.name, "rows": found["n"], "on": found["on"], **models}
+
+
+def _disk(run: RunFolder) -> dict[str, int]:
+    if not run.root.exists():
+        return {}
+    parts = sorted(path for path in run.root.iterdir() if not path.name.startswith("."))
+    return {path.name: _bytes(path) for path in parts}
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _next(run_file: Path, dataset: bool, trainings: tuple[dict[str, Any], ...], eval_: bool) -> str:
+    if not dataset:
+        return f"nanodistill synth {run_file}"
+    if not trainings or trainings[-1]["state"] == "unfinished":
+        return f"nanodistill train {run_file}"
+    return f'nanodistill ask {run_file} "…"' if eval_ else f"nanodistill eval {run_file}"
+
+
+def size(n: float) -> str:
+    """Bytes for a person: `812 B`, `1.4 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def usd(cost: float | None) -> str:
+    return "unknown" if cost is None else f"${cost:,.4f}"
+
+
+def _sums_json(sums: Sums) -> dict[str, Any]:
+    return {
+        "made": sums.calls,
+        "answered": sums.answered,
+        "refused": sums.refused,
+        "failed": sums.failed,
+        "retried": sums.retries,
+        "repaired": sums.repairs,
+        "longer": sums.longer,
+        "prompt_tokens": sums.usage.prompt_tokens,
+        "completion_tokens": sums.usage.completion_tokens,
+        "cached_tokens": sums.usage.cached_tokens,
+        "reasoning_tokens": sums.usage.reasoning_tokens,
+        "cost_usd": sums.known_cost,
+        "seconds": sums.seconds,
+    }
+
+
+CALL_COLUMNS = ("stage", "calls", "answered", "refused", "failed", "retried", "mended")
+
+
+def _calls_table(stages: dict[str, Sums]) -> Table:
+    every = {**stages, "in all": sum(stages.values(), Sums())} if len(stages) > 1 else stages
+    rows = tuple(
+        (
+            stage,
+            *map(str, (s.calls, s.answered, s.refused, s.failed, s.retries, s.repairs + s.longer)),
+            f"{s.usage.prompt_tokens:,} + {s.usage.completion_tokens:,}",
+            usd(s.known_cost),
+            duration(s.seconds / s.calls) if s.calls else "-",
+        )
+        for stage, s in every.items()
+    )
+    return Table("Teacher calls", (*CALL_COLUMNS, "tokens in + out", "cost", "latency"), rows)
+
+
+def _table(title: str, records: tuple[dict[str, Any], ...]) -> Table:
+    columns = tuple(dict.fromkeys(key for record in records for key in record))
+    return Table(title, columns, tuple(tuple(str(r.get(c, "")) for c in columns) for r in records))
