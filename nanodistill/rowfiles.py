@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from nanodistill.errors import DataError, Problem
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PARQUET_ROWS_AT_ONCE = 1000
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,31 @@ def read_parquet(path: Path) -> Iterator[Found]:
                     yield Record(f"{path}: row {number}", row)
     except pa.ArrowException as bad:
         raise unreadable(path, f"is no readable parquet file: {bad}") from bad
+
+
+def as_text(value: Any) -> str:
+    """Text as it is; anything else as JSON on one line, keys in their order, not escaped.
+
+    Raises:
+        ValueError: it has no JSON (a date, bytes, NaN).
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as bad:
+        raise ValueError(f"can't be written as text ({bad})") from bad
+
+
+def text_fault(text: str) -> str | None:
+    """Why a text can't be a row's input or output, if it can't."""
+    if not text.strip():
+        return "is empty"
+    if "\0" in text:
+        return f"holds a NUL character at position {text.index(chr(0)) + 1}"
+    if half := LONE_SURROGATE.search(text):
+        return f"holds half a character (\\u{ord(half[0]):04x}) at position {half.start() + 1}"
+    return None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Found]]] = {

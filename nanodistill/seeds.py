@@ -6,7 +6,7 @@ a list, a JSONL, JSON, CSV or parquet file, a `datasets.Dataset`, or a Hub id.
 
 Texts are taken as they stand, not a space added or removed. Values that are no
 text (numbers, true, objects, lists) become JSON text on one line, keys in the
-order given: see `as_text`. An assistant's message is taken whole as the output;
+order given: see `rowfiles.as_text`. An assistant's message is taken whole as the output;
 whether there is thinking inside it, only the thinking format can say, so such a
 row is marked `is_chat`.
 
@@ -16,8 +16,6 @@ line and field. Nothing is skipped, and a column that is not read is mentioned.
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +29,7 @@ from nanodistill.errors import DataError, Problem
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.hubrows import HubDataset, hub_records, split_records
 from nanodistill.records import Seed, canonical_text, tagged_hash
-from nanodistill.rowfiles import Found, Record, json_name, read_records
+from nanodistill.rowfiles import Found, Record, as_text, json_name, read_records, text_fault
 
 What = Literal["seed", "test", "training_data"]
 
@@ -44,7 +42,6 @@ OTHER_NAMES = {
     "input": {"prompt", "question", "query", "text", "user", "instruction", "sentence"},
     "output": {"completion", "response", "answer", "label", "target", "assistant", "gold"},
 }
-LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 COLUMNS_MENTIONED = 8
 
 
@@ -100,20 +97,6 @@ def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
         rows=len(rows),
         sha256=tagged_hash("nanodistill.input.v1", texts),
     )
-
-
-def as_text(value: Any) -> str:
-    """Text as it is; anything else as JSON on one line, keys in their order, not escaped.
-
-    Raises:
-        ValueError: it has no JSON (a date, bytes, NaN).
-    """
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as bad:
-        raise ValueError(f"can't be written as text ({bad})") from bad
 
 
 def records_of(source: Any, *, what: What, listen: Listener) -> Iterator[Found]:
@@ -197,12 +180,8 @@ def _put(texts: dict[str, str], name: str, value: Any) -> str | None:
         text = as_text(value)
     except ValueError as bad:
         return str(bad)
-    if not text.strip():
-        return "is empty"
-    if "\0" in text:
-        return f"holds a NUL character at position {text.index(chr(0)) + 1}"
-    if half := LONE_SURROGATE.search(text):
-        return f"holds half a character (\\u{ord(half[0]):04x}) at position {half.start() + 1}"
+    if wrong := text_fault(text):
+        return wrong
     texts[name] = text
     return None
 

@@ -11,6 +11,9 @@ what nothing refers to.
 
 from __future__ import annotations
 
+from nanodistill.dataset.diff import VersionDiff, diff
+from nanodistill.dataset.edit import Edit, export_for_edit, read_edit
+from nanodistill.dataset.index import heal_index
 from nanodistill.dataset.manifest import (
     Agreement,
     Calls,
@@ -24,6 +27,8 @@ from nanodistill.dataset.manifest import (
     VersionFacts,
 )
 from nanodistill.dataset.provenance import config_hash, public_config, public_name
+from nanodistill.dataset.prune import Prunable, prunable, prune
+from nanodistill.dataset.verify import Verified, verify
 from nanodistill.dataset.version import DatasetVersion, open_folder, open_version, parse_where
 from nanodistill.dataset.writer import VersionDraft, write_version
 
@@ -32,19 +37,30 @@ __all__ = [
     "Calls",
     "CellCount",
     "DatasetVersion",
+    "Edit",
     "InputFacts",
     "Manifest",
+    "Prunable",
     "RowCounts",
     "SplitFacts",
     "StageCount",
     "TokenUsage",
+    "Verified",
+    "VersionDiff",
     "VersionDraft",
     "VersionFacts",
     "config_hash",
+    "diff",
+    "export_for_edit",
+    "heal_index",
     "open_folder",
     "open_version",
     "parse_where",
+    "prunable",
+    "prune",
     "public_config",
     "public_name",
+    "read_edit",
+    "verify",
     "write_version",
 ]

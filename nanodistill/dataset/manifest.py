@@ -165,6 +165,7 @@ class Statistics(Frozen):
 
     outputs: dict[str, dict[str, int]] | None
     sources: dict[str, int]
+    thinking_from: dict[str, int]
     cells: dict[str, int]
     lengths: dict[str, tuple[int, int, int]]
     distinct: dict[str, float]
@@ -255,4 +256,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as invalid:
         first = invalid.errors()[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise DamagedFile(f"{path} is no manifest any more: {at}: {first['msg']}.") from invalid
+        raise DamagedFile(
+            f"{path} is no manifest any more: {at}: {first['msg']}.",
+            next_step=f"Move {folder} away; synth makes the version again from the journal.",
+        ) from invalid

@@ -41,6 +41,7 @@ DEFAULT = pa.schema(
         ("confidence", pa.float64()),
         ("teacher", pa.string()),
         ("request_keys", pa.list_(pa.string())),
+        ("thinking_from", pa.string()),
     ]
 )
 REJECTED = DEFAULT.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
@@ -68,6 +69,7 @@ def row_of(trace: Trace, messages: list[Message]) -> Row:
         "confidence": None if trace.confidence is None else float(trace.confidence),
         "teacher": trace.teacher,
         "request_keys": list(trace.request_keys),
+        "thinking_from": trace.thinking_from,
     }
 
 
@@ -82,6 +84,7 @@ def trace_of(row: Row) -> Trace:
         confidence=row["confidence"],
         teacher=row["teacher"],
         request_keys=tuple(row["request_keys"]),
+        thinking_from=row["thinking_from"],
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from nanodistill.dataset.fingerprint import row_line
 from nanodistill.dataset.rows import SPLITS, Row
 
-REST = ("input", "thinking", "output", "teacher", "request_keys")
+REST = ("input", "thinking", "output", "teacher", "request_keys", "thinking_from")
 SCRATCH = """
 pragma journal_mode = off;
 pragma synchronous = off;

@@ -29,6 +29,7 @@ class Figures:
         self._labels = labels
         self._outputs: dict[str, Counter[str]] = defaultdict(Counter)
         self._sources: Counter[str] = Counter()
+        self._thinking_from: Counter[str] = Counter()
         self._cells: Counter[str] = Counter()
         self._lengths: dict[str, array[int]] = {name: array("L") for name in MEASURED}
         self._grams: dict[int, Counter[tuple[str, ...]]] = {n: Counter() for n in ORDERS}
@@ -42,6 +43,8 @@ class Figures:
             return
         self._sources[row["source"]] += 1
         self._cells[row["cell"]] += 1
+        if row["thinking_from"] is not None:
+            self._thinking_from[row["thinking_from"]] += 1
         for name in MEASURED:
             if row[name] is not None:
                 self._lengths[name].append(len(row[name]))
@@ -63,6 +66,7 @@ class Figures:
         return Statistics(
             outputs=None if self._labels is None else outputs,
             sources=dict(sorted(self._sources.items())),
+            thinking_from=dict(sorted(self._thinking_from.items())),
             cells=dict(sorted(self._cells.items())),
             lengths={name: spread(found) for name, found in self._lengths.items() if found},
             distinct={

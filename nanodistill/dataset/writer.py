@@ -13,8 +13,6 @@ the latest again.
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -24,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nanodistill.dataset.card import card_of
+from nanodistill.dataset.files import facts_of_files, is_intact, make_durable
 from nanodistill.dataset.fingerprint import fingerprint_of
 from nanodistill.dataset.index import Index, current_index, next_name, save_index, writing
-from nanodistill.dataset.manifest import FILE, FileFacts, Manifest, RowCounts, VersionFacts
+from nanodistill.dataset.manifest import FILE, Manifest, RowCounts, VersionFacts
 from nanodistill.dataset.provenance import libraries, public_name, scrubbed
 from nanodistill.dataset.rows import (
     DEFAULT,
@@ -98,8 +97,9 @@ def _rejected_rows(draft: VersionDraft) -> Iterator[Row]:
 
 
 def _row(trace: Trace, draft: VersionDraft) -> Row:
-    thinking = trace.thinking if thinks(draft.shape) else None
-    shown = replace(trace, thinking=thinking, teacher=public_name(trace.teacher))
+    shown = replace(trace, teacher=public_name(trace.teacher))
+    if not thinks(draft.shape) or trace.thinking is None:
+        shown = replace(shown, thinking=None, thinking_from=None)
     return row_of(shown, messages_of(shown, draft.facts.instruction, draft.shape))
 
 
@@ -132,17 +132,11 @@ def _same_version(run: RunFolder, manifest: Manifest, index: Index) -> DatasetVe
     for entry in index.versions:
         if entry.fingerprint == manifest.fingerprint:
             version = open_folder(run.datasets / entry.name)
-            if version.manifest.identity == manifest.identity and is_intact(version):
+            if version.manifest.identity == manifest.identity and is_intact(
+                version.path, version.manifest
+            ):
                 return version
     return None
-
-
-def is_intact(version: DatasetVersion) -> bool:
-    """Whether every file still has the bytes that were written."""
-    return all(
-        (version.path / name).is_file() and file_facts(version.path / name) == facts
-        for name, facts in version.manifest.files.items()
-    )
 
 
 def _made_latest(run: RunFolder, version: DatasetVersion, index: Index) -> DatasetVersion:
@@ -158,12 +152,7 @@ def _write_files(folder: Path, spool: Spool) -> None:
 
 def _put_in_place(run: RunFolder, folder: Path, manifest: Manifest) -> DatasetVersion:
     (folder / CARD).write_text(card_of(manifest), encoding="utf-8", newline="\n")
-    files = {
-        path.relative_to(folder).as_posix(): file_facts(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = manifest.model_copy(update={"files": files}).sealed()
+    manifest = manifest.model_copy(update={"files": facts_of_files(folder)}).sealed()
     (folder / FILE).write_bytes(manifest.to_bytes())
     make_durable(folder)
     place = run.datasets / manifest.name
@@ -171,23 +160,6 @@ def _put_in_place(run: RunFolder, folder: Path, manifest: Manifest) -> DatasetVe
     sync_folder(run.datasets)
     save_index(run, current_index(run))
     return DatasetVersion(place, manifest)
-
-
-def file_facts(path: Path) -> FileFacts:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(sha256=digest, bytes=path.stat().st_size)
-
-
-def make_durable(folder: Path) -> None:
-    """Sync everything in `folder` to disk, and take the right to write from its files."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            sync_folder(path)
-            continue
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        path.chmod(path.stat().st_mode & 0o444)
 
 
 @contextmanager

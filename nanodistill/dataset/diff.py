@@ -1,0 +1,199 @@
+"""What became of the rows between two versions, and what in their making differs.
+
+Rows are told apart in two steps: the same id is the same row; of the others, one
+with the same input (of the same source, else of any) is that row changed. The
+causes are differences of the two manifests. Which cause made which row change is
+not known; where nothing differs, the teacher's answers did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from nanodistill.dataset.manifest import Manifest
+from nanodistill.dataset.rows import SPLITS
+from nanodistill.dataset.version import DatasetVersion
+from nanodistill.records import canonical_json, canonical_text
+
+FIELDS = (
+    "instruction",
+    "thinking_format",
+    "labels",
+    "response_schema",
+    "response_model",
+    "teacher",
+    "made_by",
+    "test_source",
+    "stopped_because",
+)
+TABLES = {"config": "setting", "prompts": "prompt", "policy": "policy"}
+
+
+@dataclass(frozen=True)
+class RowRef:
+    """A row as a diff shows it."""
+
+    id: str
+    split: str
+    source: str
+    input: str
+    thinking: str | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row before and after, and in which of split, source, thinking and output they differ."""
+
+    before: RowRef
+    after: RowRef
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A difference in how the versions were made: what, and its text in each (None: absent)."""
+
+    what: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class VersionDiff:
+    """From one version to another."""
+
+    before: str
+    after: str
+    same: int
+    came: tuple[RowRef, ...]
+    went: tuple[RowRef, ...]
+    changed: tuple[Change, ...]
+    causes: tuple[Cause, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def diff(before: DatasetVersion, after: DatasetVersion) -> VersionDiff:
+    """The way from `before` to `after`.
+
+    Raises:
+        DamagedFile: the rows of one can't be read.
+    """
+    old, new = list(_marks(before)), list(_marks(after))
+    by_id, old, new = _paired(old, new, lambda mark: mark.id)
+    by_source, old, new = _paired(old, new, lambda mark: (mark.source, mark.input))
+    by_input, old, new = _paired(old, new, lambda mark: mark.input)
+    pairs = [(a, b) for a, b in (*by_id, *by_source, *by_input) if _differ(a, b)]
+    old_rows = _fetched(before, [*old, *(a for a, _ in pairs)])
+    new_rows = _fetched(after, [*new, *(b for _, b in pairs)])
+    return VersionDiff(
+        before=before.name,
+        after=after.name,
+        same=len(by_id) + len(by_source) + len(by_input) - len(pairs),
+        came=tuple(new_rows[mark] for mark in new),
+        went=tuple(old_rows[mark] for mark in old),
+        changed=tuple(_change(old_rows[a], new_rows[b]) for a, b in pairs),
+        causes=tuple(causes(before.manifest, after.manifest)),
+    )
+
+
+class _Mark(NamedTuple):
+    """What tells a row apart, small enough to hold for all rows of two versions."""
+
+    id: str
+    split: str
+    source: str
+    input: bytes
+    texts: bytes
+
+
+def _marks(version: DatasetVersion) -> Iterator[_Mark]:
+    for split in SPLITS:
+        for row in version.rows(split):
+            texts = canonical_json([row["input"], row["thinking"], row["output"]])
+            yield _Mark(
+                row["id"], split, row["source"], _short(canonical_text(row["input"])), _short(texts)
+            )
+
+
+def _short(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _paired(
+    old: Iterable[_Mark], new: Iterable[_Mark], key: Any
+) -> tuple[list[tuple[_Mark, _Mark]], list[_Mark], list[_Mark]]:
+    """Pairs of equal key, each row in one at most, and the rows that are left on either side."""
+    waiting: dict[Any, list[_Mark]] = defaultdict(list)
+    for mark in old:
+        waiting[key(mark)].append(mark)
+    pairs, left = [], []
+    for mark in new:
+        partners = waiting[key(mark)]
+        if partners:
+            pairs.append((partners.pop(0), mark))
+        else:
+            left.append(mark)
+    return pairs, [mark for marks in waiting.values() for mark in marks], left
+
+
+def _differ(a: _Mark, b: _Mark) -> bool:
+    return (a.split, a.source, a.texts) != (b.split, b.source, b.texts)
+
+
+def _fetched(version: DatasetVersion, marks: Iterable[_Mark]) -> dict[_Mark, RowRef]:
+    wanted = {(mark.id, mark.split, mark.texts): mark for mark in marks}
+    found = {}
+    for split in SPLITS:
+        for row in version.rows(split):
+            texts = _short(canonical_json([row["input"], row["thinking"], row["output"]]))
+            if mark := wanted.get((row["id"], split, texts)):
+                shown = {name: row[name] for name in ("input", "thinking", "output")}
+                found[mark] = RowRef(row["id"], split, row["source"], **shown)
+    return found
+
+
+def _change(before: RowRef, after: RowRef) -> Change:
+    names = ("split", "source", "input", "thinking", "output")
+    differing = (name for name in names if asdict(before)[name] != asdict(after)[name])
+    return Change(before, after, tuple(differing))
+
+
+def causes(before: Manifest, after: Manifest) -> Iterator[Cause]:
+    """What differs in how two versions were made."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    if before.fingerprint in after.parents:
+        yield Cause("made by hand from", None, before.name)
+    yield from _differences("", {k: old[k] for k in FIELDS}, {k: new[k] for k in FIELDS})
+    for table, called in TABLES.items():
+        yield from _differences(called, old[table] or {}, new[table] or {})
+    yield from _differences("", _inputs(before), _inputs(after))
+    if before.config == after.config and before.config_hash != after.config_hash:
+        yield Cause("a setting that is not shown", None, None)
+    yield from _differences("library", old["libraries"], new["libraries"])
+
+
+def _inputs(manifest: Manifest) -> dict[str, str]:
+    return {
+        f"{what} rows": f"{given.rows} rows, {given.sha256[:8]}"
+        for what, given in manifest.inputs.items()
+    }
+
+
+def _differences(called: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Cause]:
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            what = f"{called} {name}".strip()
+            yield Cause(what, _shown(old.get(name)), _shown(new.get(name)))
+
+
+def _shown(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return canonical_json(value)

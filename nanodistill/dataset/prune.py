@@ -1,0 +1,94 @@
+"""Giving disk back: versions that nothing refers to any more.
+
+Never the latest, and never one that a training run was trained on: its adapter
+would lose its lineage and its test set. Whether one was is looked up by its
+fingerprint in the JSON files of the run's training folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanodistill.dataset.index import Entry, Index, current_index, save_index, writing
+from nanodistill.dataset.writer import REMOVING, sweep
+from nanodistill.errors import Problem, ProblemsError
+from nanodistill.runfolder import RunFolder, sync_folder
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A version, its size on disk, and why it has to stay, if it has to."""
+
+    name: str
+    bytes: int
+    needed_because: str | None
+
+
+def prunable(run: RunFolder) -> list[Prunable]:
+    """Every version of a run, oldest first, and whether it may go."""
+    index = current_index(run)
+    trained_on = list(_training_texts(run))
+    return [
+        Prunable(
+            name=entry.name,
+            bytes=_size(run.datasets / entry.name),
+            needed_because=_needed(entry, index, trained_on),
+        )
+        for entry in index.versions
+    ]
+
+
+def prune(run: RunFolder, names: Collection[str] | None) -> list[Prunable]:
+    """Remove the versions of these names, or with None all that may go. Returns them.
+
+    Raises:
+        ProblemsError: one of the names is no version or has to stay; nothing was removed.
+    """
+    with writing(run):
+        chosen = _chosen(prunable(run), names)
+        for version in chosen:
+            (run.datasets / version.name).rename(run.datasets / f"{REMOVING}-{version.name}")
+        if chosen:
+            sync_folder(run.datasets)
+            save_index(run, current_index(run))
+            sweep(run)
+    return chosen
+
+
+def _chosen(versions: list[Prunable], names: Collection[str] | None) -> list[Prunable]:
+    if names is None:
+        return [version for version in versions if not version.needed_because]
+    there = {version.name: version for version in versions}
+    problems = [
+        Problem(name, there[name].needed_because or "")
+        if name in there
+        else Problem(name, "is no version of this run")
+        for name in names
+        if name not in there or there[name].needed_because
+    ]
+    if problems:
+        raise ProblemsError("Nothing was removed:", problems)
+    return [there[name] for name in dict.fromkeys(names)]
+
+
+def _needed(entry: Entry, index: Index, trained_on: list[tuple[str, str]]) -> str | None:
+    if entry.name == index.latest:
+        return "is the latest"
+    for place, text in trained_on:
+        if entry.fingerprint in text:
+            return f"is what {place} was trained on"
+    return None
+
+
+def _training_texts(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """The JSON files of training: those of each run, and the index of all."""
+    for pattern in ("*/*.json", "*.json"):
+        for path in sorted(run.training.glob(pattern)):
+            place = path.parent if path.parent != run.training else path
+            yield place.relative_to(run.root).as_posix(), path.read_text(encoding="utf-8")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
