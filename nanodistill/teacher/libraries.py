@@ -21,7 +21,7 @@ def load_litellm() -> ModuleType:
 
     Company certificates named by REQUESTS_CA_BUNDLE are honoured as those of SSL_CERT_FILE are.
     """
-    os.environ.setdefault(PRICES_FROM_DISK, "True")
+    os.environ[PRICES_FROM_DISK] = "True"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import litellm

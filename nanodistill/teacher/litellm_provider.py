@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -21,47 +22,43 @@ from nanodistill.teacher.provider import Reply
 from nanodistill.teacher.replies import Reader
 
 
-class LiteLLMProvider:
-    """Answers through `litellm.acompletion`.
+@dataclass(frozen=True)
+class Way:
+    """How calls to one teacher travel, and how what comes back is read.
 
-    Args:
-        model: a LiteLLM model id.
-        settings: what every call sends: API key, base URL, headers, …; a request's own
-            parameters take precedence.
-        timeout: seconds for one attempt, from the first byte sent to the last received.
+    `settings` are what every call sends and no request's key holds (API key, base URL, headers,
+    …); a request's own parameters take precedence. `timeout` is in seconds, for one attempt
+    from the first byte sent to the last received.
     """
+
+    model: str
+    endpoint: str
+    settings: Mapping[str, Any]
+    timeout: float
+    structured: StructuredOutput
+    reader: Reader
+
+
+class LiteLLMProvider:
+    """Answers through `litellm.acompletion`."""
 
     _open = 0
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        endpoint: str,
-        settings: Mapping[str, Any],
-        timeout: float,
-        structured: StructuredOutput,
-        reader: Reader,
-    ) -> None:
+    def __init__(self, way: Way) -> None:
         self._litellm = load_litellm()
-        self._model = model
-        self._endpoint = endpoint
-        self._settings = without_retries(settings, model)
-        self._timeout = timeout
-        self._structured = structured
-        self._reader = reader
+        self._way = way
         LiteLLMProvider._open += 1
 
     @property
     def endpoint(self) -> str:
-        return self._endpoint
+        return self._way.endpoint
 
     async def complete(self, request: Request) -> Reply:
-        structured, schema = self._structured, request.schema
-        form, wording = structured.form, await structured.wording(schema)
-        arguments = {**self._settings, **request.params, **wording.arguments}
-        arguments["timeout"] = self._timeout
+        structured, schema = self._way.structured, request.schema
+        form = structured.form
         try:
+            wording = await structured.wording(schema)
+            arguments = {**self._way.settings, **request.params, **wording.arguments}
             reply = await self._attempt(wording.words(request.messages), arguments)
         except CallError as error:
             raise structured.judged(form, schema, error) from None
@@ -77,30 +74,25 @@ class LiteLLMProvider:
             self._litellm.in_memory_llm_clients_cache.flush_cache()
 
     async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
-        started = time.perf_counter()
-        with self._reader.faults.border(), anyio.fail_after(self._timeout):
+        way, started = self._way, time.perf_counter()
+        with way.reader.faults.border(), anyio.fail_after(way.timeout):
             response = await self._litellm.acompletion(
-                model=self._model, messages=messages, **arguments
+                model=way.model, messages=messages, **{**arguments, "timeout": way.timeout}
             )
-        headers = response._hidden_params.get("additional_headers") or {}
         latency = time.perf_counter() - started
-        completion = self._reader.read(response.model_dump(), headers, latency)
+        headers = response._hidden_params.get("additional_headers") or {}
+        completion = way.reader.read(response.model_dump(), headers, latency)
         return Reply(completion, hints_of(headers))
 
 
-def without_retries(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+def without_retries(settings: Mapping[str, Any], provider: str) -> dict[str, Any]:
     """The settings with every retry below us turned off.
 
     LiteLLM drops `max_retries` for hosts that it takes for OpenAI-compatible and whose list of
     parameters lacks it; the OpenAI client then tries three times. `allowed_openai_params` gets
     it through to the client.
     """
-    litellm = load_litellm()
     quiet = dict(settings) | {"num_retries": 0, "max_retries": 0}
-    _, provider, _, _ = litellm.get_llm_provider(
-        model, custom_llm_provider=quiet.get("custom_llm_provider")
-    )
-    if provider in litellm.openai_compatible_providers:
-        allowed = [*quiet.get("allowed_openai_params", ()), "max_retries"]
-        quiet["allowed_openai_params"] = allowed
+    if provider in load_litellm().openai_compatible_providers:
+        quiet["allowed_openai_params"] = ["max_retries"]
     return quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,11 @@ from nanodistill.events import Listener, Notice, silent
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.asking import is_transport
 from nanodistill.teacher.checking import PYTHON, check_teacher, lacks_key, load_teacher_function
+from nanodistill.teacher.direct import DirectProvider
 from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.forms import Memory, StructuredOutput, first_forms
-from nanodistill.teacher.litellm_provider import LiteLLMProvider
+from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.litellm_provider import LiteLLMProvider, Way, without_retries
 from nanodistill.teacher.mlx import register_mlx_provider
 from nanodistill.teacher.prices import price_of
 from nanodistill.teacher.provider import Provider
@@ -23,7 +26,7 @@ from nanodistill.teacher.scripted import ScriptedProvider
 NO_KEY = "no-key-needed"
 
 
-def forget(line: str) -> None:  # noqa: ARG001 - it forgets
+def forget(line: str) -> None:
     """For runs without a memory."""
 
 
@@ -60,7 +63,7 @@ def open_provider(
         instructor_kwargs=config.instructor_kwargs,
         on_step=memory.stepped,
     )
-    return LiteLLMProvider(
+    way = Way(
         model=resolved.model,
         endpoint=resolved.endpoint,
         settings=travel_settings(resolved, config.litellm_kwargs),
@@ -68,6 +71,29 @@ def open_provider(
         structured=structured,
         reader=Reader(faults, price_of(config.teacher, config.teacher_price)),
     )
+    through_litellm = LiteLLMProvider(way)
+    if config.transport == "auto" and may_go_directly(resolved, way.settings):
+        return DirectProvider(way, through_litellm, certificates(way.settings))
+    return through_litellm
+
+
+def may_go_directly(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
+    """Whether the direct transport is worth a try: it finds out itself what is equivalent."""
+    speaks = resolved.speaks_openai or resolved.provider == "mistral"
+    return speaks and resolved.provider not in NOT_DIRECT and not LITELLMS_OWN & set(settings)
+
+
+NOT_DIRECT = frozenset({"azure_ai", "chatgpt", "clarifai", "github_copilot", "ragflow"})
+LITELLMS_OWN = frozenset({"client", "metadata", "shared_session", "use_litellm_proxy"})
+
+
+def certificates(settings: Mapping[str, Any]) -> ssl.SSLContext | bool:
+    """What LiteLLM would trust: SSL_CERT_FILE, SSL_VERIFY, `ssl_verify`, or certifi's list."""
+    load_litellm()
+    from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
+
+    found = get_ssl_configuration(settings.get("ssl_verify"))
+    return found if isinstance(found, ssl.SSLContext) else bool(found)
 
 
 def resolved_teacher(config: DistillationConfig, listen: Listener) -> Resolved:
@@ -89,4 +115,4 @@ def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, A
     settings = {name: value for name, value in given.items() if is_transport(name)}
     if resolved.base and not resolved.key and lacks_key(resolved):
         settings.setdefault("api_key", NO_KEY)
-    return settings
+    return without_retries(settings, resolved.provider)
