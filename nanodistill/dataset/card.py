@@ -19,7 +19,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 MADE_BY = {
     "synthesis": "Rows were written by a teacher model from a few seed examples and an "
     "instruction, then filtered.",
-    "training_data": "Rows were brought by the user and filtered. No model wrote any of them.",
+    "training_data": "Rows were brought by the user and filtered; no teacher was asked.",
     "edit": "This version is an earlier one, mended by hand.",
 }
 UNKNOWN = "unknown"

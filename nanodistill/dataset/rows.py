@@ -103,7 +103,7 @@ def write_rows(path: Path, rows: Iterable[Row], schema: pa.Schema) -> int:
     if not group:
         return written
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         while group:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             written += len(group)
@@ -118,12 +118,12 @@ def read_rows(path: Path) -> Iterator[Row]:
         DamagedFile: it can't be read as what we wrote.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if file.schema_arrow.names not in (DEFAULT.names, REJECTED.names):
                 raise DamagedFile(f"{path} has other columns than those of a dataset version.")
             for batch in file.iter_batches(batch_size=ROWS_READ_AT_ONCE):
                 yield from batch.to_pylist()
     except FileNotFoundError as missing:
         raise DamagedFile(f"{path} is missing.") from missing
-    except (pa.ArrowException, OSError) as broken:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as broken:
         raise DamagedFile(f"{path} can't be read: {broken}.") from broken

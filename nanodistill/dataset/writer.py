@@ -107,9 +107,9 @@ def _described(facts: VersionFacts, spool: Spool, index: Index) -> Manifest:
     spool.check_ids()
     counts = RowCounts(**spool.count_by_split(), rejected=spool.count_rejected())
     if not counts.kept:
-        raise TooFewRows(
-            f"No row was kept, {sum(counts.rejected.values())} were rejected: {counts.rejected}."
-        )
+        reasons = ", ".join(f"{n} {reason}" for reason, n in counts.rejected.items())
+        told = f": {sum(counts.rejected.values())} were rejected ({reasons})" if reasons else ""
+        raise TooFewRows(f"No row was kept{told}.")
     figures = Figures(facts.labels)
     for split in SPLITS:
         for row in spool.rows(split):
