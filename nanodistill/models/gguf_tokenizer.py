@@ -61,6 +61,13 @@ WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
 
 BOS_UNLESS_TOLD = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
 
+COMPOSED = {"qwen2", "deepseek-r1-qwen"}
+"""Those whose models were trained on composed characters (Unicode's NFC)."""
+
+TRANSFORMERS_CUTS: Mapping[str, set[str]] = {"qwen2": COMPOSED}
+"""Architectures for which transformers cuts text in its own way, whatever tokenizer.json says,
+and the names of that way."""
+
 ENDS = (
     "<|eot_id|>",
     "<|eom_id|>",
@@ -95,6 +102,8 @@ def write_tokenizer(file: Metadata, folder: Path) -> dict[str, Any]:
     if kind not in builders:
         known = ", ".join(sorted(builders))
         raise ModelError(f"{file.path} has a tokenizer of kind {kind!r}; {known} can be read")
+    if kind != "gpt2" and file["general.architecture"] in TRANSFORMERS_CUTS:
+        raise ModelError(f"{file.path} has a tokenizer of kind {kind!r}, not its architecture's")
     tokenizer = builders[kind](file, tokens)
     tokenizer.add_tokens(list(_added_tokens(file, tokens)))
     _add_template(tokenizer, file, tokens)
@@ -106,7 +115,7 @@ def write_tokenizer(file: Metadata, folder: Path) -> dict[str, Any]:
 
 
 def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
     name = _pre_name(file)
     halves = (str(merge).partition(" ") for merge in file["tokenizer.ggml.merges"])
@@ -118,6 +127,8 @@ def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
             ignore_merges=name in WHOLE_WORDS_FIRST,
         )
     )
+    if name in COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _pre_tokenizer(PRE_TOKENIZERS[name])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -125,11 +136,12 @@ def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
 
 def _pre_name(file: Metadata) -> str:
     name = str(file.get("tokenizer.ggml.pre", "default"))
-    if name not in PRE_TOKENIZERS:
-        known = ", ".join(PRE_TOKENIZERS)
+    usable = TRANSFORMERS_CUTS.get(str(file["general.architecture"]), set(PRE_TOKENIZERS))
+    if name not in usable:
+        known = ", ".join(sorted(usable))
         raise ModelError(
             f"{file.path} cuts text the way called {name!r} before tokenizing, which NanoDistill "
-            f"doesn't know; it knows {known}",
+            f"can't reproduce for it; it can do {known}",
             next_step="Name the model's Hugging Face repository or an MLX folder instead.",
         )
     return name

@@ -111,10 +111,16 @@ def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:
     import psutil
 
     stored = _stored(model)
-    if as_stored or stored == "float32" or mx.default_device() != mx.cpu:
+    if as_stored or mx.default_device() != mx.cpu:
         return "as stored", f"loaded as stored, {stored}"
-    need = _parameters(model) * 4 + WORKING_MEMORY
-    free = psutil.virtual_memory().available
+    return numbers_for_cpu(stored, _parameters(model), psutil.virtual_memory().available)
+
+
+def numbers_for_cpu(stored: str, parameters: int, free: int) -> tuple[Numbers, str]:
+    """The form for a CPU with `free` bytes of memory, and the note on it."""
+    if stored == "float32":
+        return "as stored", "loaded as stored, float32"
+    need = parameters * 4 + WORKING_MEMORY
     figures = f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     if need <= free:
         return "float32", f"{stored} widened to float32 for the CPU ({figures})"

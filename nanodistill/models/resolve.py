@@ -101,7 +101,7 @@ def _kind(name: str) -> Kind:
     path = Path(name).expanduser()
     if path.is_file():
         return "gguf"
-    if path.is_dir():
+    if name and path.is_dir():
         return "folder"
     if _reads_as_path(name) or not HUB_ID.fullmatch(name):
         raise ModelError(f"There is no model {name!r}.{_nearest(name, path)}", next_step=_ways())
