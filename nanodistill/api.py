@@ -34,15 +34,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistillationResult:
-    """What `distill` made: the fused model's folder, the evaluation, the resolved config."""
+    """What `distill` made: the fused model's folder, the evaluation, the resolved config.
+
+    `metrics` is what `evaluate` found, under the names of `nanodistill eval --json`.
+    """
 
     model_path: Path
     metrics: dict[str, Any]
     config: DistillationConfig
 
+    def to_json(self) -> dict[str, Any]:
+        return {"model_path": str(self.model_path), "metrics": self.metrics}
+
+    def summary(self) -> str:
+        return f"{self.metrics['verdict']}\nThe model is in {self.model_path}"
+
     def predict(self, text: str) -> str:
         """The student's answer to `text`, without its thinking."""
-        return ask(self.config, text).output
+        return str(ask(self.config, text).output)
 
 
 def distill(

@@ -225,9 +225,13 @@ def status(work: Work) -> Ending:
 def doctor() -> Ending:
     """Chip, memory, BLAS, keys, models at hand."""
     from nanodistill.doctor import examine
+    from nanodistill.progress import shown_on
 
     findings = examine()
-    return Ending(findings.to_json(), findings.summary())
+    asked: Asked = click.get_current_context().obj
+    with shown_on(sys.stderr if asked.as_json else sys.stdout, quiet=True) as listen:
+        listen(findings.table())
+    return Ending(findings.to_json())
 
 
 def run(arguments: Sequence[str]) -> int:
