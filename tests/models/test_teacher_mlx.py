@@ -1,0 +1,170 @@
+"""A local model behind LiteLLM's own entrance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from nanodistill.models.generation import Sampling, generate_batch
+from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.mlx import MAX_BATCH, close_mlx_provider, register_mlx_provider
+
+if TYPE_CHECKING:
+    from nanodistill.models.loading import LoadedModel
+
+pytestmark = pytest.mark.anyio
+
+MESSAGES = [{"role": "user", "content": "hello the world"}]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def model(tiny_model: LoadedModel) -> Iterator[str]:
+    """The tiny model's name as a teacher."""
+    register_mlx_provider()
+    yield f"mlx/{tiny_model.path}"
+    close_mlx_provider()
+
+
+async def ask(model: str, **parameters: Any) -> Any:
+    litellm = load_litellm()
+    return await litellm.acompletion(**({"model": model, "messages": MESSAGES} | parameters))
+
+
+async def test_an_answer_with_its_usage(model: str, tiny_model: LoadedModel) -> None:
+    response = await ask(model, max_tokens=12, temperature=0)
+    (expected,) = generate_batch(tiny_model, [MESSAGES], Sampling(12), max_batch=1)
+    assert response.choices[0].message.content == expected.text
+    assert response.choices[0].finish_reason == "length"
+    assert response.usage.prompt_tokens == expected.prompt_tokens
+    assert response.usage.completion_tokens == expected.completion_tokens == 12
+    assert response.usage.total_tokens == expected.prompt_tokens + 12
+    assert response.model == model
+
+
+async def test_every_sampling_parameter_arrives(model: str, tiny_model: LoadedModel) -> None:
+    sampling = Sampling(
+        30,
+        temperature=0.9,
+        top_p=0.8,
+        top_k=40,
+        min_p=0.01,
+        repetition_penalty=1.3,
+        seed=5,
+    )
+    (expected,) = generate_batch(tiny_model, [MESSAGES], sampling, max_batch=1)
+    given = {
+        "max_tokens": 30,
+        "temperature": 0.9,
+        "top_p": 0.8,
+        "top_k": 40,
+        "min_p": 0.01,
+        "repetition_penalty": 1.3,
+        "seed": 5,
+    }
+    assert (await ask(model, **given)).choices[0].message.content == expected.text
+    for name, other in {
+        "temperature": 2.0,
+        "top_p": 0.1,
+        "top_k": 1,
+        "min_p": 0.9,
+        "repetition_penalty": 9.0,
+        "seed": 6,
+    }.items():
+        response = await ask(model, **(given | {name: other}))
+        assert response.choices[0].message.content != expected.text, name
+    stopped = await ask(model, **given, stop=expected.text[8:11])
+    assert stopped.choices[0].message.content == expected.text[:8]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+async def test_many_calls_share_the_batch(model: str) -> None:
+    responses = await asyncio.gather(
+        *(ask(model, max_tokens=4, seed=i) for i in range(2 * MAX_BATCH))
+    )
+    assert [r.usage.completion_tokens for r in responses] == [4] * (2 * MAX_BATCH)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "exception", "words"),
+    [
+        ({"frequency_penalty": 0.5}, "UnsupportedParamsError", "does not take frequency_penalty"),
+        ({"n": 2}, "UnsupportedParamsError", "does not take n"),
+        ({"response_format": {"type": "json_object"}}, "UnsupportedParamsError", "response_format"),
+        ({"logit_bias": {1: 2}}, "UnsupportedParamsError", "logit_bias"),
+        ({"surprise": 1}, "UnsupportedParamsError", "does not take surprise"),
+        ({"temperature": -1}, "BadRequestError", "temperature is -1"),
+        ({"max_tokens": 0}, "BadRequestError", "max_tokens is 0"),
+        (
+            {"messages": [{"role": "user", "content": "x" * 600}]},
+            "ContextWindowExceededError",
+            "prompt has 6.. tokens",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            "UnsupportedParamsError",
+            "text alone",
+        ),
+        ({"model": "mlx/./nowhere"}, "NotFoundError", "There is no model './nowhere'"),
+        ({"timeout": 0.05, "max_tokens": 450, "seed": 4}, "Timeout", r"no answer within 0\.05 s"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_what_goes_wrong_is_told_in_litellms_words(
+    parameters: dict[str, Any], exception: str, words: str, model: str
+) -> None:
+    with pytest.raises(getattr(load_litellm(), exception), match=words):
+        await ask(**({"model": model} | parameters))
+    assert (await ask(model, max_tokens=2)).usage.completion_tokens == 2
+
+
+async def test_parts_of_text_are_joined(model: str) -> None:
+    parts = [{"type": "text", "text": "hello "}, {"type": "text", "text": "the world"}]
+    joined = await ask(
+        model, messages=[{"role": "user", "content": parts}], max_tokens=8, temperature=0
+    )
+    plain = await ask(model, max_tokens=8, temperature=0)
+    assert joined.choices[0].message.content == plain.choices[0].message.content
+
+
+async def test_cancelled_calls_free_their_places(model: str) -> None:
+    """With the batch full of calls that take long, one more is answered once they are gone."""
+    async with anyio.create_task_group() as group:
+        for i in range(MAX_BATCH):
+            group.start_soon(lambda i=i: ask(model, max_tokens=450, seed=i))
+        await ask(model, max_tokens=1)
+        group.cancel_scope.cancel()
+    with anyio.fail_after(5):
+        assert (await ask(model, max_tokens=3)).usage.completion_tokens == 3
+
+
+async def test_registering_twice_is_registering_once(model: str) -> None:
+    register_mlx_provider()
+    providers = [entry["provider"] for entry in load_litellm().custom_provider_map]
+    assert providers.count("mlx") == 1
+
+
+async def test_after_closing_a_call_loads_the_model_again(model: str) -> None:
+    first = await ask(model, max_tokens=5, temperature=0)
+    await anyio.to_thread.run_sync(close_mlx_provider)
+    again = await ask(model, max_tokens=5, temperature=0)
+    assert again.choices[0].message.content == first.choices[0].message.content
+
+
+async def test_plain_code_may_ask_too(model: str) -> None:
+    def blocking() -> Any:
+        return load_litellm().completion(
+            model=model, messages=MESSAGES, max_tokens=5, temperature=0
+        )
+
+    response = await anyio.to_thread.run_sync(blocking)
+    expected = await ask(model, max_tokens=5, temperature=0)
+    assert response.choices[0].message.content == expected.choices[0].message.content
