@@ -18,13 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 START = 8
-GAIN = 1.25
+START_STEP = 2.0
+GAIN = 1.1
 ENOUGH_BELOW = 8
-ENOUGH = 16
+ENOUGH = 24
 MEMORY = 0.05
 DECREASE = 0.7
-TRY_AGAIN_AFTER = 30.0
+RECOVERY = 0.25
+TRY_AGAIN_AFTER = 15.0
 SMALLEST = 1.0
+LEAST_BY_LATENCY = 4.0
 IN_USE = 0.75
 
 
@@ -49,6 +52,7 @@ class Concurrency:
         self._starting = True
         self._octaves: dict[tuple[str, int], Latency] = {}
         self._decreased_at = float("-inf")
+        self._recover_to = 0.0
         self._saturated: dict[tuple[str, int], float] = {}
         self.round_trip = 0.0
 
@@ -66,36 +70,57 @@ class Concurrency:
         octave = in_flight.bit_length()
         self._octaves.setdefault((stage, octave), Latency()).add(latency)
         if self._only_waits(stage, octave, now):
-            self._leave(octave)
-        elif in_flight >= IN_USE * self._level and not self._is_closed(stage, now):
+            return
+        if in_flight >= IN_USE * self._level and not self._is_closed(stage, now):
             self._grow()
 
-    def overloaded(self, launched_at: float, now: float) -> None:
-        """Shrink, once for all calls that were under way together."""
+    def overloaded(self, launched_at: float, now: float, *, lasting: bool) -> None:
+        """Shrink, once for all calls that were under way together.
+
+        Not `lasting` is a rate that was too high, which the pace takes care of: the
+        level comes back soon.
+        """
         if launched_at < self._decreased_at:
             return
         self._decreased_at = now
-        self._starting = False
+        self._starting = self._starting and not lasting
+        self._recover_to = 0.0 if lasting else self._level
         self._level = max(SMALLEST, self._level * DECREASE)
 
     def _grow(self) -> None:
-        step = 1.0 if self._starting else 1.0 / self._level
+        if self._starting:
+            step = START_STEP
+        else:
+            step = RECOVERY if self._level < self._recover_to else 1.0 / self._level
         self._level = min(self._most, self._level + step)
 
     def _only_waits(self, stage: str, octave: int, now: float) -> bool:
-        here, below = self._octaves[stage, octave], self._octaves.get((stage, octave - 1))
-        if below is None or here.count < ENOUGH or below.count < ENOUGH_BELOW:
+        here, lower = self._octaves[stage, octave], self._known_below(stage, octave)
+        if lower is None or here.count < ENOUGH:
             return False
-        if 2 * below.mean / here.mean >= GAIN:
+        steps = octave - lower
+        gain = 2.0**steps * self._octaves[stage, lower].mean / here.mean
+        if gain >= GAIN**steps:
             return False
-        self._saturated[stage, octave] = now
-        self._octaves.pop((stage, octave))
+        for left in range(lower + 1, octave + 1):
+            self._saturated[stage, left] = now
+            self._octaves.pop((stage, left), None)
+        self._leave(lower)
         return True
 
+    def _known_below(self, stage: str, octave: int) -> int | None:
+        """The next lower octave of which enough is known."""
+        for lower in range(octave - 1, 0, -1):
+            known = self._octaves.get((stage, lower))
+            if known is not None and known.count >= ENOUGH_BELOW:
+                return lower
+        return None
+
     def _leave(self, octave: int) -> None:
-        """Go back to the top of the octave below."""
+        """Go back to the top of `octave`."""
         self._starting = False
-        self._level = max(SMALLEST, min(self._level, 2.0 ** (octave - 1) - 1))
+        self._recover_to = 0.0
+        self._level = min(self._level, max(LEAST_BY_LATENCY, 2.0**octave - 1))
 
     def _is_closed(self, stage: str, now: float) -> bool:
         """Whether the next step up leads into an octave that was left a short while ago."""

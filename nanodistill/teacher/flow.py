@@ -221,8 +221,9 @@ class Flow:
             launch.ticket, anyio.current_time(), usage.total_tokens, reply.hints
         )
         session.budget.estimator.learn(work.size, usage)
-        self._watch.answered(usage.total_tokens)
         attempt = self._attempt(launch, "answered", usage=usage, cost_usd=completion.cost_usd)
+        self._watch.answered(usage.total_tokens)
+        self._wake()
         response = Response(work.open.key, work.request.stage, completion)
         if await self._commit(Call(attempt, response)):
             await self._go_on(work, completion)

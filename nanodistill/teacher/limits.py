@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 from nanodistill.errors import RowFailed, Transient
 from nanodistill.teacher.breaker import Breaker
-from nanodistill.teacher.concurrency import Concurrency
+from nanodistill.teacher.concurrency import START, Concurrency
 from nanodistill.teacher.pace import MARGIN, LearnedPace, Pace
 from nanodistill.teacher.provider import RateHints
 
 MINUTE = 60.0
 WINDOW = MINUTE / MARGIN
 SPREAD = 0.5
+SHORTEST_SPREAD = 0.1
+LAST_SPREAD = 200
 OVERLOADS = frozenset({"rate_limit", "overloaded", "timeout", "connection"})
 
 
@@ -89,7 +91,7 @@ class Ticket:
     stage: str
     at: float
     in_flight: int
-    place: int
+    number: int
     spent: Spent
 
 
@@ -109,6 +111,7 @@ class Admission:
         self._tokens = TokenWindow()
         self._learned = LearnedPace()
         self._spread = Pace()
+        self._answers = 0
         self._own_requests = requests_per_minute or math.inf
         self._own_tokens = tokens_per_minute or math.inf
         self._paused_until = -math.inf
@@ -137,8 +140,8 @@ class Admission:
         self.in_flight += 1
         self._requests.launched(now)
         self._spread.launched(now)
-        place = self._learned.launched(now)
-        return Ticket(stage, now, self.in_flight, place, self._tokens.launched(now, tokens))
+        number = self._learned.launched(now)
+        return Ticket(stage, now, self.in_flight, number, self._tokens.launched(now, tokens))
 
     def answered(self, ticket: Ticket, now: float, tokens: int, hints: RateHints | None) -> None:
         """An answer came; it was `tokens` long, prompt and all."""
@@ -158,10 +161,10 @@ class Admission:
         self.in_flight -= 1
         held = self.breaker.failed(error, ticket.at, now)
         if error.kind in OVERLOADS:
-            self._concurrency.overloaded(ticket.at, now)
+            self._concurrency.overloaded(ticket.at, now, lasting=error.kind != "rate_limit")
         if error.kind == "rate_limit":
-            pause = max(0.0, self.breaker.paused_until - now)
-            self._learned.refused(ticket.place, ticket.at, pause, now)
+            resumes_at = max(now, self.breaker.paused_until)
+            self._learned.refused(ticket.number, ticket.at, error.retry_after, resumes_at, now)
         return held
 
     def row_failed(self, error: RowFailed) -> None:
@@ -174,9 +177,13 @@ class Admission:
         self.in_flight -= 1
 
     def _spread_out(self, latency: float) -> None:
-        """While the level doubles, spread its calls over half a round trip, not all at once."""
-        starting = self._concurrency.is_starting and latency > 0
-        self._spread.rate = self._concurrency.limit / (SPREAD * latency) if starting else math.inf
+        """While the level doubles, spread what it lets through over half a round trip."""
+        self._answers += 1
+        if not self._concurrency.is_starting or self._answers > LAST_SPREAD:
+            self._spread.rate = math.inf
+            return
+        together = START + self._answers
+        self._spread.rate = together / max(SPREAD * latency, SHORTEST_SPREAD)
 
     def _heed(self, hints: RateHints, now: float) -> None:
         requests = hints.requests_per_minute or math.inf

@@ -3,54 +3,98 @@
 Bursts are what rate limits refuse, so launches are spaced: at a rate the user or
 the provider's headers gave, and below one that refusals have taught.
 
-What a refusal teaches. Let `n` calls have been let through in `t` seconds since
-launches began (again), and let the provider ask for a wait of `w` seconds. A
-limit per window has then let `n` through in at most `t + w` and at least
-`max(t, w)` seconds, and a leaky bucket too once its reserve is spent: the limit
-lies between `n / (t + w)` and `n / max(t, w)`. We begin at the lower end and close
-in on the upper one. Refused while going steadily, the limit lies just below the
-present pace; refused so again soon, what was let through since the last refusal,
-over that time, is the limit itself. After a quiet while the pace feels its way
-up, so that a limit that was raised is found.
+What a refusal teaches. A leaky bucket is empty whenever it refuses, so what it let
+through between two refusals, over the time between them, is its rate. A provider
+that counts per window has let through, in the last one, all that it allows: the
+launches of the last `w` seconds, per `w`, if `w` is the wait that it asks for. The
+first is too low for windows (a pause is lost on them), the second too high for
+buckets (they have a reserve). So we begin at the lower one and close in on the
+upper one, keep a little below it, and when refusals come soon again, give way to
+the lower one. After a quiet while the pace feels its way up, to find a limit that
+was raised; the while grows as the limit proves constant.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 LATE = 0.05
 MARGIN = 0.99
-SUSTAINED = 4.0
 CLOSE = 0.985
 CLOSING_TIME = 1.5
-QUIET = 20.0
+STEADY = 4.0
+SOON = 30.0
+SAME = 0.05
+STEP_DOWN = 0.94
+FIRST_QUIET = 30.0
+ROUGH_QUIET = 5.0
+LONGEST_QUIET = 600.0
 FEELER = 0.002
-BACK_OFF = 0.97
-SOON = 45.0
+BOLDER_AFTER = 10.0
+SHORTEST_WINDOW = 1.0
+LONGEST_WINDOW = 60.0
+SAME_WINDOW = 1.05
+LOOK_AGAIN = 0.25
 SLOWEST = 1 / 60
 FEW = 4
-DOUBLING_TIME = 1.0
+DOUBLING_TIME = 2.0
+REMEMBERED = 4096
 
 
 class Pace:
     """Spacing of launches at a rate (per second; infinite: none).
 
-    A launch that comes late by up to `LATE` seconds is made up for.
+    A launch that comes late by up to `LATE` seconds does not delay the next.
     """
 
     def __init__(self, rate: float = math.inf) -> None:
         self.rate = rate
-        self._next = -math.inf
+        self._last = -math.inf
+        self._amount = 0.0
+
+    @property
+    def _next(self) -> float:
+        return self._last + self._amount / self.rate
 
     def wait(self, now: float) -> float:
         return max(0.0, self._next - now)
 
+    def is_holding(self, now: float) -> bool:
+        """Whether a launch waits now, or has just waited, for this pace."""
+        return now - self._next <= LATE
+
     def launched(self, now: float, amount: float = 1.0) -> None:
-        self._next = max(self._next, now - LATE) + amount / self.rate
+        self._last = self._next if self.is_holding(now) else now
+        self._amount = amount
 
     def correct(self, amount: float) -> None:
         """What was launched turned out to be larger (or smaller) by `amount`."""
-        self._next += amount / self.rate
+        self._amount += amount
+
+
+class History:
+    """When calls were launched that have not been refused, as far as it matters."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._at: dict[int, float] = {}
+
+    def launched(self, now: float) -> int:
+        """Gives the launch its number."""
+        self.count += 1
+        self._at[self.count] = now
+        if len(self._at) > 2 * REMEMBERED:
+            self._at = dict(list(self._at.items())[-REMEMBERED:])
+        return self.count
+
+    def refused(self, number: int) -> None:
+        self._at.pop(number, None)
+
+    def within(self, begin: float, end: float) -> int:
+        """How many were launched after `begin`, up to `end`."""
+        after = itertools.takewhile(lambda at: at > begin, reversed(self._at.values()))
+        return sum(at <= end for at in after)
 
 
 class LearnedPace:
@@ -58,82 +102,97 @@ class LearnedPace:
 
     def __init__(self) -> None:
         self._pace = Pace()
+        self._history = History()
         self._began: float | None = None
-        self._launches = 0
+        self._refused_at: float | None = None
+        self._resumes_at = -math.inf
         self._goal = math.inf
-        self._goal_is_firm = False
-        self._updated = -math.inf
-        self._quiet_since = -math.inf
-        self._refused_at = -math.inf
-        self._crossed_at = -math.inf
+        self._is_firm = False
+        self._risen_at = -math.inf
+        self._window = SHORTEST_WINDOW
+        self._quiet = FIRST_QUIET
 
     @property
     def rate(self) -> float:
         return self._pace.rate
 
     def wait(self, now: float) -> float:
+        """Seconds to wait, at most some: the rate may have risen until then."""
         self._rise(now)
-        return self._pace.wait(now)
+        return min(self._pace.wait(now), LOOK_AGAIN)
 
     def launched(self, now: float) -> int:
-        """Take note of a launch; gives its place since launches began (again)."""
+        """Take note of a launch; gives its number."""
         if self._began is None:
-            self._began = self._updated = now
+            self._began = now
+        self._rise(now)
         self._pace.launched(now)
-        self._launches += 1
-        return self._launches - 1
+        return self._history.launched(now)
 
-    def refused(self, place: int, launched_at: float, wait: float, now: float) -> None:
-        """Learn from a refusal of the launch at `place`. Launches will pause for `wait` seconds.
+    def refused(
+        self, number: int, launched_at: float, asked: float | None, resumes_at: float, now: float
+    ) -> None:
+        """Learn from a refusal of launch `number`. Launches pause until `resumes_at`.
 
-        Refusals of calls that were launched before the pause began say nothing new.
+        `asked` is the wait that the provider asked for, if it did. Refusals that come
+        within a window of the last one say nothing new.
         """
-        if launched_at <= self._refused_at or self._began is None:
+        self._history.refused(number)
+        self._window = max(self._window, min(asked or 0.0, LONGEST_WINDOW))
+        soonest = SAME_WINDOW * self._window
+        if self._refused_at is not None and launched_at <= self._refused_at + soonest:
+            self._pause(resumes_at)
             return
-        lasted = launched_at - self._began
-        let_through = max(place, 1)
-        if math.isfinite(self.rate) and lasted >= SUSTAINED * max(wait, 1.0):
-            self._cross(let_through, now)
-        else:
-            self._bracket(let_through, lasted, wait)
-        self._refused_at = now
-        self._begin_again(now + wait)
+        window = self._window
+        low, high = self._between(launched_at, window), self._per_window(launched_at, window)
+        if math.isfinite(self.rate) and launched_at - self._resumes_at >= STEADY * window:
+            high = self.rate if self.rate < self._goal else (self.rate + self._goal) / 2
+        self._aim(min(low, high), high, launched_at)
+        self._refused_at = launched_at
+        self._pause(resumes_at)
 
-    def _cross(self, let_through: int, now: float) -> None:
-        measured = let_through / (now - self._refused_at)
-        soon = now - self._crossed_at < SOON
-        self._crossed_at = now
-        self._goal = measured if soon and measured < self.rate else self.rate
-        self._goal_is_firm = True
-        self._set(min(BACK_OFF * self.rate, CLOSE * self._goal))
-
-    def _bracket(self, let_through: int, lasted: float, wait: float) -> None:
-        low = let_through / max(lasted + wait, 1e-3)
-        high = let_through / max(lasted, wait, 1e-3)
-        self._goal = min(high, self.rate)
-        self._goal_is_firm = let_through >= FEW or math.isfinite(self.rate)
-        self._set(min(low, BACK_OFF * self.rate))
-
-    def _set(self, rate: float) -> None:
-        self._pace.rate = max(rate, SLOWEST)
-
-    def _begin_again(self, at: float) -> None:
+    def _pause(self, until: float) -> None:
+        self._resumes_at = self._risen_at = max(until, self._resumes_at)
         self._pace = Pace(self.rate)
-        self._launches = 0
-        self._began = None
-        self._updated = self._quiet_since = at
+
+    def _between(self, now: float, window: float) -> float:
+        """The rate at which calls were let through since the last refusal, or the first call."""
+        if self._refused_at is not None:
+            return self._history.within(self._refused_at, now) / (now - self._refused_at)
+        assert self._began is not None
+        return self._history.within(-math.inf, now) / (now - self._began + window)
+
+    def _per_window(self, now: float, window: float) -> float:
+        return max(1, self._history.within(now - window, now)) / window
+
+    def _aim(self, low: float, high: float, now: float) -> None:
+        """Set rate and goal by the limits that a refusal has shown."""
+        goal = min(high, self._goal) if low == 0 else high
+        if self._is_firm and self._refused_at is not None and now - self._refused_at < SOON:
+            goal = min(goal, max(low, STEP_DOWN * self._goal))
+        self._quiet = self._next_quiet(goal)
+        self._is_firm = math.isfinite(self.rate) or high >= FEW
+        self._goal = goal
+        self._pace.rate = max(min(low, CLOSE * goal) or min(self.rate, CLOSE * goal), SLOWEST)
+
+    def _next_quiet(self, goal: float) -> float:
+        """How long to keep to `goal` before feeling for more."""
+        if math.isfinite(self.rate) and not self._is_firm:
+            return ROUGH_QUIET
+        if abs(goal - self._goal) <= SAME * goal:
+            return min(LONGEST_QUIET, 2 * self._quiet)
+        return FIRST_QUIET
 
     def _rise(self, now: float) -> None:
-        """Let the rate rise for the time since it was last looked at."""
-        passed = now - self._updated
-        if not math.isfinite(self.rate) or passed <= 0:
+        """Let the rate rise for the time since it was last looked at, if it is what holds."""
+        passed, self._risen_at = now - self._risen_at, max(now, self._risen_at)
+        if passed <= 0 or math.isinf(self.rate) or not self._pace.is_holding(now):
             return
-        self._updated = now
-        if not self._goal_is_firm:
-            self._set(self.rate * 2 ** (passed / DOUBLING_TIME))
-        elif self.rate < CLOSE * self._goal:
-            rest = (CLOSE * self._goal - self.rate) * math.exp(-passed / CLOSING_TIME)
-            self._set(CLOSE * self._goal - rest)
-        if now - self._quiet_since > QUIET:
-            quiet = now - self._quiet_since - QUIET
-            self._set(self.rate * (1 + FEELER * passed * (1 + quiet / QUIET)))
+        quiet = now - self._resumes_at - self._quiet
+        near = CLOSE * self._goal
+        if not self._is_firm:
+            self._pace.rate *= 2 ** (passed / DOUBLING_TIME)
+        elif quiet > 0:
+            self._pace.rate *= 1 + FEELER * passed * (1 + quiet / BOLDER_AFTER)
+        elif self.rate < near:
+            self._pace.rate = near - (near - self.rate) * math.exp(-passed / CLOSING_TIME)

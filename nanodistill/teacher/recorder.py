@@ -1,4 +1,4 @@
-"""Group commit: what arrives while one commit is on its way to the disk goes into the next.
+"""Group commit: what arrives within a few milliseconds goes to the disk together.
 
 `record` returns once its record is durable. Any number of calls may wait for
 the same commit, so the cost of a sync is shared and the journal keeps up with
@@ -16,6 +16,8 @@ import anyio.to_thread
 
 from nanodistill.errors import NanoDistillError
 from nanodistill.journal import Journal, Record
+
+GATHER_SECONDS = 0.01
 
 Result = TypeVar("Result")
 
@@ -70,6 +72,7 @@ class Recorder:
         """Commit batch after batch, for ever."""
         while True:
             await self._arrived.wait()
+            await anyio.sleep(GATHER_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
