@@ -236,7 +236,7 @@ def as_text(value: Any) -> str:
         return value
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as bad:
+    except (TypeError, ValueError, RecursionError) as bad:
         raise ValueError(f"can't be written as text ({bad})") from bad
 
 

@@ -25,7 +25,7 @@ MADE_BY = {
 UNKNOWN = "unknown"
 EXAMPLE = """from datasets import load_dataset
 
-rows = load_dataset(".")  # this folder, or the dataset's id on the Hub
+rows = load_dataset("{name}")  # the path of this folder, or its id on the Hub
 print(rows["train"][0]["messages"])"""
 
 
@@ -83,7 +83,7 @@ def _summary(manifest: Manifest) -> str:
 
 def _use(manifest: Manifest) -> str:
     return (
-        f"{fenced(EXAMPLE, 'python')}\n\n"
+        f"{fenced(EXAMPLE.replace('{name}', manifest.name), 'python')}\n\n"
         "`messages` is what a student is trained on; `input`, `thinking` and `output` are its "
         f"parts, put together in the thinking format `{manifest.thinking_format}`."
     )

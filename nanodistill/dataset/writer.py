@@ -13,9 +13,10 @@ the latest again.
 from __future__ import annotations
 
 import errno
+import functools
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -87,20 +88,27 @@ def write_version(run: RunFolder, draft: VersionDraft) -> DatasetVersion:
 
 
 def _rows(draft: VersionDraft) -> Iterator[tuple[Split, Row]]:
-    return ((split, _row(trace, draft)) for split, trace in draft.rows)
+    row = _row_maker(draft)
+    return ((split, row(trace)) for split, trace in draft.rows)
 
 
 def _rejected_rows(draft: VersionDraft) -> Iterator[Row]:
+    row = _row_maker(draft)
     for rejection in draft.rejected:
-        why = {"reason": rejection.reason, "detail": rejection.detail}
-        yield _row(rejection.trace, draft) | why
+        yield row(rejection.trace) | {"reason": rejection.reason, "detail": rejection.detail}
 
 
-def _row(trace: Trace, draft: VersionDraft) -> Row:
-    shown = replace(trace, teacher=public_name(trace.teacher))
-    if not thinks(draft.shape) or trace.thinking is None:
-        shown = replace(shown, thinking=None, thinking_from=None)
-    return row_of(shown, messages_of(shown, draft.facts.instruction, draft.shape))
+def _row_maker(draft: VersionDraft) -> Callable[[Trace], Row]:
+    name_of = functools.cache(public_name)
+    has_thinking = thinks(draft.shape)
+
+    def row(trace: Trace) -> Row:
+        shown = replace(trace, teacher=name_of(trace.teacher))
+        if not has_thinking or trace.thinking is None:
+            shown = replace(shown, thinking=None, thinking_from=None)
+        return row_of(shown, messages_of(shown, draft.facts.instruction, draft.shape))
+
+    return row
 
 
 def _described(facts: VersionFacts, spool: Spool, index: Index) -> Manifest:

@@ -1,0 +1,105 @@
+"""Time and memory of a dataset version by its number of rows.
+
+    python tests/benchmarks/bench_dataset.py [ROWS ...]
+
+Each measurement runs in a process of its own, so that the peak is its own; the
+rows are made as they are written, so that the peak is the writer's. A row has an
+input of about 30 words and a trace of about 60.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanodistill.dataset import VersionDraft, VersionFacts, diff, verify, write_version
+from nanodistill.dataset.version import open_folder
+from nanodistill.records import Split, Trace
+from nanodistill.runfolder import RunFolder
+from nanodistill.thinking import FORMATS
+
+WORDS = [f"word{n}" for n in range(5000)]
+
+
+def rows(n: int) -> Iterator[tuple[Split, Trace]]:
+    draw = random.Random(0)
+    for i in range(n):
+        trace = Trace(
+            input=f"{i} {' '.join(draw.choices(WORDS, k=30))}",
+            output=f"label {i % 4}",
+            source="synthetic",
+            thinking=" ".join(draw.choices(WORDS, k=60)),
+            thinking_from="teacher",
+            seed_ids=(f"{i % 10:064d}",),
+            cell=f"label {i % 4} / topic {i % 12}",
+            teacher="scripted",
+            request_keys=(f"{i:064d}", f"{i + n:064d}"),
+        )
+        yield "valid" if i % 5 == 0 else "train", trace
+
+
+def write(folder: Path, n: int) -> None:
+    facts = VersionFacts(
+        instruction="Say which label fits.",
+        thinking_format="xml",
+        made_by="synthesis",
+        labels=tuple(f"label {k}" for k in range(4)),
+        requested=n,
+    )
+    write_version(RunFolder(folder), VersionDraft(rows(n), (), FORMATS["xml"], facts))
+
+
+def version_in(folder: Path) -> Path:
+    return next((folder / "datasets").glob("v*"))
+
+
+def read(folder: Path, n: int) -> None:
+    version = open_folder(version_in(folder))
+    assert sum(1 for split in ("train", "valid") for _ in version.rows(split)) == n
+
+
+def check(folder: Path, n: int) -> None:
+    assert verify(version_in(folder)).rows == n
+
+
+def compare(folder: Path, n: int) -> None:
+    version = open_folder(version_in(folder))
+    assert diff(version, version).same == n
+
+
+WORK = {"write": write, "read": read, "verify": check, "diff": compare}
+
+
+def measure(what: str, folder: Path, n: int) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, cpu = time.perf_counter(), time.process_time()
+    WORK[what](folder, n)
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    mib = 1024 if sys.platform == "linux" else 1024**2
+    print(
+        f"{n:>9} rows  {what:<7} {seconds:6.1f} s, {cpu:6.1f} s of CPU  "
+        f"peak {peak / mib:5.0f} MiB, {(peak - before) / mib:5.0f} above the imports"
+    )
+
+
+def main() -> None:
+    if len(sys.argv) == 4 and sys.argv[1] in WORK:
+        measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+        return
+    for n in map(int, sys.argv[1:] or ["10000", "100000"]):
+        with tempfile.TemporaryDirectory() as folder:
+            for what in WORK:
+                subprocess.run([sys.executable, __file__, what, folder, str(n)], check=True)
+            size = sum(p.stat().st_size for p in version_in(Path(folder)).rglob("*.parquet"))
+            print(f"{n:>9} rows  {size / 1024**2:.1f} MiB of parquet")
+
+
+if __name__ == "__main__":
+    main()
