@@ -234,7 +234,7 @@ def _llama3_scaling(
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": original,
         }
-        expected = _llama3_factors(scaling, config["rope_theta"], config["head_dim"])
+        expected = llama3_factors(scaling, config["rope_theta"], config["head_dim"])
         if len(expected) == len(factors) and all(
             math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)
         ):
@@ -242,7 +242,7 @@ def _llama3_scaling(
     raise ModelError(f"{path}: its rope_freqs.weight is not Llama 3's, and can't be converted")
 
 
-def _llama3_factors(scaling: Mapping[str, Any], theta: float, dims: int) -> list[float]:
+def llama3_factors(scaling: Mapping[str, Any], theta: float, dims: int) -> list[float]:
     """Meta's `apply_scaling` (llama-models, models/llama3/model.py), as factors."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     original, factor = scaling["original_max_position_embeddings"], scaling["factor"]

@@ -129,7 +129,7 @@ def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
     )
     if name in COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _pre_tokenizer(PRE_TOKENIZERS[name])
+    tokenizer.pre_tokenizer = pre_tokenizer_of(PRE_TOKENIZERS[name])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -147,7 +147,7 @@ def _pre_name(file: Metadata) -> str:
     return name
 
 
-def _pre_tokenizer(patterns: Sequence[str]) -> PreTokenizer:
+def pre_tokenizer_of(patterns: Sequence[str]) -> PreTokenizer:
     from tokenizers import Regex, pre_tokenizers
 
     steps: list[PreTokenizer] = [
