@@ -17,6 +17,7 @@ Two questions decide where an error belongs.
     ├── Stopped                      3   stopped early; the work so far is safe
     │   ├── BudgetReached                max_cost_usd, max_calls, max_tokens_total
     │   ├── TeacherRefused               bad key, no credit, unknown model, provider down
+    │   ├── TeacherDisagrees             it answers too few of the seeds as the user does
     │   ├── TooFewRows                   not enough rows came out of the teacher's answers
     │   ├── NoDataset                    training was asked for before there is a version
     │   ├── DiskFull
@@ -127,6 +128,10 @@ class BudgetReached(Stopped):
 
 class TeacherRefused(Stopped):
     """The provider will not answer any call of this run as things stand."""
+
+
+class TeacherDisagrees(Stopped):
+    """Asked blind, the teacher gave too few of the seeds' outputs (`min_teacher_agreement`)."""
 
 
 class TooFewRows(Stopped):

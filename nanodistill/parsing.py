@@ -19,11 +19,11 @@ from typing import Any
 
 from nanodistill.plugins import ResponseParser
 
-
 LIST_KEYS = ("examples", "inputs", "rows", "items", "data")
 BLOCK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]*|\*\*)Example\b[^\n]*$", re.IGNORECASE | re.MULTILINE)
 FIELD = re.compile(
-    r"^[ \t]*(?:[-*][ \t]+|\d+[.)][ \t]*)?\**(?P<name>input|output)(?:[ \t]*\d+)?\**[ \t]*:\**[ \t]?",
+    r"^[ \t]*(?:[-*][ \t]+|\d+[.)][ \t]*)?\**(?P<name>input|output)(?:[ \t]*\d+)?\**[ \t]*:"
+    r"\**[ \t]?",
     re.IGNORECASE | re.MULTILINE,
 )
 RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
@@ -48,7 +48,9 @@ class Broken:
 Row = Example | Broken
 
 
-def parse_examples(text: str, *, data: Any = None, parser: ResponseParser | None = None) -> list[Row]:
+def parse_examples(
+    text: str, *, data: Any = None, parser: ResponseParser | None = None
+) -> list[Row]:
     """The rows of an answer, in its order.
 
     Args:
@@ -106,10 +108,10 @@ def from_json(text: str) -> Iterator[Row]:
 
 def from_blocks(text: str) -> Iterator[Row]:
     """Rows under `## Example` headings."""
-    starts = [found.end() for found in BLOCK.finditer(text)]
-    ends = [found.start() for found in BLOCK.finditer(text)][1:] + [len(text)]
-    for start, end in zip(starts, ends, strict=True):
-        block = text[start:end]
+    heads = list(BLOCK.finditer(text))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    for head, end in zip(heads, ends, strict=bool(heads)):
+        block = text[head.end() : end]
         rows = list(from_lines(block))
         yield rows[0] if rows else Broken(block.strip(), "no Input: in the block")
 
@@ -117,9 +119,9 @@ def from_blocks(text: str) -> Iterator[Row]:
 def from_lines(text: str) -> Iterator[Row]:
     """Rows of `Input:` and `Output:` lines; a value goes on to the next such line."""
     fields = list(FIELD.finditer(text))
-    ends = [found.start() for found in fields][1:] + [len(text)]
+    ends = [*(found.start() for found in fields[1:]), len(text)]
     given: str | None = None
-    for found, end in zip(fields, ends, strict=True):
+    for found, end in zip(fields, ends, strict=bool(fields)):
         value = RULE.sub("", text[found.end() : end]).strip()
         if found["name"].lower() == "input":
             if given is not None:

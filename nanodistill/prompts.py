@@ -46,6 +46,8 @@ Write inputs as they would really come: by different people, in different situat
 different wording, detail and tone. Use the examples to learn what an input looks like, but \
 copy neither their wording nor their situations. Each input has to stand by itself and must \
 not mention its answer, its category or these directions.""",
+    "chat_generation_system": """\
+You write new inputs, each as another person would write it.""",
     "judge_system": """\
 You check the rows of a training set.
 
@@ -56,6 +58,7 @@ FRAMES = {
     "cot_system": "The task:\n{instruction}\n\n{answer_form}",
     "policy_extraction_system": "The instruction:\n{instruction}",
     "synthetic_generation_system": "The inputs are for this task:\n{instruction}\n\n{policy}",
+    "chat_generation_system": "",
     "judge_system": "The task:\n{instruction}\n\nThe rubric:\n{rubric}",
 }
 FIELDS = {
@@ -70,6 +73,7 @@ class Prompts:
     """The templates of one run, by name."""
 
     templates: Mapping[str, str]
+    custom: frozenset[str] = frozenset()
 
     def render(self, name: str, **facts: str) -> str:
         """A template with its placeholders filled."""
@@ -88,14 +92,15 @@ def make_prompts(custom: PromptTemplates) -> Prompts:
             that can't be read.
     """
     templates = {name: f"{style}\n\n{FRAMES[name]}" for name, style in STYLES.items()}
+    own: dict[str, str] = custom.model_dump(exclude_none=True)
     problems: list[Problem] = []
-    for name, given in custom.model_dump(exclude_none=True).items():
+    for name, given in own.items():
         text = text_or_file(given, FIELDS[name])
         problems += [Problem(FIELDS[name], what) for what in _faults(name, text)]
         templates[name] = text if PLACEHOLDER.search(text) else f"{text}\n\n{FRAMES[name]}"
     if problems:
         raise ConfigError("The prompts do not hold:", problems)
-    return Prompts(templates)
+    return Prompts(templates, frozenset(own))
 
 
 def text_or_file(given: str, field: str) -> str:

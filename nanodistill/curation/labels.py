@@ -15,7 +15,7 @@ LONGEST_LABEL = 40
 MOST_WORDS = 5
 SEEDS_PER_LABEL = 2
 EDGE = re.compile(r"^[\s\"'`*_.:([{<#-]+|[\s\"'`*_.,;:!)\]}>]+$")
-LEAD = re.compile(r"^(?:the\s+)?(?:answer|output|label|category|class|queue)(?:\s+is)?\s*:?\s+", re.I)
+LEAD = re.compile(r"^(?:the\s+)?(?:answer|output|label|category|class)(?:\s+is)?\s*:?\s+", re.I)
 
 
 def find_labels(seeds: Sequence[Seed]) -> tuple[str, ...]:
@@ -61,5 +61,7 @@ class LabelInSet:
     def __call__(self, row: Trace) -> Trace | Refused:
         label = match_label(row.output, self.labels)
         if label is None:
-            return Refused("not_a_label", f"'{row.output[:80]}' is none of {', '.join(self.labels)}")
+            return Refused(
+                "not_a_label", f"'{row.output[:80]}' is none of {', '.join(self.labels)}"
+            )
         return row if label == row.output else replace(row, output=label)

@@ -19,6 +19,7 @@ import re
 import unicodedata
 import zlib
 from array import array
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def words_of(text: str) -> list[str]:
 def shingles_of(text: str) -> Hashes:
     """Hashes of the words and word pairs of `text`, sorted and distinct."""
     words = words_of(text)
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
     hashes = [zlib.crc32(shingle.encode("utf-8", "surrogatepass")) for shingle in words + pairs]
     return np.unique(np.array(hashes, dtype=np.uint32))
 

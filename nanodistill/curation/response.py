@@ -83,9 +83,7 @@ def load_response(chosen: type[BaseModel] | str | None) -> Response | None:
     found = load_object(chosen, field="response_model") if isinstance(chosen, str) else chosen
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         what = f"{found!r} is no pydantic model"
-        raise ConfigError(
-            "The configuration does not hold:", [Problem("response_model", what)]
-        )
+        raise ConfigError("The configuration does not hold:", [Problem("response_model", what)])
     return Response(found)
 
 

@@ -8,8 +8,8 @@ order, because whoever calls the sieve does so at the end of a round.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from nanodistill.records import Rejection, Trace
@@ -34,27 +34,34 @@ class Step(Protocol):
     def __call__(self, row: Trace) -> Trace | Refused: ...
 
 
+class StepCounts:
+    """How many rows reached each step, and what it dropped by reason, in order of first use."""
+
+    def __init__(self) -> None:
+        self.reached: Counter[str] = Counter()
+        self.dropped: dict[str, Counter[str]] = {}
+
+    def reach(self, step: str, rows: int = 1) -> None:
+        self.reached[step] += rows
+        self.dropped.setdefault(step, Counter())
+
+    def drop(self, step: str, reason: str) -> None:
+        self.dropped[step][reason] += 1
+
+
 @dataclass(frozen=True)
 class Sieve:
-    """Steps in order, with counts of the rows that reached and left each."""
+    """Steps in order."""
 
     steps: Sequence[Step]
-    reached: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
+    counts: StepCounts
 
     def __call__(self, row: Trace) -> Trace | Rejection:
         for step in self.steps:
-            self.reached[step.name] += 1
+            self.counts.reach(step.name)
             passed = step(row)
             if isinstance(passed, Refused):
-                self.refused[step.name] += 1
+                self.counts.drop(step.name, passed.reason)
                 return Rejection(row, passed.reason, passed.detail)
             row = passed
         return row
-
-    def counts(self) -> dict[str, Mapping[str, int]]:
-        """By step, in order: rows that reached it and rows that it refused."""
-        return {
-            step.name: {"reached": self.reached[step.name], "refused": self.refused[step.name]}
-            for step in self.steps
-        }

@@ -93,4 +93,3 @@ def _by_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_by_value(item) for item in value]
     return canonical_text(value).casefold() if isinstance(value, str) else value
-

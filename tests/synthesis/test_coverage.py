@@ -48,7 +48,11 @@ def test_a_full_grid_is_filled_evenly() -> None:
 
 
 def test_axes_do_not_run_in_step_where_there_are_more_cells_than_rows() -> None:
-    axes = [Axis.of("topic", [f"t{n}" for n in range(30)]), Axis.of("a", "xyz"), Axis.of("b", "xyz")]
+    axes = [
+        Axis.of("topic", [f"t{n}" for n in range(30)]),
+        Axis.of("a", "xyz"),
+        Axis.of("b", "xyz"),
+    ]
     pairs = Counter((dict(cell.values)["a"], dict(cell.values)["b"]) for cell in first(90, *axes))
     assert len(pairs) == 9
     assert max(pairs.values()) <= 20

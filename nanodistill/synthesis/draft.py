@@ -1,0 +1,218 @@
+"""From a run's ledger to a dataset version: the split, the test rows, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nanodistill.curation.split import Member, Sides, split_rows
+from nanodistill.curation.vote import interval
+from nanodistill.dataset import (
+    Agreement,
+    Calls,
+    CellCount,
+    DatasetVersion,
+    InputFacts,
+    SplitFacts,
+    StageCount,
+    TokenUsage,
+    VersionDraft,
+    VersionFacts,
+    config_hash,
+    public_config,
+    write_version,
+)
+from nanodistill.errors import TooFewRows
+from nanodistill.records import Source, Split, Trace, Usage
+from nanodistill.runfolder import RunFolder
+from nanodistill.seeds import describe_input
+from nanodistill.synthesis.ledger import Ledger
+from nanodistill.synthesis.policy import TaskPolicy
+from nanodistill.synthesis.seedrows import BlindCheck
+from nanodistill.synthesis.task import Task
+from nanodistill.thinking import FORMATS
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a session's calls came to. `cost_usd` is None where a price is unknown."""
+
+    made: int = 0
+    reused: int = 0
+    retried: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """All that a version's manifest says of how it was made."""
+
+    policy: TaskPolicy | None
+    check: BlindCheck | None
+    prompts: Mapping[str, str]
+    spent: Spent
+    stopped_because: str
+
+
+def write_dataset(run: RunFolder, task: Task, ledger: Ledger, made: Made) -> DatasetVersion:
+    """Write the ledger's rows as the run's version. Blocks.
+
+    Raises:
+        TooFewRows: fewer than `min_rows` were kept.
+    """
+    _check_enough(task, ledger)
+    sides = split_rows(
+        [_member(row) for row in ledger.kept.traces()],
+        val_split=task.config.val_split,
+        random_seed=task.config.random_seed,
+    )
+    draft = VersionDraft(
+        rows=_rows(task, ledger, sides),
+        rejected=ledger.rejected.rejections(),
+        shape=task.form,
+        facts=_facts(task, ledger, sides, made),
+    )
+    return write_version(run, draft)
+
+
+def _check_enough(task: Task, ledger: Ledger) -> None:
+    total = ledger.accounts.total()
+    if total.kept >= task.config.min_rows:
+        return
+    lost = dict((total.rejected + total.failed).most_common())
+    raise TooFewRows(
+        f"{total.kept} rows were kept of {total.requested} requested, and min_rows is "
+        f"{task.config.min_rows}. Lost: {lost or 'none'}.",
+        next_step="Look at a preview (synth --limit 20), mend the instruction or the seeds, or "
+        "lower min_rows. No call is bought twice.",
+    )
+
+
+def _member(row: Trace) -> Member:
+    return Member(row.id, row.source, row.request_keys[:1], row.cell or row.output[:80])
+
+
+def _rows(task: Task, ledger: Ledger, sides: Sides) -> Iterator[tuple[Split, Trace]]:
+    for row in ledger.kept.traces():
+        yield sides.split_of[row.id], row
+    source: Source = "seed" if task.config.test is None else "user"
+    for test in task.test:
+        yield "test", Trace(test.input, test.output, source, thinking=test.thinking)
+
+
+def _facts(task: Task, ledger: Ledger, sides: Sides, made: Made) -> VersionFacts:
+    config, total = task.config, ledger.accounts.total()
+    asked = config.training_data is None
+    return VersionFacts(
+        instruction=task.instruction,
+        thinking_format=_format_name(task),
+        made_by="synthesis" if asked else "training_data",
+        labels=task.labels or None,
+        response_schema=task.response.schema if task.response else None,
+        response_model=config.to_json()["response_model"],
+        teacher=config.teacher if asked else None,
+        config=public_config(config),
+        config_hash=config_hash(config),
+        inputs=_inputs(task),
+        test_source=_test_source(task),
+        prompts=dict(made.prompts),
+        policy=made.policy.model_dump() if made.policy else None,
+        agreement=_agreement(made.check),
+        wanted=task.wanted,
+        requested=total.requested,
+        failed=dict(sorted(total.failed.items())),
+        cells=_cells(ledger),
+        stages=_stages(ledger),
+        split=SplitFacts(
+            val_split=config.val_split,
+            random_seed=config.random_seed,
+            groups=sides.groups,
+            valid_groups=sides.valid_groups,
+        ),
+        calls=_calls(made.spent) if asked else None,
+        usage=_usage(made.spent) if asked else None,
+        cost_usd=made.spent.cost_usd,
+        stopped_because=made.stopped_because,
+        notes=_notes(task, ledger),
+    )
+
+
+def _format_name(task: Task) -> str:
+    """The name of the format that rows really have, which need not be the one asked for."""
+    ours = [name for name, form in FORMATS.items() if form is task.form]
+    name: str = ours[0] if ours else task.config.to_json()["thinking_format"]
+    return name
+
+
+def _inputs(task: Task) -> dict[Literal["seed", "test", "training_data"], InputFacts]:
+    config = task.config
+    inputs: dict[Literal["seed", "test", "training_data"], InputFacts] = {
+        "seed": describe_input(config.seed, task.seeds)
+    }
+    if config.test is not None:
+        inputs["test"] = describe_input(config.test, task.test)
+    if config.training_data is not None:
+        inputs["training_data"] = describe_input(config.training_data, task.given)
+    return inputs
+
+
+def _test_source(task: Task) -> Literal["user", "holdout_seeds"] | None:
+    if not task.test:
+        return None
+    return "user" if task.config.test is not None else "holdout_seeds"
+
+
+def _agreement(check: BlindCheck | None) -> Agreement | None:
+    if check is None:
+        return None
+    low, high = interval(check.agreed, check.of)
+    return Agreement(agreed=check.agreed, of=check.of, low=low, high=high)
+
+
+def _cells(ledger: Ledger) -> dict[str, CellCount]:
+    return {
+        cell or "seeds and own rows": CellCount(
+            requested=tally.requested,
+            kept=tally.kept,
+            rejected=dict(sorted(tally.rejected.items())),
+            failed=dict(sorted(tally.failed.items())),
+        )
+        for cell, tally in sorted(ledger.accounts.cells.items())
+    }
+
+
+def _stages(ledger: Ledger) -> tuple[StageCount, ...]:
+    steps = ledger.steps
+    return tuple(
+        StageCount(stage=name, reached=rows, refused=steps.dropped[name].total())
+        for name, rows in steps.reached.items()
+    )
+
+
+def _calls(spent: Spent) -> Calls:
+    return Calls(made=spent.made, reused=spent.reused, retried=spent.retried)
+
+
+def _usage(spent: Spent) -> TokenUsage:
+    return TokenUsage(
+        prompt_tokens=spent.usage.prompt_tokens, completion_tokens=spent.usage.completion_tokens
+    )
+
+
+def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
+    origins: dict[Any, int] = {}
+    for row in ledger.kept.traces():
+        origins[row.thinking_from] = origins.get(row.thinking_from, 0) + 1
+    notes = []
+    if origins.get("rationalized"):
+        notes.append(
+            f"{origins['rationalized']} rows have thinking that was written with the answer in "
+            "sight, because the teacher did not find the seed's own answer."
+        )
+    if origins.get("native"):
+        notes.append(f"{origins['native']} rows have the teacher's own reasoning as thinking.")
+    if not task.test:
+        notes.append("There is no test split: scores are on the validation split.")
+    return tuple(notes)

@@ -1,0 +1,256 @@
+"""The calls that bring new inputs, made from the plan.
+
+A slot is a row that is wanted: its number in the plan and its cell. A call asks
+for one or several slots of the same label, so that a batch that comes back short
+or in another order can't mix labels up. In `structured` generation a call
+asks for `examples_per_call` inputs by schema; in `chat` generation it shows
+seeds of the label as earlier turns and takes the next turn as one input, which
+a model can do that follows no instructions.
+
+What a call says depends on its slots, on how many calls of its label came
+before it in the plan, and on inputs of earlier rounds. Nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanodistill.curation.near import words_of
+from nanodistill.records import Message, Seed, tagged_hash
+from nanodistill.synthesis.coverage import Axis, Cell
+from nanodistill.synthesis.task import Task
+
+AVOIDED = 8
+REMEMBERED = 100
+LONGEST_SHOWN = 2000
+TOKENS_PER_WORD = 3
+ROOM = 48
+NEW_ONE, ITS_ANSWER = "Write a new one.", "Its answer:"
+ORDERS = ("write a new one", "its answer")
+"""How our orders read, by their words: an input that repeats one is a leak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row that is wanted."""
+
+    number: int
+    cell: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One generation call: its slots, the seeds that it shows, and its place in the plan.
+
+    `turn` counts the calls of its label, `ordinal` those that say the same.
+    """
+
+    slots: tuple[Slot, ...]
+    shown: tuple[Seed, ...]
+    avoid: tuple[str, ...]
+    turn: int
+    ordinal: int
+
+    @property
+    def label(self) -> str | None:
+        return self.slots[0].cell.label
+
+
+class Memory:
+    """Inputs of earlier rounds, the latest of each label, for calls to keep away from."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str | None, deque[tuple[str, frozenset[str]]]] = {}
+
+    def add(self, label: str | None, text: str) -> None:
+        kept = self._kept.setdefault(label, deque(maxlen=REMEMBERED))
+        kept.append((text, frozenset(words_of(text))))
+
+    def nearest(self, label: str | None, about: str) -> tuple[str, ...]:
+        """Those most like `about`; the latest of equals."""
+        words = frozenset(words_of(about))
+        latest_first = reversed(self._kept.get(label, ()))
+        ranked = sorted(latest_first, key=lambda kept: -len(kept[1] & words))
+        return tuple(text for text, _ in ranked[:AVOIDED])
+
+
+class Caller:
+    """Makes calls of slots, and counts what has been called for."""
+
+    def __init__(self, task: Task, memory: Memory) -> None:
+        self._task = task
+        self._memory = memory
+        self._turns: Counter[str | None] = Counter()
+        self._said: Counter[object] = Counter()
+
+    def calls(self, slots: Sequence[Slot]) -> list[Call]:
+        """Calls for all of `slots`, in order of their first ones."""
+        is_chat = self._task.config.generation == "chat"
+        size = 1 if is_chat else self._task.config.examples_per_call
+        by_label: dict[str | None, list[Slot]] = {}
+        for slot in slots:
+            by_label.setdefault(slot.cell.label, []).append(slot)
+        groups = [
+            tuple(of_label[at : at + size])
+            for of_label in by_label.values()
+            for at in range(0, len(of_label), size)
+        ]
+        return [self._call(group) for group in sorted(groups, key=lambda group: group[0].number)]
+
+    def _call(self, slots: tuple[Slot, ...]) -> Call:
+        label = slots[0].cell.label
+        turn = self._turns[label]
+        self._turns[label] += 1
+        chosen = seeds_for(self._task, label, turn)
+        if self._task.config.generation == "chat":
+            said = (slots[0].cell, tuple(seed.id for seed in chosen))
+            self._said[said] += 1
+            return Call(slots, chosen, (), turn, self._said[said] - 1)
+        return Call(slots, chosen, self._avoided(slots, chosen), turn, 0)
+
+    def _avoided(self, slots: tuple[Slot, ...], chosen: tuple[Seed, ...]) -> tuple[str, ...]:
+        if not self._task.config.coverage:
+            return ()
+        values = [value for slot in slots for _, value in slot.cell.besides_label()]
+        about = " ".join([*values, *(seed.input for seed in chosen)])
+        return self._memory.nearest(slots[0].cell.label, about)
+
+
+def seeds_for(task: Task, label: str | None, turn: int) -> tuple[Seed, ...]:
+    """The seeds that the `turn`-th call of a label shows: its own in rotation, then others."""
+    few = task.config.few_shot
+    own = task.seeds_of(label)
+    chosen = rotated(own, few, turn, task.config.random_seed)
+    if task.config.generation == "chat" or len(chosen) >= few:
+        return chosen
+    others = [seed for seed in task.seeds if seed not in own]
+    return chosen + rotated(others, few - len(chosen), turn, task.config.random_seed)
+
+
+def rotated(seeds: Sequence[Seed], few: int, turn: int, random_seed: int) -> tuple[Seed, ...]:
+    """A window that moves on with each turn over an order that changes with each cycle."""
+    if not seeds:
+        return ()
+    cycle, start = divmod(turn, len(seeds))
+    order = sorted(seeds, key=lambda seed: tagged_hash("show", [random_seed, cycle, seed.id]))
+    return tuple((order + order)[start : start + min(few, len(order))])
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Puts calls into words."""
+
+    task: Task
+    axes: Mapping[str, Axis]
+    policy: str
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The form of the answer; none where it is read as text."""
+        as_text = self.task.config.generation == "chat" or self.task.parser is not None
+        return None if as_text else self.task.rows_schema
+
+    def messages(self, call: Call) -> list[Message]:
+        if self.task.config.generation == "chat":
+            return list(self._as_chat(call))
+        return [
+            {"role": "system", "content": self._system(for_chat=False)},
+            {"role": "user", "content": self._as_order(call)},
+        ]
+
+    @functools.cached_property
+    def params(self) -> dict[str, Any]:
+        """Limits of a call in chat generation: an input ends where the seeds' inputs would."""
+        if self.task.config.generation != "chat":
+            return {}
+        inputs = [seed.input for seed in self.task.seeds]
+        longest = max(len(text.split()) for text in inputs)
+        params: dict[str, Any] = {"max_tokens": longest * TOKENS_PER_WORD + ROOM}
+        ends = next(
+            (end for end in ("\n", "\n\n") if not any(end in text for text in inputs)), None
+        )
+        if ends is not None:
+            params["stop"] = [ends]
+        if self.task.config.teacher.startswith("mlx/"):
+            params["seed"] = self.task.config.random_seed
+        return params
+
+    def _system(self, *, for_chat: bool) -> str:
+        prompts, name = self.task.prompts, "synthetic_generation_system"
+        if for_chat and name not in prompts.custom:
+            name = "chat_generation_system"
+        return prompts.render(name, instruction=self.task.instruction, policy=self.policy)
+
+    def _as_chat(self, call: Call) -> Iterator[Message]:
+        yield {"role": "system", "content": self._system(for_chat=True)}
+        for seed in call.shown:
+            yield {"role": "user", "content": self._turn(Cell(_label_alone(call.slots[0].cell)))}
+            yield {"role": "assistant", "content": seed.input}
+        yield {"role": "user", "content": self._turn(call.slots[0].cell)}
+
+    def _turn(self, cell: Cell) -> str:
+        asked = [NEW_ONE]
+        if cell.label is not None:
+            asked.append(f"{ITS_ANSWER} {cell.label}")
+        asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
+        return "\n".join(asked)
+
+    def _as_order(self, call: Call) -> str:
+        parts = []
+        if call.shown:
+            parts.append("Examples:\n\n" + "\n\n".join(map(shown, call.shown)))
+        parts.append(self._wish(call))
+        if call.avoid:
+            listed = "\n".join(f"- {text[:LONGEST_SHOWN]}" for text in call.avoid)
+            parts.append(f"These are there already. Write nothing like them:\n{listed}")
+        parts.append(self._form(len(call.slots)) + f"\nThis is batch {call.turn + 1}.")
+        return "\n\n".join(parts)
+
+    def _wish(self, call: Call) -> str:
+        n = len(call.slots)
+        what = "one new input" if n == 1 else f"{n} new inputs"
+        lines = [f"Write {what}{self._right_answer(call.label, n)}."]
+        wishes = [self._wishes(slot.cell) for slot in call.slots]
+        if any(wishes):
+            one_for_all = len(set(wishes)) == 1
+            lines += [f"Each: {wishes[0]}"] if one_for_all else ["What each is to be:"]
+            lines += [] if one_for_all else [f"{i}. {w}" for i, w in enumerate(wishes, start=1)]
+        if self.task.whole_rows:
+            lines.append("Give the right output with each.")
+        return "\n".join(lines)
+
+    def _right_answer(self, label: str | None, n: int) -> str:
+        if label is None:
+            return ""
+        others = ", ".join(other for other in self.task.labels if other != label)
+        whose = "whose right answer is" if n == 1 else "that all have the right answer"
+        return (
+            f' {whose} "{label}" and clearly none of: {others}' if others else f' {whose} "{label}"'
+        )
+
+    def _wishes(self, cell: Cell) -> str:
+        return "; ".join(
+            f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()
+        )
+
+    def _says(self, axis: str, value: str) -> str:
+        return self.axes[axis].says(value)
+
+    def _form(self, n: int) -> str:
+        if self.task.parser is not None:
+            return ""
+        row = '{"input": "…", "output": …}' if self.task.whole_rows else '{"input": "…"}'
+        many = "" if n == 1 else f", with {n} rows"
+        return f'Answer with JSON: {{"examples": [{row}]}}{many}.'
+
+
+def shown(seed: Seed) -> str:
+    return f"Input: {seed.input[:LONGEST_SHOWN]}\nOutput: {seed.output[:LONGEST_SHOWN]}"
+
+
+def _label_alone(cell: Cell) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for pair in cell.values if pair not in cell.besides_label())

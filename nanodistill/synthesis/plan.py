@@ -1,0 +1,88 @@
+"""The axes of a run, and the slots in the order in which they are wanted."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+from nanodistill.curation.near import words_of
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.records import Seed
+from nanodistill.synthesis.coverage import LABEL, Axis, deal
+from nanodistill.synthesis.generation import Slot
+from nanodistill.synthesis.policy import TaskPolicy
+from nanodistill.synthesis.task import Task
+
+DIFFICULTIES = {
+    "easy": "easy: the answer is plain",
+    "medium": "medium: it takes a second look",
+    "hard": "hard: mixed, indirect or misleading, but with one right answer",
+}
+
+
+def axes_of(task: Task, policy: TaskPolicy) -> list[Axis]:
+    """The axes of the plan, the label first: the user's, and where they give none, ours."""
+    ours = {axis.name: axis for axis in _found(task, policy)}
+    theirs = {name: Axis.of(name, values) for name, values in task.config.axes.items()}
+    chosen = ours | theirs
+    if not task.config.coverage:
+        chosen = {name: axis for name, axis in chosen.items() if name == LABEL}
+    return sorted(chosen.values(), key=lambda axis: axis.name != LABEL)
+
+
+def slots_of(axes: Sequence[Axis], task: Task) -> Iterator[Slot]:
+    """Slots without end. Labels make up for what the seeds have of them."""
+    labels = [task.label_of(seed) for seed in task.seeds]
+    taken = Counter(label for label in labels if label is not None and label in axes[0].weights)
+    cells = deal(axes, seed=task.config.random_seed, taken=taken)
+    return (Slot(number, cell) for number, cell in zip(count(), cells, strict=False))
+
+
+def _found(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
+    if task.labels:
+        yield Axis.of(LABEL, task.labels)
+    if policy.topics:
+        yield Axis.of("topic", tuple(dict.fromkeys(policy.topics)))
+    if task.config.generation == "structured":
+        yield Axis("difficulty", dict.fromkeys(DIFFICULTIES, 1.0), DIFFICULTIES)
+        yield length_axis(task.seeds)
+    if policy.styles:
+        yield Axis.of("style", tuple(dict.fromkeys(policy.styles)))
+
+
+def length_axis(seeds: Sequence[Seed]) -> Axis:
+    """Short, medium and long as the seeds have it."""
+    lengths = sorted(len(words_of(seed.input)) for seed in seeds)
+    middle = max(1, round(statistics.median(lengths)))
+    low, high = max(1, min(lengths[0], middle * 2 // 3)), max(lengths[-1], middle * 3 // 2)
+    hints = {
+        "short": f"short: about {low} words or fewer",
+        "medium": f"medium: about {middle} words",
+        "long": f"long: about {high} words or more",
+    }
+    return Axis("length", dict.fromkeys(hints, 1.0), hints)
+
+
+def check_axes(task: Task) -> None:
+    """See that the user's axes can be planned with.
+
+    Raises:
+        ConfigError: with all that can't.
+    """
+    labels, problems = task.labels, []
+    for name, values in task.config.axes.items():
+        axis = Axis.of(name, values)
+        if not axis.weights:
+            problems.append(Problem(f"axes.{name}", "has no values"))
+        elif min(axis.weights.values()) < 0 or not sum(axis.weights.values()) > 0:
+            problems.append(Problem(f"axes.{name}", "has weights that are negative, or all zero"))
+        if name == LABEL and not labels:
+            what = "weighs labels, but the outputs are open; name the closed set in `labels`"
+            problems.append(Problem(f"axes.{name}", what))
+        elif name == LABEL and (unknown := set(axis.weights) - set(labels)):
+            what = f"has {', '.join(sorted(unknown))}, the labels are {', '.join(labels)}"
+            problems.append(Problem(f"axes.{name}", what))
+    if problems:
+        raise ConfigError("The configuration does not hold:", problems)

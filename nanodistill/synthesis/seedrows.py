@@ -1,0 +1,165 @@
+"""The seeds: what the teacher says to them blind, and the rows that they become.
+
+Before rows are bought the teacher answers the seeds without seeing their
+outputs. How often it gives the user's own answer is its measured accuracy on
+this task, with an interval, and with the disagreements to look at.
+
+A seed's output is the user's and stays. Its thinking is the user's where they
+gave it, the teacher's where its answer agrees, and else an explanation of the
+output, marked as such.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nanodistill.curation.labels import match_label
+from nanodistill.curation.response import as_json
+from nanodistill.curation.vote import interval, same_answer
+from nanodistill.errors import TeacherDisagrees
+from nanodistill.events import Listener, Notice
+from nanodistill.records import Seed, Trace
+from nanodistill.synthesis.answers import Asker, Failed, Said, read_rationale
+from nanodistill.synthesis.task import Task
+from nanodistill.teacher.answers import Answer
+from nanodistill.teacher.engine import Teacher
+
+LOW = 0.7
+SHOWN = 5
+SHORT = 80
+
+
+@dataclass(frozen=True)
+class BlindCheck:
+    """How the teacher did on the seeds."""
+
+    agreed: int
+    of: int
+    disagreements: tuple[tuple[Seed, str], ...]
+
+    @property
+    def share(self) -> float:
+        return self.agreed / self.of
+
+    def __str__(self) -> str:
+        low, high = interval(self.agreed, self.of)
+        return (
+            f"Asked blind, the teacher agrees on {self.agreed} of {self.of} seeds "
+            f"(95%: {low:.0%} to {high:.0%})."
+        )
+
+    def differences(self) -> str:
+        """Some disagreements, a line each."""
+        lines = [
+            f"  {seed.input[:SHORT]!r}: yours {seed.output[:SHORT]!r}, "
+            f"the teacher's {said[:SHORT]!r}"
+            for seed, said in self.disagreements[:SHOWN]
+        ]
+        more = len(self.disagreements) - SHOWN
+        return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
+
+
+async def settle_seeds(
+    task: Task, teacher: Teacher, asker: Asker, listen: Listener
+) -> tuple[list[Trace], BlindCheck | None]:
+    """The seeds as rows, and how the teacher did on them, where it was asked to.
+
+    Raises:
+        TeacherDisagrees: under `min_teacher_agreement`.
+    """
+    config = task.config
+    checks = config.check_seeds or config.min_teacher_agreement is not None
+    asked = [seed for seed in task.seeds if checks or (task.thinks and not seed.thinking)]
+    said = await _ask(asked, teacher, asker)
+    check = blind_check(task, asked, said) if checks else None
+    if check is not None:
+        _report(check, config.min_teacher_agreement, listen)
+    rows = [_row(task, seed, said.get(seed.id)) for seed in task.seeds]
+    return await _rationalized(task, teacher, asker, rows), check
+
+
+async def _ask(seeds: Sequence[Seed], teacher: Teacher, asker: Asker) -> dict[str, Said | Failed]:
+    requests = list(asker.blind_requests([seed.input for seed in seeds]))
+    await teacher.settle(requests)
+    answers = asker.said(requests, each=1)
+    return {seed.id: answer for seed, (answer,) in zip(seeds, answers, strict=True)}
+
+
+def blind_check(
+    task: Task, seeds: Sequence[Seed], said: dict[str, Said | Failed]
+) -> BlindCheck | None:
+    """The count over the seeds to which an answer came."""
+    answered = [(seed, answer) for seed in seeds if isinstance(answer := said[seed.id], Said)]
+    if not answered:
+        return None
+    wrong = [(seed, one.output) for seed, one in answered if not agrees(task, seed, one.output)]
+    return BlindCheck(len(answered) - len(wrong), len(answered), tuple(wrong))
+
+
+def agrees(task: Task, seed: Seed, output: str) -> bool:
+    """Whether `output` is the seed's, by label, by value, or by its words."""
+    if task.labels:
+        return match_label(output, task.labels) == task.label_of(seed)
+    return same_answer(gist(task, seed.output), gist(task, output))
+
+
+def gist(task: Task, output: str) -> str:
+    """An output without the reasoning that it holds, which no two answers have alike."""
+    field = task.response.reasoning_field if task.response is not None else None
+    value = as_json(output)
+    if field is None or not isinstance(value, dict):
+        return output
+    return json.dumps({name: item for name, item in value.items() if name != field})
+
+
+def _report(check: BlindCheck, least: float | None, listen: Listener) -> None:
+    differences = f"\n{check.differences()}" if check.disagreements else ""
+    if least is not None and check.share < least:
+        raise TeacherDisagrees(
+            f"{check} At least {least:.0%} were wanted, so nothing more was asked.{differences}",
+            next_step="Make the instruction say what decides these cases, mend the seeds, take "
+            "another teacher, or lower min_teacher_agreement.",
+        )
+    listen(Notice(f"{check}{differences}", "warning" if check.share < LOW else "info"))
+
+
+def _row(task: Task, seed: Seed, said: Said | Failed | None) -> Trace:
+    row = Trace(seed.input, seed.output, "seed", seed_ids=(seed.id,))
+    if not task.thinks:
+        return row
+    if seed.thinking:
+        return replace(row, thinking=seed.thinking, thinking_from="user")
+    if isinstance(said, Said) and said.thinking and agrees(task, seed, said.output):
+        return replace(
+            row,
+            thinking=said.thinking,
+            thinking_from=said.thinking_from,
+            teacher=task.config.teacher,
+            request_keys=said.keys,
+        )
+    return row
+
+
+async def _rationalized(
+    task: Task, teacher: Teacher, asker: Asker, rows: Sequence[Trace]
+) -> list[Trace]:
+    """The rows with thinking for those that still lack it."""
+    if not task.thinks:
+        return list(rows)
+    lacking = [row for row in rows if row.thinking is None]
+    requests = list(asker.rationalize_requests(lacking))
+    await teacher.settle(requests)
+    explained = {
+        row.id: replace(
+            row,
+            thinking=read_rationale(task, outcome),
+            thinking_from="rationalized",
+            teacher=task.config.teacher,
+            request_keys=outcome.keys,
+        )
+        for row, outcome in zip(lacking, teacher.outcomes(requests), strict=True)
+        if isinstance(outcome, Answer)
+    }
+    return [explained.get(row.id, row) for row in rows]

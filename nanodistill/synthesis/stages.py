@@ -1,0 +1,164 @@
+"""The stages of synthesis, in order.
+
+    task       read the seeds and all that the configuration names; check it
+    seeds      let the teacher answer them blind; stop if it can't
+    policy     what the task is, asked once or derived
+    plan       axes, cells, slots
+    rounds     inputs for the slots, answers to them, curation, until they are filled
+    version    split, test rows, card, manifest
+
+Everything that was asked lies in the journal before it is read, so a stage that
+is run again reads the same answers and comes to the same rows; only the first
+run pays. With `training_data` the rows are the user's, there is no teacher, and
+only curation and version remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from anyio import to_thread
+
+from nanodistill.config import DistillationConfig
+from nanodistill.curation.sieve import Sieve
+from nanodistill.dataset import DatasetVersion
+from nanodistill.events import Listener, silent
+from nanodistill.journal import Sums
+from nanodistill.records import Trace
+from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.synthesis.answering import Answering
+from nanodistill.synthesis.bench import Bench, open_bench
+from nanodistill.synthesis.draft import Made, Spent, write_dataset
+from nanodistill.synthesis.generation import Caller, Memory, Slot, Writer
+from nanodistill.synthesis.ledger import Ledger
+from nanodistill.synthesis.owndata import curate_own_rows, place
+from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
+from nanodistill.synthesis.policy import settle_policy
+from nanodistill.synthesis.reading import Reader
+from nanodistill.synthesis.result import SynthesisResult
+from nanodistill.synthesis.rounds import Rounds
+from nanodistill.synthesis.seedrows import settle_seeds
+from nanodistill.synthesis.shelf import Shelf
+from nanodistill.synthesis.steps import Seen, input_steps, row_steps
+from nanodistill.synthesis.task import Task, load_task
+from nanodistill.teacher.provider import Provider
+from nanodistill.teacher.stop import StopSignal
+
+
+async def synthesize(
+    config: DistillationConfig,
+    *,
+    provider: Provider | None = None,
+    listen: Listener = silent,
+    limit: int | None = None,
+    stop: StopSignal | None = None,
+) -> SynthesisResult:
+    """Ask the teacher and write a dataset version. Run again, it goes on where it stopped.
+
+    Args:
+        provider: answers in place of the teacher that the configuration names.
+        limit: make a preview of so many rows instead, and no version.
+        stop: asks the run to stop; without one, Ctrl-C and SIGTERM do.
+
+    Raises:
+        InputError: something is wrong with configuration, input or folder; nothing was spent.
+        Stopped: the run stopped early; what it has is safe, and it can go on.
+    """
+    task = await to_thread.run_sync(load_task, config, listen)
+    check_axes(task)
+    run = RunFolder(config.run_folder)
+    with run.locked("synth"), Shelf() as kept, Shelf() as rejected:
+        ledger = Ledger(kept, rejected)
+        await to_thread.run_sync(write_json, run.config, config.to_json())
+        if config.training_data is not None:
+            return await to_thread.run_sync(_own_rows, run, task, ledger, listen)
+        async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
+            return await _ask(bench, ledger, limit)
+
+
+async def _ask(bench: Bench, ledger: Ledger, limit: int | None) -> SynthesisResult:
+    """The stages that have a teacher."""
+    task, teacher, listen = bench.task, bench.teacher, bench.listen
+    seeds, check = await settle_seeds(task, teacher, bench.asker, listen)
+    policy = await settle_policy(task, teacher, bench.run.policy, listen)
+    seen = Seen.of(task)
+    for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
+    for seed in seeds:
+        place(seed, for_seeds, ledger)
+    axes = axes_of(task, policy)
+    slots = list(islice(slots_of(axes, task), max(0, task.wanted - len(ledger.kept))))
+    writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
+    rounds = _rounds(bench, writer, seen, ledger)
+    if limit is not None:
+        stopped = await rounds.preview(slots, limit, ledger)
+        made = Made(policy, check, {}, _spent(bench), stopped)
+        return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
+    stopped = await rounds.fill(slots, ledger, listen)
+    made = Made(policy, check, _prompts(task, writer, slots), _spent(bench), stopped)
+    version = await to_thread.run_sync(write_dataset, bench.run, task, ledger, made)
+    return _result(task, ledger, made, version)
+
+
+def _own_rows(run: RunFolder, task: Task, ledger: Ledger, listen: Listener) -> SynthesisResult:
+    """The stages that remain where the user brings the rows."""
+    task = curate_own_rows(task, ledger, listen)
+    made = Made(None, None, {}, Spent(), "complete")
+    return _result(task, ledger, made, write_dataset(run, task, ledger, made))
+
+
+def _rounds(bench: Bench, writer: Writer, seen: Seen, ledger: Ledger) -> Rounds:
+    task = bench.task
+    reader = Reader(task, bench.journal, Sieve(input_steps(task, seen), ledger.steps))
+    answering = Answering(
+        task, bench.teacher, bench.asker, Sieve(row_steps(task), ledger.steps), bench.judge
+    )
+    return Rounds(task, bench.teacher, writer, reader, answering)
+
+
+def _spent(bench: Bench) -> Spent:
+    """This session's calls, and what the run has cost since its beginning."""
+    account, run = bench.teacher.account, sum(bench.journal.sums().values(), Sums())
+    return Spent(account.made, account.reused, account.retried, run.usage, run.known_cost)
+
+
+def _prompts(task: Task, writer: Writer, slots: Sequence[Slot]) -> dict[str, str]:
+    """The templates in full, and the first generation call as it was sent."""
+    prompts = dict(task.prompts.templates)
+    if slots:
+        (first, *_) = Caller(task, Memory()).calls(slots[: task.config.examples_per_call])
+        turns = [f"[{turn['role']}]\n{turn['content']}" for turn in writer.messages(first)]
+        prompts["first generation call"] = "\n\n".join(turns)
+    return prompts
+
+
+def _first_new(ledger: Ledger, limit: int) -> tuple[Trace, ...]:
+    """The first generated rows that were kept."""
+    new = (row for row in ledger.kept.traces() if row.source == "synthetic")
+    return tuple(islice(new, limit))
+
+
+def _result(
+    task: Task,
+    ledger: Ledger,
+    made: Made,
+    version: DatasetVersion | None,
+    *,
+    preview: tuple[Trace, ...] = (),
+) -> SynthesisResult:
+    total, spent = ledger.accounts.total(), made.spent
+    return SynthesisResult(
+        wanted=task.wanted,
+        requested=total.requested,
+        kept=total.kept,
+        rejected=dict(total.rejected.most_common()),
+        failed=dict(total.failed.most_common()),
+        by_cell=ledger.accounts.cells,
+        calls={"made": spent.made, "reused": spent.reused, "retried": spent.retried},
+        usage=spent.usage,
+        cost_usd=spent.cost_usd,
+        dataset=version,
+        stopped_because=made.stopped_because,
+        blind_check=made.check,
+        preview=preview,
+    )

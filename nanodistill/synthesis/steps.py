@@ -1,0 +1,72 @@
+"""The curation of a run, as the lists of steps that its rows go through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nanodistill.curation.contamination import Contamination
+from nanodistill.curation.dedup import Duplicates
+from nanodistill.curation.inputs import Fits, NoLeaks, NoLoops, NoRefusal, Tidy
+from nanodistill.curation.labels import LabelInSet
+from nanodistill.curation.sieve import Step
+from nanodistill.curation.verify import (
+    Confident,
+    HasOutput,
+    HasThinking,
+    Renderable,
+    ValidResponse,
+    Verified,
+)
+from nanodistill.records import Seed, Trace
+from nanodistill.synthesis.generation import ORDERS
+from nanodistill.synthesis.task import Task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The two steps that remember, shared by all rows of a run: seeds first, then the others."""
+
+    contamination: Contamination
+    duplicates: Duplicates
+
+    @classmethod
+    def of(cls, task: Task) -> Seen:
+        threshold = task.config.near_duplicate_threshold
+        return cls(Contamination(task.test, task.seeds, threshold), Duplicates(threshold))
+
+    def steps(self) -> list[Step]:
+        return [self.contamination, self.duplicates]
+
+
+def input_steps(task: Task, seen: Seen) -> list[Step]:
+    """What a generated input has to pass. A habit of the seeds themselves is no fault."""
+    tidying: list[Step] = [Tidy(), NoRefusal(), NoLoops(), NoLeaks(task.labels, ORDERS)]
+    return [
+        *(step for step in tidying if leaves_alone(step, task.seeds)),
+        Fits.of(task.seeds),
+        *seen.steps(),
+    ]
+
+
+def row_steps(task: Task) -> list[Step]:
+    """What a row with its answer has to pass."""
+    steps: list[Step] = [HasOutput()]
+    if task.labels:
+        steps.append(LabelInSet(task.labels))
+    if task.response is not None:
+        steps.append(ValidResponse(task.response))
+    if task.thinks:
+        steps.append(HasThinking())
+    steps.append(Renderable(task.form))
+    if task.config.min_confidence is not None:
+        steps.append(Confident(task.config.min_confidence))
+    if task.verifier is not None:
+        steps.append(Verified(task.verifier))
+    return steps
+
+
+def leaves_alone(step: Step, seeds: Sequence[Seed]) -> bool:
+    """Whether the step would neither refuse nor change any seed."""
+    rows = [Trace(seed.input.strip(), seed.output, "seed") for seed in seeds]
+    return all(step(row) == row for row in rows)

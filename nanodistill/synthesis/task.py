@@ -1,0 +1,225 @@
+"""What the data is for: the task as the stages see it, read and checked before it costs."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanodistill.config import DistillationConfig
+from nanodistill.curation.labels import find_labels, match_label
+from nanodistill.curation.response import Response, load_response, object_schema
+from nanodistill.curation.verify import Verifier
+from nanodistill.errors import ConfigError, DataError, Problem
+from nanodistill.events import Listener
+from nanodistill.plugins import ResponseParser, load_object
+from nanodistill.prompts import Prompts, make_prompts, text_or_file
+from nanodistill.records import Seed, tagged_hash
+from nanodistill.seeds import Row, load_rows
+from nanodistill.thinking import FORMATS, Format, resolve_format, thinks
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run's task and the rows that the user brought.
+
+    `seeds` may be shown in prompts; `test` never is. `given` are training rows of
+    the user's own. `labels` is the closed set of outputs, empty where they are open.
+    """
+
+    config: DistillationConfig
+    seeds: tuple[Row, ...]
+    test: tuple[Row, ...]
+    given: tuple[Row, ...]
+    labels: tuple[str, ...]
+    response: Response | None
+    form: Format
+    prompts: Prompts
+    parser: ResponseParser | None
+    verifier: Verifier | None
+    rubric: str
+    all_seeds: int
+
+    @property
+    def instruction(self) -> str:
+        return self.config.instruction.strip()
+
+    @property
+    def wanted(self) -> int:
+        if self.config.training_data is not None:
+            return len(self.seeds) + len(self.given)
+        return self.all_seeds * self.config.augment_factor
+
+    @property
+    def thinks(self) -> bool:
+        """Whether rows have thinking."""
+        return thinks(self.form)
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether generation brings the outputs too: they hold their own reasoning."""
+        return (
+            self.response is not None
+            and self.response.reasoning_field is not None
+            and self.config.generation == "structured"
+            and self.config.samples_per_input == 1
+        )
+
+    @property
+    def asks_answers(self) -> bool:
+        """Whether each new input is put to the teacher for its answer."""
+        known = self.whole_rows or (bool(self.labels) and not self.thinks)
+        return not known or self.config.samples_per_input > 1
+
+    def seeds_of(self, label: str | None) -> tuple[Row, ...]:
+        """The seeds of a label; all of them where there is none."""
+        if label is None:
+            return self.seeds
+        return tuple(seed for seed in self.seeds if self.label_of(seed) == label)
+
+    def label_of(self, seed: Seed) -> str | None:
+        return match_label(seed.output, self.labels) if self.labels else None
+
+    @functools.cached_property
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """What an answer is to look like, where outputs have a schema."""
+        if self.response is None:
+            return None
+        if not self.thinks:
+            return self.response.schema
+        return self.response.inside("output", thinking="The reasoning that leads to the output.")
+
+    @functools.cached_property
+    def rows_schema(self) -> Mapping[str, Any]:
+        """What a generation call's answer is to look like."""
+        described = "An input, whole and by itself."
+        if self.whole_rows and self.response is not None:
+            row = dict(self.response.inside("output", input=described))
+            definitions = row.pop("$defs", None)
+        else:
+            row, definitions = object_schema({"input": {"type": "string"}}), None
+        whole = object_schema({"examples": {"type": "array", "items": row}})
+        return whole | ({"$defs": definitions} if definitions else {})
+
+
+def load_task(config: DistillationConfig, listen: Listener) -> Task:
+    """Read what the configuration names and see that it fits together. Blocks.
+
+    Raises:
+        ConfigError, DataError: with what does not fit. Nothing was spent.
+    """
+    form = resolve_format(config.thinking_format)
+    response = load_response(config.response_model)
+    if response is not None and response.reasoning_field is not None:
+        form = FORMATS["none"]
+    brought = load_rows(config.seed, what="seed", listen=listen)
+    rows = [_with_thinking(row, form) for row in brought]
+    labels = _labels(config, rows, response)
+    seeds, held_out = hold_out(rows, config, labels)
+    test = load_rows(config.test, what="test", listen=listen) if config.test is not None else []
+    given = _given(config, form, listen)
+    _check_outputs([*seeds, *held_out, *test, *given], labels, response)
+    return Task(
+        config=config,
+        seeds=tuple(seeds),
+        test=(*held_out, *(_with_thinking(row, form) for row in test)),
+        given=tuple(given),
+        labels=labels,
+        response=response,
+        form=form,
+        prompts=make_prompts(config.prompt_templates),
+        parser=_parser(config),
+        verifier=_verifier(config),
+        rubric=_rubric(config),
+        all_seeds=len(rows),
+    )
+
+
+def hold_out(
+    rows: Sequence[Row], config: DistillationConfig, labels: Sequence[str]
+) -> tuple[list[Row], list[Row]]:
+    """Seeds to use and seeds set aside as the test, in turn from each label.
+
+    Raises:
+        ConfigError: none would be left to use.
+    """
+    if config.holdout_seeds >= len(rows):
+        what = f"is {config.holdout_seeds}, and there are {len(rows)} seeds; some have to be left"
+        raise ConfigError("The configuration does not hold:", [Problem("holdout_seeds", what)])
+    drawn = sorted(rows, key=lambda row: tagged_hash("holdout", [config.random_seed, row.id]))
+    seen: Counter[str | None] = Counter()
+    turns: dict[str, tuple[int, int]] = {}
+    for place, row in enumerate(drawn):
+        label = match_label(row.output, labels) if labels else None
+        turns[row.id] = seen[label], place
+        seen[label] += 1
+    aside = {row.id for row in sorted(rows, key=lambda row: turns[row.id])[: config.holdout_seeds]}
+    kept = [row for row in rows if row.id not in aside]
+    return kept, [row for row in rows if row.id in aside]
+
+
+def _with_thinking(row: Row, form: Format) -> Row:
+    """A row that came as messages, with its thinking taken out of its output."""
+    if not row.is_chat:
+        return row
+    thinking, output = form.parse(row.output)
+    return Row(row.input, output, thinking, is_chat=True, where=row.where)
+
+
+def _given(config: DistillationConfig, form: Format, listen: Listener) -> list[Row]:
+    if config.training_data is None:
+        return []
+    rows = load_rows(config.training_data, what="training_data", listen=listen)
+    return [_with_thinking(row, form) for row in rows]
+
+
+def _labels(
+    config: DistillationConfig, rows: Sequence[Row], response: Response | None
+) -> tuple[str, ...]:
+    if config.labels is not None:
+        return tuple(dict.fromkeys(config.labels))
+    return find_labels(rows) if response is None else ()
+
+
+def _check_outputs(rows: Sequence[Row], labels: tuple[str, ...], response: Response | None) -> None:
+    problems = []
+    for row in rows:
+        if labels and match_label(row.output, labels) is None:
+            what = f"'{row.output[:60]}' is none of the labels {', '.join(labels)}"
+            problems.append(Problem(f"{row.where}: output", what))
+        if response is not None and (wrong := response.read(row.output).problem):
+            problems.append(
+                Problem(f"{row.where}: output", f"is not what response_model says: {wrong}")
+            )
+    if problems:
+        raise DataError("Outputs do not fit:", problems)
+
+
+def _parser(config: DistillationConfig) -> ResponseParser | None:
+    found = _object(config.response_parser, "response_parser")
+    parser = found() if isinstance(found, type) else found
+    if parser is None or isinstance(parser, ResponseParser):
+        return parser
+    what = f"{type(parser).__name__} lacks `parse_synthetic_examples(text)`"
+    raise ConfigError("The configuration does not hold:", [Problem("response_parser", what)])
+
+
+def _verifier(config: DistillationConfig) -> Verifier | None:
+    found: Any = _object(config.verifier, "verifier")
+    if found is not None and not callable(found):
+        what = f"{found!r} can't be called with input and output"
+        raise ConfigError("The configuration does not hold:", [Problem("verifier", what)])
+    verifier: Verifier | None = found
+    return verifier
+
+
+def _object(given: Any, field: str) -> Any:
+    return load_object(given, field=field) if isinstance(given, str) else given
+
+
+def _rubric(config: DistillationConfig) -> str:
+    if config.judge_rubric is not None:
+        return text_or_file(config.judge_rubric, "judge_rubric")
+    return "The output is what the task asks for, complete, and right for this input."
