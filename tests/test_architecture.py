@@ -31,7 +31,7 @@ ROWS = {
     "training": {"evaluation", "export", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
-        "config", "errors", "events", "hardware", "plugins", "records", "redaction", "runfolder",
+        "awake", "config", "errors", "events", "hardware", "plugins", "records", "redaction", "runfolder",
         "thinking",
     },
 }  # fmt: skip

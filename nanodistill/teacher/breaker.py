@@ -13,7 +13,7 @@ between them, trip it too: a teacher that refuses everything is a wrong teacher.
 
 from __future__ import annotations
 
-from nanodistill.errors import CallError, RowFailed, Transient
+from nanodistill.errors import CallError, Transient
 
 FAILURES_TO_SUSPECT = 5
 ROUNDS_AFTER_AN_ANSWER = 6
@@ -42,13 +42,14 @@ class Breaker:
         """Whether no more than one call may be in flight."""
         return not self._ever_answered or self._rounds > 1
 
-    @property
-    def tripped(self) -> bool:
-        return self.reason is not None
-
     def answered(self) -> None:
+        """The provider is well."""
         self._ever_answered = True
-        self._in_a_row = self._rounds = self._row_failures = 0
+        self._in_a_row = self._rounds = 0
+
+    def row_done(self) -> None:
+        """A row has its answer."""
+        self._row_failures = 0
 
     def failed(self, error: Transient, launched_at: float, now: float) -> bool:
         """Take note of a failed attempt. Whether it is to be held against its row."""
@@ -61,16 +62,13 @@ class Breaker:
             return False
         return True
 
-    def row_failed(self, error: RowFailed) -> None:
-        """Take note of a row that failed for good: the provider does answer."""
-        self._ever_answered = True
-        self._in_a_row = self._rounds = 0
-        self._row_failures = self._row_failures + 1 if error.kind == self._row_kind else 1
-        self._row_kind = error.kind
+    def row_lost(self, kind: str, message: str) -> None:
+        """A row has failed for good."""
+        self._row_failures = self._row_failures + 1 if kind == self._row_kind else 1
+        self._row_kind = kind
         if self._row_failures >= SAME_ROW_FAILURES:
             self.reason = (
-                f"{self._row_failures} calls in a row failed the same way, none was answered: "
-                f"{_said(error)}"
+                f"{self._row_failures} rows in a row were lost in the same way: {kind}: {message}"
             )
 
     def _begin_round(self, error: Transient, now: float) -> None:

@@ -41,9 +41,13 @@ class Lost:
 
 @dataclass(slots=True)
 class Found:
-    """What the journal says of some requests: how many are done, and what is open."""
+    """What the journal says of some requests.
+
+    How many are done, how many of those were when it was opened, and what is open.
+    """
 
     done: int = 0
+    reused: int = 0
     open: list[Open] = field(default_factory=list)
     whole: list[Whole] = field(default_factory=list)
 
@@ -60,17 +64,24 @@ class Chains:
         keyed = [(request.key, request) for request in requests]
         states = self._journal.states(key for key, _ in keyed)
         found = Found()
-        unsure = []
+        unsure: list[tuple[str, Request, bool]] = []
         for key, request in keyed:
             state = states.get(key)
             if state is None and key not in self._lost:
                 found.open.append(Open(request, request, key, "first"))
-            elif state is None or _is_done(request, state):
+                continue
+            is_old = state is not None and state.is_old
+            if state is None or _is_done(request, state):
                 found.done += 1
+                found.reused += is_old
             else:
-                unsure.append((key, request))
+                unsure.append((key, request, is_old))
         self._look_into(unsure, found)
         return found
+
+    def end(self, request: Request) -> Answer | Failure | Open:
+        """The end of one chain."""
+        return self._walk(request.key, request, {})
 
     def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
         """Each request's answer or failure, in order.
@@ -88,14 +99,15 @@ class Chains:
                     case outcome:
                         yield outcome
 
-    def _look_into(self, keyed: Sequence[tuple[str, Request]], found: Found) -> None:
-        known = self._journal.responses(key for key, _ in keyed)
-        for key, request in keyed:
+    def _look_into(self, unsure: Sequence[tuple[str, Request, bool]], found: Found) -> None:
+        known = self._journal.responses(key for key, _, _ in unsure)
+        for key, request, is_old in unsure:
             end = self._walk(key, request, known)
             if isinstance(end, Open):
                 found.open.append(end)
                 continue
             found.done += 1
+            found.reused += is_old
             if isinstance(end, Answer) and end.keys == (key,):
                 found.whole.append(Whole(key, RULES))
 

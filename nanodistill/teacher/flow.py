@@ -37,7 +37,7 @@ from nanodistill.errors import (
 from nanodistill.journal import Attempt, Call, Cause, Outcome, Response, Whole
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.teacher.account import Watch
-from nanodistill.teacher.answers import RULES, Answer, Link, next_step
+from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.budget import Reservation, Size
 from nanodistill.teacher.chains import Lost, Open, in_batches
 from nanodistill.teacher.limits import Ticket
@@ -119,7 +119,7 @@ class Flow:
         for batch in in_batches(requests):
             self._watch.stage = batch[0].stage
             found = await self._session.offload(lambda: self._session.chains.find(batch))  # noqa: B023
-            self._session.account.reused += found.done
+            self._session.account.reused += found.reused
             self._watch.done += found.done
             for whole in found.whole:
                 self._session.recorder.note(whole)
@@ -238,8 +238,7 @@ class Flow:
             await self._try_again_or_lose(work, error)
         else:
             self._ready.appendleft(work)
-        if session.admission.breaker.reason is not None:
-            self._stop(_gave_up(session.redact(session.admission.breaker.reason)))
+        self._give_up_if_tripped()
         session.recorder.note(Call(attempt))
 
     async def _try_again_or_lose(self, work: Work, error: Transient) -> None:
@@ -252,22 +251,16 @@ class Flow:
         said = self._session.redact(error.message)
         message = f"{work.failures} attempts failed, the last one: {said}"
         self._session.lost[work.open.key] = Lost(error.kind, message)
-        self._watch.done += 1
+        self._row_lost(error.kind, message)
         await self._free(work)
 
     async def _row_failed(self, launch: Launch, error: RowFailed) -> None:
         session, work = self._session, launch.work
-        session.admission.row_failed(error)
-        response = Response(
-            work.open.key,
-            work.request.stage,
-            failure=error.kind,
-            message=session.redact(error.message),
-        )
-        if session.admission.breaker.reason is not None:
-            self._stop(_gave_up(session.redact(session.admission.breaker.reason)))
+        session.admission.declined()
+        said = session.redact(error.message)
+        response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
         if await self._commit(Call(self._attempt(launch, "row_failed", error), response)):
-            self._watch.done += 1
+            self._row_lost(error.kind, said)
             await self._free(work)
 
     async def _stopped(self, launch: Launch, error: RunStopped) -> None:
@@ -327,18 +320,36 @@ class Flow:
             step = next_step([Link(work.request, work.open.key, completion)])
             if isinstance(step, Request):
                 await self._look_again(work.request)
-            elif isinstance(step, Answer):
-                self._watch.done += 1
-                if work.request.schema is not None:
+            else:
+                self._row_done(step)
+                if isinstance(step, Answer) and work.request.schema is not None:
                     self._session.recorder.note(Whole(work.open.key, RULES))
         await self._free(work)
 
     async def _look_again(self, root: Request) -> None:
         """Find out in the journal what is open of the chain of `root`, and queue it."""
-        found = await self._session.offload(lambda: self._session.chains.find([root]))
-        self._watch.done += found.done
-        for item in found.open:
-            self._accept(item, first=True)
+        end = await self._session.offload(lambda: self._session.chains.end(root))
+        if isinstance(end, Open):
+            self._accept(end, first=True)
+        else:
+            self._row_done(end)
+
+    def _row_done(self, end: Answer | Failure) -> None:
+        if isinstance(end, Failure):
+            self._row_lost(end.kind, end.message)
+        else:
+            self._watch.done += 1
+            self._session.admission.breaker.row_done()
+
+    def _row_lost(self, kind: str, message: str) -> None:
+        self._watch.done += 1
+        self._session.admission.breaker.row_lost(kind, message)
+        self._give_up_if_tripped()
+
+    def _give_up_if_tripped(self) -> None:
+        reason = self._session.admission.breaker.reason
+        if reason is not None:
+            self._stop(_gave_up(self._session.redact(reason)))
 
     async def _free(self, work: Work) -> None:
         """`work` has come to its end; what waited for the same answer looks for it."""

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from nanodistill.errors import RowFailed, Transient
+from nanodistill.errors import Transient
 from nanodistill.teacher.breaker import Breaker
 from nanodistill.teacher.concurrency import START, Concurrency
 from nanodistill.teacher.pace import MARGIN, LearnedPace, Pace
@@ -164,13 +164,13 @@ class Admission:
             self._concurrency.overloaded(ticket.at, now, lasting=error.kind != "rate_limit")
         if error.kind == "rate_limit":
             resumes_at = max(now, self.breaker.paused_until)
-            self._learned.refused(ticket.number, ticket.at, error.retry_after, resumes_at, now)
+            self._learned.refused(ticket.number, ticket.at, error.retry_after, resumes_at)
         return held
 
-    def row_failed(self, error: RowFailed) -> None:
-        """The provider answered that this row has no answer."""
+    def declined(self) -> None:
+        """The provider answered that there is no answer; nothing is learned of its limits."""
         self.in_flight -= 1
-        self.breaker.row_failed(error)
+        self.breaker.answered()
 
     def gone(self) -> None:
         """A call was given up; nothing is learned."""

@@ -130,7 +130,7 @@ class LearnedPace:
         return self._history.launched(now)
 
     def refused(
-        self, number: int, launched_at: float, asked: float | None, resumes_at: float, now: float
+        self, number: int, launched_at: float, asked: float | None, resumes_at: float
     ) -> None:
         """Learn from a refusal of launch `number`. Launches pause until `resumes_at`.
 

@@ -1,0 +1,54 @@
+"""The crash-safe store of every teacher call: what was paid for is never lost or bought twice.
+
+One record is a `Call`: an attempt, for the ledger, and with it the `Response`
+where the attempt brought one that is final, an answer or a refusal. `commit`
+returns when the records are on the disk (SQLite, WAL, synchronous=FULL), all of
+them or none; only then may anyone parse, count or show what they hold. A crash
+costs what was not yet committed: calls in flight.
+
+A response is found by its request's key, which says nothing about stages,
+settings of the run or time. It is never changed or deleted. Its `whole_by` is
+a remark and no more: the rules (`answers.RULES`) by which it has been found
+to be a whole answer, so that resuming need not parse it again.
+
+SQLite itself forgets the end of a WAL that is cut short, without a word. So each
+commit also writes how many records there are into a small file beside the
+journal, the seal; a journal with fewer is damaged and said to be. Deleting the
+seal accepts the loss.
+
+Not promised: detection of a flipped bit inside a text; two writers. Files are
+readable by their owner alone. All methods block: not for an event loop, see
+`nanodistill.teacher.recorder`.
+"""
+
+from __future__ import annotations
+
+from nanodistill.journal.entries import (
+    Attempt,
+    Call,
+    Cause,
+    Outcome,
+    Record,
+    Response,
+    State,
+    Sums,
+    Whole,
+)
+from nanodistill.journal.store import Journal, open_journal, read_journal
+from nanodistill.journal.trouble import seal_of
+
+__all__ = [
+    "Attempt",
+    "Call",
+    "Cause",
+    "Journal",
+    "Outcome",
+    "Record",
+    "Response",
+    "State",
+    "Sums",
+    "Whole",
+    "open_journal",
+    "read_journal",
+    "seal_of",
+]

@@ -1,0 +1,108 @@
+"""What the journal keeps: calls, their responses, and remarks; and what it says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nanodistill.records import Completion, Usage
+
+Cause = Literal["first", "retry", "longer", "repair"]
+Outcome = Literal["answered", "refused", "failed", "row_failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a call, as the ledger keeps it.
+
+    `cause` is why it was made: for the first time, again after a failure, with
+    more room for a truncated answer, or to repair a malformed one. `refused` is
+    "too fast", `failed` any other transient failure. `cost_usd` is None where
+    the price is not known.
+    """
+
+    at: float
+    stage: str
+    model: str
+    key: str
+    cause: Cause
+    outcome: Outcome
+    kind: str | None = None
+    status: int | None = None
+    latency: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a request came to for good: a completion, or a failure that asking again won't mend."""
+
+    key: str
+    stage: str
+    completion: Completion | None = None
+    failure: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one commit makes durable together."""
+
+    attempt: Attempt
+    response: Response | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The remark that the completion under `key` was found whole by the rules `by`."""
+
+    key: str
+    by: int
+
+
+Record = Call | Whole
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What can be said of a response without reading its text.
+
+    `is_old`: it was there when the journal was opened.
+    """
+
+    is_old: bool
+    failure: str | None
+    finish: str | None
+    whole_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The ledger of one stage, or of several added up.
+
+    `calls` are all attempts; `answered` of them brought a completion, `refused`
+    were "too fast", `failed` the other failures. `retries`, `repairs` and `longer`
+    are attempts by cause. `cost_usd` adds up what is known; `unpriced` counts the
+    answers whose cost is not.
+    """
+
+    calls: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    retries: int = 0
+    repairs: int = 0
+    longer: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in Sums.__slots__})
+
+    @property
+    def known_cost(self) -> float | None:
+        """Dollars, or None where one of the answers has no known price."""
+        return None if self.unpriced else self.cost_usd

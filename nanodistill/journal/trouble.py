@@ -1,0 +1,83 @@
+"""What can be wrong with a journal's file, in our words."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanodistill.errors import (
+    DamagedFile,
+    DiskFull,
+    FolderError,
+    NanoDistillError,
+    RunLocked,
+)
+
+FULL_BELOW = 1 << 20
+
+
+def seal_of(path: Path) -> Path:
+    """The file beside the journal that says how many records were committed."""
+    return path.with_name(f"{path.name}-seal")
+
+
+def damaged(path: Path, what: str) -> DamagedFile:
+    return DamagedFile(
+        f"the journal {path} is damaged: {what}.",
+        next_step=f"Put back {path.name}, {path.name}-wal and {seal_of(path).name} from a "
+        f"backup. Without one: delete {seal_of(path).name} to go on with what the journal still "
+        f"holds, or if that does not open either, move {path.name} away to begin again. What was "
+        "lost is asked, and paid, again.",
+    )
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """SQLite's and the system's errors in our words."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise _explained(path, error) from error
+    except OSError as error:
+        raise _explained_os(path, error) from error
+
+
+def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    code = error.sqlite_errorcode & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+        return _disk_full(path)
+    short = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_SHORT_READ
+    if short or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(path, str(error))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return RunLocked(
+            f"another process is writing {path}.",
+            next_step="Wait for it to end, or stop it, then run the command again.",
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return FolderError(f"can't write the journal {path}: {error}.")
+    if code == sqlite3.SQLITE_IOERR:
+        return NanoDistillError(f"can't read or write the journal {path}: {error}.")
+    return error
+
+
+def _explained_os(path: Path, error: OSError) -> NanoDistillError:
+    if _is_full(path):
+        return _disk_full(path)
+    return FolderError(f"can't write the journal {path}: {error}.")
+
+
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(path.parent).free < FULL_BELOW
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"no room left on the disk of {path}.",
+        next_step="Make room and run the same command: it goes on from what is safe.",
+    )
