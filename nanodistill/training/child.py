@@ -1,0 +1,241 @@
+"""The child: loads the student, trains it, and says how that ended.
+
+    python -m nanodistill.training.child RUN_DIR
+
+It reads job.json and rows.npz in its run folder and knows nothing else of the
+run. It holds the folder's lock, so that there is one writer even when the
+command that started it is gone; then it writes a checkpoint and ends at the
+next batch, and the command run again takes over. SIGTERM and SIGINT mean the
+same. What became of it is in outcome.json; a child that left none was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.errors import MemoryLimit, NanoDistillError
+from nanodistill.events import Event, Listener, Notice
+from nanodistill.models.blas import load_fast_blas, set_threads
+from nanodistill.runfolder import read_json, write_json
+from nanodistill.training.guard import Guard, Limits, Readings
+from nanodistill.training.metrics import MetricsWriter, keep_until
+from nanodistill.training.options import TrainingOptions
+from nanodistill.training.runs import TrainingFolder
+from nanodistill.training.tokens import TokenRows, load_tokens
+
+if TYPE_CHECKING:
+    from nanodistill.models.loading import LoadedModel
+    from nanodistill.training.checkpoints import Checkpoints
+    from nanodistill.training.loop import Course
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command asks the child to do. `data` is a hash of the rows' tokens."""
+
+    student: str
+    options: TrainingOptions
+    limits: Limits
+    data: str
+    micro_batch: int
+    checkpointing: bool
+    parent: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "options": self.options.to_json(),
+            "limits": dict(vars(self.limits)),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Job:
+        options = TrainingOptions.from_json(value["options"])
+        return cls(**{**value, "options": options, "limits": Limits(**value["limits"])})
+
+
+def main(arguments: list[str]) -> int:
+    folder = TrainingFolder(Path(arguments[0]))
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.exit("another child trains in this folder")
+    with lock:
+        outcome = attempt(folder)
+        write_json(folder.outcome, outcome)
+        return int(outcome["exit"])
+
+
+def attempt(folder: TrainingFolder) -> dict[str, Any]:
+    """Train, and tell how it ended as JSON values."""
+    try:
+        return Child(folder).train()
+    except NanoDistillError as known:
+        kind = "memory" if isinstance(known, MemoryLimit) else "refused"
+        return {
+            "ending": kind,
+            "error": type(known).__name__,
+            "message": known.message,
+            "next_step": known.next_step,
+            "exit": known.exit_code,
+        }
+    except (MemoryError, RuntimeError) as failed:
+        if isinstance(failed, RuntimeError) and not is_out_of_memory(str(failed)):
+            raise
+        return {"ending": "out of memory", "message": str(failed), "exit": 1}
+
+
+OUT_OF_MEMORY = ("insufficient memory", "outofmemory", "out of memory", "bad_alloc", "malloc")
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether an error's text, MLX's or Metal's, is about memory."""
+    return any(sign in text.lower() for sign in OUT_OF_MEMORY)
+
+
+def warning(text: str) -> Notice:
+    return Notice(text, level="warning")
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the machine is not as it was, and what that means."""
+    return [
+        f"{name} was {was.get(name)} at the checkpoint and is {value} now: the last bits of the "
+        "result may differ from those of an undisturbed run"
+        for name, value in now.items()
+        if was.get(name) != value
+    ]
+
+
+class Child:
+    """One attempt at the job in `folder`."""
+
+    def __init__(self, folder: TrainingFolder) -> None:
+        self.folder = folder
+        self.job = Job.from_json(read_json(folder.job))
+        self._stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+
+    def train(self) -> dict[str, Any]:
+        blas = load_fast_blas()  # before anything imports mlx
+        set_threads(self.job.limits.threads)
+        from nanodistill.models.loading import load_model
+        from nanodistill.training.checkpoints import Checkpoints
+        from nanodistill.training.loop import run
+        from nanodistill.training.setting import identity_of, prepare_mlx
+
+        prepare_mlx(self.job.limits)
+        identity = identity_of(self.job, blas)
+        checkpoints = Checkpoints(self.folder.checkpoints, identity)
+        damaged: list[Path] = []
+        found = checkpoints.latest(damaged)
+        at = 0 if found is None else found.state.update
+        keep_until(self.folder.metrics, -1 if found is None else at)
+        metrics = MetricsWriter(self.folder.metrics)
+        say = self._teller(metrics, at)
+        for path in damaged:
+            say(warning(f"checkpoint {path.name} is damaged; going on from the one before"))
+        if found is not None:
+            metrics.write("resumed", at)
+            for text in differences(found.machine, identity.machine):
+                say(warning(text))
+        loaded = load_model(self.job.student, listener=say)
+        course = self._course(loaded, checkpoints, metrics, say)
+        ending, state = run(course, found)
+        metrics.write("ended", state.update, how=ending)
+        metrics.sync()
+        return {
+            "ending": ending,
+            "steps": state.update,
+            "epochs": round(state.update / course.deal().updates_per_epoch, 3),
+            "best": None if state.best is None else dict(vars(state.best)),
+            "rows": state.rows,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "resumed_from": None if found is None else at,
+            "rate": state.rate,
+            "exit": INTERRUPTED if ending == "stopped" else 0,
+        }
+
+    def _teller(self, metrics: MetricsWriter, at: int) -> Listener:
+        """A listener that puts what is said to it into the record."""
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Notice):
+                metrics.write("said", at, text=event.text, level=event.level)
+
+        return tell
+
+    def _course(
+        self, loaded: LoadedModel, checkpoints: Checkpoints, metrics: MetricsWriter, say: Listener
+    ) -> Course:
+        import mlx.core as mx
+
+        from nanodistill.training import adapters
+        from nanodistill.training.loop import Course
+        from nanodistill.training.loss import target_loss
+        from nanodistill.training.setting import checkpoint_layers, on_cpu
+
+        model, splits = loaded.model, load_tokens(self.folder.rows)
+        sample = mx.array(splits["train"][0][None, :64])
+        config = adapters.prepare(model, self.job.options)
+        loss = target_loss(model, sample)
+        if self.job.checkpointing:
+            checkpoint_layers(model)
+        return Course(
+            model=model,
+            options=self.job.options,
+            loss=loss,
+            train=splits["train"],
+            valid=self._valid(splits),
+            micro_batch=self.job.micro_batch,
+            multiple=1 if on_cpu() else 8,
+            vocabulary=int(model(sample[:, :1]).shape[-1]),
+            score=None,
+            checkpoints=checkpoints,
+            adapter=self.folder.adapter,
+            adapter_config=adapters.adapter_config(config, self.job.options, self.job.student),
+            metrics=metrics,
+            guard=self._guard(say),
+            stop_asked=self._stop_asked,
+        )
+
+    def _valid(self, splits: dict[str, TokenRows]) -> TokenRows | None:
+        valid = splits.get("valid")
+        return None if valid is None or not len(valid) else valid
+
+    def _guard(self, say: Listener) -> Guard:
+        import mlx.core as mx
+
+        return Guard(
+            self.job.limits,
+            Readings.of_this_run(),
+            mlx_memory=lambda: mx.get_active_memory() + mx.get_cache_memory(),
+            release=mx.clear_cache,
+            wait=self._wait,
+            say=lambda text: say(warning(text)),
+        )
+
+    def _stop_asked(self) -> bool:
+        return self._stop.is_set() or os.getppid() != self.job.parent
+
+    def _wait(self, seconds: float) -> bool:
+        self._stop.wait(seconds)
+        return self._stop_asked()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,393 @@
+"""Training, inside mlx-lm's own loop.
+
+`mlx_lm.tuner.trainer.train` steps through batches, accumulates, averages over
+workers and compiles the step. It takes a loss, an optimizer and a generator of
+batches, and through those comes all that it lacks: the generator deals out
+updates (batches.py), seeds each batch, and wakes up after each update, which is
+where a run records, validates, saves, pauses and stops. Returning from it ends
+the loop. Its own validation, reports and saves are not used: it validates
+before the last update and saves files that a crash leaves torn.
+
+Going on is exact because nothing but the state in a checkpoint decides what
+comes next: weights, optimizer, and the number of updates made, from which data
+order and dropout follow. A `Session` is one way through the loop; a roll-back
+ends it and begins another from the last checkpoint with a smaller rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+from mlx_lm.tuner.trainer import TrainingArgs
+from mlx_lm.tuner.trainer import train as mlx_lm_train
+
+from nanodistill.errors import CheckFailed, MemoryLimit
+from nanodistill.training import adapters
+from nanodistill.training.batches import (
+    Batch,
+    Deal,
+    Rows,
+    batches_for_scoring,
+    batches_of_update,
+    fit_window,
+)
+from nanodistill.training.checkpoints import ADAPTER, Checkpoint, Checkpoints, State, Validation
+from nanodistill.training.guard import GIB, Guard
+from nanodistill.training.loss import Loss
+from nanodistill.training.metrics import MetricsWriter
+from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
+from nanodistill.training.options import TrainingOptions
+from nanodistill.training.tokens import TokenRows
+
+Ending = Literal["done", "early", "stopped"]
+
+SMALLER = 0.25
+"""What a roll-back does to the learning rate."""
+SMOOTHING = 0.9
+NEVER = 1 << 60
+
+
+class Diverged(Exception):
+    """Training went wrong in a way that a smaller learning rate may mend."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that stays the same through a run."""
+
+    model: Module
+    options: TrainingOptions
+    loss: Loss
+    train: TokenRows
+    valid: TokenRows | None
+    micro_batch: int
+    multiple: int
+    vocabulary: int
+    score: Callable[[], float] | None
+    checkpoints: Checkpoints
+    adapter: Path
+    adapter_config: str
+    metrics: MetricsWriter
+    guard: Guard
+    stop_asked: Callable[[], bool]
+
+    @property
+    def batches(self) -> int:
+        """Batches to an update."""
+        return math.ceil(self.options.rows_per_update / self.micro_batch)
+
+    def deal(self) -> Deal:
+        return fit_window(
+            self.train.lengths,
+            self.options.rows_per_update,
+            self.batches,
+            self.multiple,
+            self.options.seed,
+        )
+
+
+def run(course: Course, found: Checkpoint | None) -> tuple[Ending, State]:
+    """Train to the end, or until stopping is asked for, from `found` or from the beginning.
+
+    Raises:
+        MemoryLimit: the guard stopped it, after a checkpoint.
+        CheckFailed: it diverged, again after a roll-back.
+    """
+    stored = found is not None
+    while True:
+        session = Session(course, found, stored=stored)
+        try:
+            return session.run(), session.state
+        except Diverged as diverged:
+            found, stored = _rolled_back(course, session.state, str(diverged)), False
+
+
+def _rolled_back(course: Course, state: State, what: str) -> Checkpoint:
+    if state.rollbacks:
+        raise CheckFailed(
+            f"Training diverged again after a roll-back: {what}. "
+            f"The best checkpoint so far is kept.",
+            next_step="Set a smaller learning_rate, or a warm-up (warmup_steps), and train again.",
+        )
+    found = course.checkpoints.latest()
+    if found is None:
+        raise AssertionError("a run begins with a checkpoint")
+    smaller = replace(found.state, rate=found.state.rate * SMALLER, rollbacks=1)
+    text = (
+        f"{what}: going back to update {smaller.update} with "
+        f"{smaller.rate:g} times the learning rate"
+    )
+    course.metrics.write("said", state.update, text=text, level="warning")
+    return replace(found, state=smaller)
+
+
+class Session:
+    """One way through mlx-lm's loop, from a checkpoint or the beginning."""
+
+    def __init__(self, course: Course, found: Checkpoint | None, *, stored: bool) -> None:
+        self.course = course
+        self.deal = course.deal()
+        self.total = course.options.updates(self.deal.updates_per_epoch)
+        self.state = State() if found is None else found.state
+        config = course.options.mlx_lm(self.total)
+        self.updates = Updates(
+            build_optimizer(config, self.state.rate), course.options.settings.max_grad_norm
+        )
+        if found is not None:
+            course.model.load_weights(list(found.adapter().items()), strict=False)
+        self.updates.start(course.model, None if found is None else found.optimizer())
+        self._ending: Ending = "done"
+        self._recent = _Recent()
+        self._begun = monotonic() - self.state.seconds
+        self._unsaved = not stored
+
+    def run(self) -> Ending:
+        course = self.course
+        left = (self.total - self.state.update) * course.batches
+        mlx_lm_train(
+            course.model,
+            self.updates,
+            train_dataset=course.train,
+            val_dataset=None,
+            args=TrainingArgs(
+                batch_size=course.micro_batch,
+                iters=left + 1,  # so that the generator wakes up after the last update too
+                grad_accumulation_steps=course.batches,
+                steps_per_report=NEVER,
+                steps_per_eval=NEVER,
+                steps_per_save=NEVER,
+                adapter_file=str(course.adapter.parent / ".mlx-lm-last.safetensors"),
+                clear_cache_threshold=course.options.beyond.clear_cache_threshold or 0,
+            ),
+            loss=self._loss,
+            iterate_batches=self._batches,
+        )
+        return self._ending
+
+    def _loss(self, model: Module, *batch: mx.array) -> tuple[mx.array, mx.array]:
+        loss, count = self.course.loss(model, *batch)
+        self.updates.add_loss(mx.stop_gradient(loss))
+        return loss, count
+
+    def _batches(self, **_: Any) -> Iterator[tuple[mx.array, ...]]:
+        """Called by mlx-lm's loop; what stands after `yield` runs after that batch's step."""
+        try:
+            self._begin()
+            while self.state.update < self.total:
+                rows = self.deal.rows_of(self.state.update)
+                for place, batch in enumerate(self._batches_of(rows)):
+                    if self._must_stop():
+                        return
+                    mx.random.seed(self._seed_of(place))
+                    yield arrays_of(batch)
+                self._after_update(rows)
+                if self._out_of_patience():
+                    self._ending = "early"
+                    break
+            self._finish()
+        except MemoryLimit:
+            self._save()
+            raise
+
+    def _batches_of(self, rows: Rows) -> Iterator[Batch]:
+        course = self.course
+        return batches_of_update(course.train, rows, course.batches, course.multiple)
+
+    def _begin(self) -> None:
+        self._save()
+        if self._is_due(self.course.options.eval_every(self.total)):
+            done = {validation.update for validation in self.state.validations}
+            if self.state.update not in done:
+                self._validate()
+        self._save()
+        self._recent = _Recent()
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.update == self.total or self.state.update % every == 0
+
+    def _must_stop(self) -> bool:
+        self.course.guard.check()
+        if not self.course.stop_asked():
+            return False
+        self._save()
+        self._ending = "stopped"
+        return True
+
+    def _seed_of(self, place: int) -> int:
+        """The seed of dropout in one batch, by update and place in it."""
+        return (self.course.options.seed * 1_000_003 + self.state.update) * 257 + place
+
+    def _after_update(self, rows: Rows) -> None:
+        state, figures = self.state, self.updates.state
+        loss, norm = figures[LOSS].item() / self.course.batches, figures[NORM].item()
+        state.update += 1
+        state.seconds = monotonic() - self._begun
+        state.rows += len(rows)
+        state.tokens += int(self.course.train.lengths[rows].sum())
+        self._unsaved = True
+        self._check(loss, norm)
+        self._recent.add(loss, norm, len(rows), int(self.course.train.lengths[rows].sum()))
+        options = self.course.options
+        if self._is_due(options.log_every(self.total)):
+            self._record()
+        if self._is_due(options.eval_every(self.total)):
+            self._validate()
+        if self._is_due(options.save_every(self.total)):
+            self._save()
+
+    def _check(self, loss: float, norm: float) -> None:
+        state = self.state
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(f"update {state.update} had a loss of {loss} and a gradient of {norm}")
+        if state.first_loss is None:
+            state.first_loss = state.smoothed_loss = loss
+        before = state.first_loss if state.smoothed_loss is None else state.smoothed_loss
+        state.smoothed_loss = SMOOTHING * before + (1 - SMOOTHING) * loss
+        self._refuse_hopeless(state.smoothed_loss, "loss")
+
+    def _refuse_hopeless(self, loss: float, what: str) -> None:
+        """Stop a loss well above where it began and above that of guessing among all tokens."""
+        blind = math.log(self.course.vocabulary) + 1
+        first = self.state.first_loss or 0.0
+        if not math.isfinite(loss) or loss > max(blind, 1.5 * first):
+            raise Diverged(f"after update {self.state.update} the {what} is {loss:.2f}")
+
+    def _record(self) -> None:
+        recent, state = self._recent, self.state
+        seconds = max(1e-9, monotonic() - recent.since)
+        self.course.metrics.write(
+            "train",
+            state.update,
+            loss=recent.mean_loss,
+            smoothed=state.smoothed_loss,
+            learning_rate=self.updates.learning_rate.item(),
+            gradient_norm=recent.norm,
+            tokens_per_second=recent.tokens / seconds,
+            rows_per_second=recent.rows / seconds,
+            memory_gb=self.course.guard.memory / GIB,
+            mlx_peak_gb=mx.get_peak_memory() / GIB,
+            rows=state.rows,
+            tokens=state.tokens,
+            epoch=state.update / self.deal.updates_per_epoch,
+            total=self.total,
+            seconds=state.seconds,
+            seconds_left=self._seconds_left(),
+        )
+        self._recent = _Recent()
+
+    def _seconds_left(self) -> float:
+        return self.state.seconds / self.state.update * (self.total - self.state.update)
+
+    def _validate(self) -> None:
+        course, state = self.course, self.state
+        if course.valid is None:
+            return
+        since = monotonic()
+        course.model.eval()
+        loss = mean_loss(course)
+        score = None if course.score is None else course.score()
+        course.model.train()
+        if state.first_loss is None:
+            state.first_loss = loss
+        self._refuse_hopeless(loss, "validation loss")
+        found = Validation(state.update, loss, score)
+        better = is_better(found, state.best)
+        state.validations.append(found)
+        self._unsaved = True
+        course.metrics.write(
+            "valid", state.update, loss=loss, score=score, best=better,
+            seconds=monotonic() - since, total=self.total,
+        )  # fmt: skip
+        if better:
+            state.best = found
+            self._save()
+
+    def _save(self) -> None:
+        if not self._unsaved:
+            return
+        course, state = self.course, self.state
+        weights = adapters.trainable(course.model)
+        path = course.checkpoints.write(state, weights, self.updates.flat_state())
+        self._unsaved = False
+        course.metrics.write("checkpoint", state.update, path=path.name)
+        course.metrics.sync()
+        if state.best is None or state.best.update == state.update:
+            self._hand_out(path)
+
+    def _hand_out(self, checkpoint: Path) -> None:
+        """Make a checkpoint's weights the run's adapter."""
+        weights, config = checkpoint / ADAPTER, self.course.adapter_config
+        adapters.write_adapter(self.course.adapter, weights, config)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.course.options.settings.early_stopping_patience
+        best, validations = self.state.best, self.state.validations
+        if patience is None or best is None:
+            return False
+        return sum(v.update > best.update for v in validations) >= patience
+
+    def _finish(self) -> None:
+        self._save()
+        best = self.state.best
+        chosen = self.state.update if best is None else best.update
+        self._hand_out(self.course.checkpoints.at(chosen).path)
+
+
+class _Recent:
+    """Sums since the last record."""
+
+    def __init__(self) -> None:
+        self.since = monotonic()
+        self.rows = self.tokens = self._updates = 0
+        self._loss = 0.0
+        self.norm = 0.0
+
+    def add(self, loss: float, norm: float, rows: int, tokens: int) -> None:
+        self._updates += 1
+        self._loss += loss
+        self.norm = norm
+        self.rows += rows
+        self.tokens += tokens
+
+    @property
+    def mean_loss(self) -> float:
+        return self._loss / self._updates
+
+
+def arrays_of(batch: Batch) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    return (
+        mx.array(batch.inputs),
+        mx.array(batch.where),
+        mx.array(batch.targets),
+        mx.array(batch.weights),
+    )
+
+
+def mean_loss(course: Course) -> float:
+    """Mean loss of the validation rows' target tokens."""
+    valid = course.valid
+    if valid is None:
+        raise AssertionError("no validation rows")
+    total, count = 0.0, 0
+    for batch in batches_for_scoring(valid, course.micro_batch, course.multiple):
+        course.guard.check()
+        loss, _ = course.loss(course.model, *arrays_of(batch))
+        total += float(loss)
+        count += batch.target_tokens
+    return total / count
+
+
+def is_better(found: Validation, best: Validation | None) -> bool:
+    """By score where there is one, a tie going to the smaller loss; else by loss."""
+    if best is None:
+        return True
+    if found.score is None or best.score is None:
+        return found.loss < best.loss
+    return (found.score, -found.loss) > (best.score, -best.loss)

@@ -1,0 +1,81 @@
+"""metrics.jsonl: the record of a training run, a JSON object to a line, and what follows it.
+
+Every record has `kind` and `update`:
+
+    train        loss, smoothed, learning_rate, gradient_norm, tokens_per_second, …
+    valid        loss, score, best
+    checkpoint   path
+    said         text, level: a sentence for the person who watches
+    resumed      where the run went on from
+    ended        how
+
+Only the child writes it; the command follows it, and so can anyone. After a
+resume, records of updates that were lost with the crash are taken out, so that
+each update is told once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanodistill.runfolder import write_atomic
+
+Record = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends records; each is with the operating system when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, kind: str, update: int, **figures: Any) -> None:
+        line = json.dumps({"kind": kind, "update": update, **figures}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[Record]:
+    """All whole records; a torn last line is none."""
+    return list(parse(path.read_bytes())) if path.exists() else []
+
+
+def parse(data: bytes) -> Iterator[Record]:
+    for line in data.split(b"\n")[:-1]:
+        if line:
+            yield json.loads(line)
+
+
+def keep_until(path: Path, update: int) -> None:
+    """Take out the records of updates after `update`, and a torn end."""
+    if path.exists():
+        kept = [record for record in read_records(path) if record["update"] <= update]
+        write_atomic(path, b"".join(json.dumps(r).encode() + b"\n" for r in kept))
+
+
+class MetricsReader:
+    """Hands out the records that were added since the last call."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._at = path.stat().st_size if from_end and path.exists() else 0
+
+    def new(self) -> list[Record]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data.rfind(b"\n") + 1
+        self._at += whole
+        return list(parse(data[:whole]))

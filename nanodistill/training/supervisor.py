@@ -1,0 +1,231 @@
+"""The command's side of a training run: starts the child, follows it, mends what it died of.
+
+A child that dies of memory is started again from its last checkpoint with half
+the batch and twice the accumulation, which trains the same updates; when the
+batch is one row, with gradient checkpointing; after that the student does not
+fit. What was changed is told, and kept in adjusted.json for the next time.
+
+The child is in a session of its own: Ctrl-C and a closed terminal reach the
+command alone, which asks the child to write a checkpoint and end. If the
+command itself is killed, the child notices and does the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nanodistill
+from nanodistill.errors import MemoryLimit, NanoDistillError, RunLocked
+from nanodistill.events import Listener, Notice
+from nanodistill.runfolder import read_json, write_json
+from nanodistill.training.child import Job, is_out_of_memory
+from nanodistill.training.metrics import MetricsReader, Record
+from nanodistill.training.runs import TrainingFolder
+
+POLL = 0.2
+FORMER_CHILD = 120.0
+"""Seconds in which the child of a killed command has to write its checkpoint and end."""
+LOG_TAIL = 4000
+
+Outcome = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the work is cut to fit into memory; the updates are the same in each."""
+
+    micro_batch: int
+    checkpointing: bool
+
+    def smaller(self) -> Fit | None:
+        """What to try after this ran out of memory; None if there is nothing left."""
+        if self.micro_batch > 1:
+            return replace(self, micro_batch=(self.micro_batch + 1) // 2)
+        return None if self.checkpointing else replace(self, checkpointing=True)
+
+    def told(self, rows_per_update: int) -> str:
+        accumulation = -(-rows_per_update // self.micro_batch)
+        said = f"batches of {self.micro_batch}, {accumulation} to an update"
+        return f"{said}, with gradient checkpointing" if self.checkpointing else said
+
+
+class Killed(Exception):
+    """The child died of something that is not memory."""
+
+
+def supervise(
+    folder: TrainingFolder,
+    job: Job,
+    *,
+    follow: Callable[[Record], None],
+    listen: Listener,
+    stop: threading.Event,
+) -> Outcome:
+    """Train in a child until it ends by itself or `stop` is set; how it ended.
+
+    Raises:
+        MemoryLimit: the guard stopped it, or nothing made it fit.
+        NanoDistillError: what the child raised, or that it died.
+    """
+    fit = _remembered(folder, Fit(job.micro_batch, job.checkpointing))
+    while True:
+        job = replace(job, micro_batch=fit.micro_batch, checkpointing=fit.checkpointing)
+        outcome = _attempt(folder, job, follow, listen, stop)
+        if outcome["ending"] != "out of memory" or stop.is_set():
+            return _judged(outcome)
+        smaller = fit.smaller()
+        if smaller is None:
+            raise MemoryLimit(
+                "Training ran out of memory with one row to a batch and gradient checkpointing.",
+                next_step="Choose a smaller or quantized student, a smaller max_seq_length, "
+                "fewer lora_layers, or a machine with more memory.",
+            )
+        fit = smaller
+        write_json(folder.adjusted, asdict(fit))
+        listen(
+            Notice(
+                "training ran out of memory; going on from the last checkpoint with "
+                + fit.told(job.options.rows_per_update),
+                level="warning",
+            )
+        )
+
+
+def _remembered(folder: TrainingFolder, fit: Fit) -> Fit:
+    """The cut that an earlier attempt of this run had to go down to."""
+    return Fit(**read_json(folder.adjusted)) if folder.adjusted.exists() else fit
+
+
+def _judged(outcome: Outcome) -> Outcome:
+    if outcome["ending"] not in ("refused", "memory"):
+        return outcome
+    import nanodistill.errors as tree
+
+    kind = getattr(tree, outcome["error"])
+    message, next_step = outcome["message"], outcome["next_step"]
+    if issubclass(kind, tree.ProblemsError):
+        raise tree.InputError(message, next_step=next_step)
+    raise kind(message, next_step=next_step)
+
+
+def _attempt(
+    folder: TrainingFolder,
+    job: Job,
+    follow: Callable[[Record], None],
+    listen: Listener,
+    stop: threading.Event,
+) -> Outcome:
+    _wait_for_former(folder, listen)
+    folder.outcome.unlink(missing_ok=True)
+    write_json(folder.job, replace(job, parent=os.getpid()).to_json())
+    reader = MetricsReader(folder.metrics, from_end=True)
+    with folder.log.open("ab") as log:
+        log_from = log.tell()
+        child = _start(folder, log)
+        try:
+            _watch(child, reader, follow, stop)
+        finally:
+            _end(child)
+    for record in reader.new():
+        follow(record)
+    return _outcome(folder, child.returncode, log_from)
+
+
+def _start(folder: TrainingFolder, log: Any) -> subprocess.Popen[bytes]:
+    package = str(Path(nanodistill.__file__).parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "nanodistill.training.child", str(folder.root)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+    )
+    _keep_awake(child.pid)
+    return child
+
+
+def _keep_awake(pid: int) -> None:
+    """Hold off idle sleep on a Mac for as long as the child lives."""
+    awake = shutil.which("caffeinate") if sys.platform == "darwin" else None
+    if awake:
+        subprocess.Popen([awake, "-i", "-w", str(pid)])
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    reader: MetricsReader,
+    follow: Callable[[Record], None],
+    stop: threading.Event,
+) -> None:
+    asked = False
+    while child.poll() is None:
+        for record in reader.new():
+            follow(record)
+        if stop.is_set() and not asked:
+            child.send_signal(signal.SIGTERM)
+            asked = True
+        if asked:
+            _wait(child)
+        else:
+            stop.wait(POLL)
+
+
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(POLL)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Leave no child behind when following it was broken off."""
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+
+
+def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
+    if folder.outcome.exists():
+        return read_json(folder.outcome)
+    with folder.log.open("rb") as log:
+        log.seek(log_from)
+        written = log.read().decode(errors="replace")[-LOG_TAIL:]
+    if code == -signal.SIGKILL or is_out_of_memory(written):
+        return {"ending": "out of memory"}
+    last = written.strip().splitlines()[-1:] or [f"exit status {code}"]
+    raise NanoDistillError(
+        f"The training process died: {last[0]}",
+        next_step=f"Its whole output is in {folder.log}. Run the command again to go on from the "
+        "last checkpoint.",
+    )
+
+
+def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:
+    """Let the child of a command that was killed write its checkpoint and end."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        listen(Notice("waiting for the training process of an earlier command to end"))
+        try:
+            lock.acquire(timeout=FORMER_CHILD)
+        except Timeout as busy:
+            raise RunLocked(
+                f"Another process trains in {folder.root} and does not end.",
+                next_step="End it, then run the command again.",
+            ) from busy
+    lock.release()

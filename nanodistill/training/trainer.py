@@ -1,0 +1,175 @@
+"""train(): from a dataset version to an adapter.
+
+    preflight      what would go wrong, in one table, before the model is loaded
+    supervise      the child trains; the command follows
+    result         the best adapter, and how it came about
+
+The same call again goes on where it stopped, or finds the work done.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
+from nanodistill.training.follow import Follower
+from nanodistill.training.preflight import Preflight, preflight
+from nanodistill.training.runs import (
+    TrainingFolder,
+    make_latest,
+    training_folder,
+)
+from nanodistill.training.supervisor import supervise
+from nanodistill.training.tokens import save_tokens
+
+if TYPE_CHECKING:
+    from nanodistill.config import DistillationConfig
+    from nanodistill.dataset import DatasetVersion
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training came to. `steps` are optimizer updates, `best` the chosen validation."""
+
+    run: str
+    dataset: Mapping[str, str]
+    steps: int
+    epochs: float
+    rows: Mapping[str, int]
+    best: Mapping[str, Any] | None
+    resumed_from: int | None
+    adapter: str | None
+    metrics: str | None
+    seconds: float
+    preflight: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        if self.adapter is None:
+            return f"{self.rows['train']} rows can be trained; nothing was."
+        best = ""
+        if self.best is not None:
+            best = f"; the best of them after {self.best['update']}, "
+            best += f"with a validation loss of {self.best['loss']:.3f}"
+        return (
+            f"Trained {self.steps} updates ({self.epochs:g} epochs of {self.rows['train']} rows) "
+            f"in {self.seconds:.0f} s{best}.\nThe adapter is in {self.adapter}"
+        )
+
+
+def train(
+    config: DistillationConfig,
+    dataset: DatasetVersion,
+    run: RunFolder,
+    *,
+    listen: Listener = silent,
+    stop: threading.Event | None = None,
+    dry_run: bool = False,
+) -> TrainingResult:
+    """Train the student of `config` on `dataset`, in a child process.
+
+    Ctrl-C and SIGTERM, or `stop` where one is given, end it at the next batch after a
+    checkpoint.
+
+    Raises:
+        InputError: the preflight found something that can't work.
+        MemoryLimit: the guard stopped it, or the student does not fit.
+        CheckFailed: training diverged, again after a roll-back.
+        KeyboardInterrupt: it was stopped; calling it again goes on.
+    """
+    found = preflight(config, dataset, listen)
+    listen(found.table())
+    if dry_run:
+        return _planned(found)
+    folder = training_folder(run, found.run_id)
+    with run.locked("train"):
+        if folder.result.exists():
+            make_latest(run, found.entry)
+            listen(Notice(f"training run {folder.id} is finished; nothing is left to do"))
+            return TrainingResult(**read_json(folder.result))
+        _lay_out(folder, found)
+        make_latest(run, found.entry)
+        follower = Follower(listen, found.options.settings.report_to, config.name, folder.id)
+        with _stop_signal(stop) as asked, follower:
+            outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
+        if outcome["ending"] == "stopped":
+            raise KeyboardInterrupt
+        result = _finished(found, folder, outcome)
+        write_json(folder.result, result.to_json())
+        return result
+
+
+def _planned(found: Preflight) -> TrainingResult:
+    return TrainingResult(
+        run=found.run_id,
+        dataset=found.dataset,
+        steps=found.updates,
+        epochs=found.options.settings.num_train_epochs,
+        rows=found.rows,
+        best=None,
+        resumed_from=None,
+        adapter=None,
+        metrics=None,
+        seconds=0.0,
+        preflight=found.to_json(),
+    )
+
+
+def _finished(
+    found: Preflight, folder: TrainingFolder, outcome: Mapping[str, Any]
+) -> TrainingResult:
+    return TrainingResult(
+        run=found.run_id,
+        dataset=found.dataset,
+        steps=outcome["steps"],
+        epochs=outcome["epochs"],
+        rows=found.rows,
+        best=outcome["best"],
+        resumed_from=outcome["resumed_from"],
+        adapter=str(folder.adapter),
+        metrics=str(folder.metrics),
+        seconds=outcome["seconds"],
+        preflight=found.to_json(),
+    )
+
+
+def _lay_out(folder: TrainingFolder, found: Preflight) -> None:
+    """Write what the child reads, and the same run for mlx_lm's command line."""
+    folder.root.mkdir(parents=True, exist_ok=True)
+    if not folder.rows.exists():
+        save_tokens(folder.rows, found.splits)
+    write_atomic(folder.yaml, found.yaml().encode())
+
+
+@contextmanager
+def _stop_signal(stop: threading.Event | None) -> Iterator[threading.Event]:
+    """The event to stop by: the caller's, or one that Ctrl-C and SIGTERM set in here.
+
+    A second Ctrl-C leaves at once; the last checkpoint stands.
+    """
+    asked = threading.Event() if stop is None else stop
+    if stop is not None or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, _: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    former: dict[int, Any] = {
+        number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
