@@ -12,10 +12,12 @@ from nanodistill.errors import NoDataset
 from nanodistill.evaluation.generator import Generator
 from nanodistill.evaluation.job import Job, Prompt, Task
 from nanodistill.evaluation.reading import output_format, read
-from nanodistill.evaluation.trained import latest_trained
+from nanodistill.evaluation.trained import dataset_of, find_candidate
 from nanodistill.events import Listener, silent
+from nanodistill.models.resolve import resolve_model
 from nanodistill.records import Message
 from nanodistill.runfolder import RunFolder
+from nanodistill.thinking import Format, resolve_format
 
 KEY = "asked"
 
@@ -38,9 +40,9 @@ class Answer:
 
 
 class Student:
-    """The latest student of a run, or its base, loaded and ready: `with Student(…) as student:`.
+    """The latest student of a run, or its base, kept loaded: `with Student(…) as student:`.
 
-    Raises (on entering):
+    Raises:
         InputError: there is no trained student, and `base` was not asked for.
     """
 
@@ -53,10 +55,7 @@ class Student:
         listen: Listener = silent,
     ) -> None:
         self._config = config
-        self._adapter = None if base else str(latest_trained(run).adapter)
-        instruction, thinking_format = _task(config, run)
-        self._instruction = instruction
-        self._form = output_format(thinking_format, config.train_on)
+        self._role = _base_role(config, run) if base else _student_role(config, run, listen)
         self._generator = Generator(listen)
 
     def __enter__(self) -> Self:
@@ -78,19 +77,19 @@ class Student:
             ModelError: the model or its adapter can't be used.
         """
         messages = (
-            Message(role="system", content=self._instruction),
+            Message(role="system", content=self._role.instruction),
             Message(role="user", content=text),
         )
-        task = Task(self._config.student, self._adapter, (), (Prompt(KEY, messages),))
+        task = Task(self._config.student, self._role.adapter, (), (Prompt(KEY, messages),))
         job = Job((task,), self._config.max_new_tokens, batch_size=1)
         (generated,) = self._generator.run(job)
-        reading = read(generated.text, generated.finish_reason, self._form)
+        reading = read(generated.text, generated.finish_reason, self._role.form)
         return Answer(
             text=generated.text,
             thinking=reading.thinking,
             output=generated.text if reading.output is None else reading.output,
             readable=reading.output is not None,
-            model="student" if self._adapter else "base",
+            model=self._role.name,
             prompt_tokens=generated.prompt_tokens,
             completion_tokens=generated.completion_tokens,
             seconds=generated.seconds,
@@ -110,10 +109,35 @@ def ask(
         return student.ask(text)
 
 
-def _task(config: DistillationConfig, run: RunFolder) -> tuple[str, str]:
-    """Instruction and thinking format of the latest dataset version, else of the run file."""
+@dataclass(frozen=True)
+class Role:
+    """A model as it is asked: its adapter, the instruction, and how its answers are read."""
+
+    name: Literal["student", "base"]
+    adapter: str | None
+    instruction: str
+    form: Format
+
+
+def _student_role(config: DistillationConfig, run: RunFolder, listen: Listener) -> Role:
+    model = resolve_model(config.student, listener=listen)
+    found = find_candidate(config, run, model, None, listen)
+    manifest = (dataset_of(found.entry, run) if found.entry else open_version(None, run)).manifest
+    return Role(
+        "student",
+        str(found.contender.adapter),
+        manifest.instruction,
+        output_format(manifest.thinking_format, found.train_on),
+    )
+
+
+def _base_role(config: DistillationConfig, run: RunFolder) -> Role:
+    """The base as the latest dataset version has it asked, or the run file if there is none."""
     try:
         manifest = open_version(None, run).manifest
     except NoDataset:
-        return config.instruction, str(config.thinking_format)
-    return manifest.instruction, manifest.thinking_format
+        form = resolve_format(config.thinking_format)
+        return Role("base", None, config.instruction, form)
+    return Role(
+        "base", None, manifest.instruction, output_format(manifest.thinking_format, config.train_on)
+    )

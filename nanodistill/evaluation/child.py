@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,12 +23,7 @@ from nanodistill.errors import NanoDistillError
 from nanodistill.evaluation.job import Generated, Job, Prompt, Task
 from nanodistill.evaluation.prefix import after_prefix
 from nanodistill.events import Event, Listener, Notice
-from nanodistill.models.generation import (
-    PromptTooLong,
-    Sampling,
-    generate_each,
-    prompt_tokens,
-)
+from nanodistill.models.generation import PromptTooLong, Sampling, generate_each, prompt_tokens
 from nanodistill.models.loading import LoadedModel, load_model
 from nanodistill.records import Message
 
@@ -62,7 +57,7 @@ def _task_answers(loaded: LoadedModel, task: Task, job: Job) -> Iterator[Generat
     mx.reset_peak_memory()
     before = time.perf_counter()
     shots = fitting_shots(loaded, task, job.max_new_tokens)
-    asked = [(prompt, _tokens(loaded, prompt, shots)) for prompt in task.prompts]
+    asked = [(prompt, tokens_of(loaded, prompt, shots)) for prompt in task.prompts]
     yield from (_too_long(prompt) for prompt, tokens in asked if tokens is None)
     fitting = [(prompt, tokens) for prompt, tokens in asked if tokens is not None]
     ready = after_prefix(loaded, [tokens for _, tokens in fitting])
@@ -90,13 +85,13 @@ def fitting_shots(loaded: LoadedModel, task: Task, max_new_tokens: int) -> Seque
         return task.shots
     longest = max(task.prompts, key=lambda prompt: sum(len(m["content"]) for m in prompt.messages))
     for turns in range(len(task.shots), 0, -2):
-        tokens = _tokens(loaded, longest, task.shots[:turns])
+        tokens = tokens_of(loaded, longest, task.shots[:turns])
         if tokens is not None and len(tokens) + max_new_tokens <= context:
             return task.shots[:turns]
     return ()
 
 
-def _tokens(loaded: LoadedModel, prompt: Prompt, shots: Sequence[Message]) -> list[int] | None:
+def tokens_of(loaded: LoadedModel, prompt: Prompt, shots: Sequence[Message]) -> list[int] | None:
     """The prompt's tokens with the shots behind its system message; None if it is too long."""
     head = [message for message in prompt.messages if message["role"] == "system"]
     rest = [message for message in prompt.messages if message["role"] != "system"]
@@ -134,13 +129,15 @@ def serve(jobs: queue.SimpleQueue[bytes], out: BinaryIO) -> None:
 
 
 def main() -> None:
-    # The terminal sends Ctrl-C to both; it is the parent's to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the lines
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
-    serve(jobs, out)
+    try:
+        serve(jobs, out)
+    except BaseException:  # noqa: BLE001 - an orderly exit would wait for the reading thread
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _read(jobs: queue.SimpleQueue[bytes]) -> None:

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nanodistill.config import DistillationConfig
 from nanodistill.errors import ModelError
 from nanodistill.evaluation.prompts import JudgedRow
-from nanodistill.evaluation.trained import Trained, latest_trained, named_run, trained_at
-from nanodistill.events import Listener
 from nanodistill.models.digests import files_sha256
-from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.models.resolve import ResolvedModel
 from nanodistill.records import Message, tagged_hash
-from nanodistill.runfolder import RunFolder
 
 STUDENT, BASE, FEW_SHOT, TEACHER = "student", "base", "base_few_shot", "teacher"
 SHOWN_AS = {
@@ -56,47 +52,6 @@ class Contender:
             )
             for row in rows
         ]
-
-
-@dataclass(frozen=True)
-class LineUp:
-    """All contenders, and the name under which their results are kept."""
-
-    run: str
-    contenders: tuple[Contender, ...]
-
-    @property
-    def student(self) -> Contender:
-        return next(one for one in self.contenders if one.name == STUDENT)
-
-
-def line_up(
-    config: DistillationConfig,
-    run: RunFolder,
-    student: Path | str | None,
-    shots: Sequence[Message],
-    listen: Listener,
-) -> LineUp:
-    """Base, base with examples, and the student: the latest training's unless one is named.
-
-    Args:
-        student: an adapter's folder (Path) or a model's name (str), or None.
-    """
-    base = resolve_model(config.student, listener=listen)
-    if isinstance(student, str):
-        judged = Contender(STUDENT, resolve_model(student, listener=listen))
-        name = named_run(student, judged.identity)
-    else:
-        trained = _trained(student, run)
-        judged, name = Contender(STUDENT, base, trained.adapter), trained.run
-    few_shot = [Contender(FEW_SHOT, base, shots=tuple(shots))] if shots else []
-    return LineUp(name, (Contender(BASE, base), *few_shot, judged))
-
-
-def _trained(adapter: Path | None, run: RunFolder) -> Trained:
-    if adapter is None:
-        return latest_trained(run)
-    return trained_at(adapter, run, adapter_sha256(adapter))
 
 
 def shown_name(model: ResolvedModel) -> str:

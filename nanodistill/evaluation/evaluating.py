@@ -17,7 +17,14 @@ from pathlib import Path
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.evaluation.answers import Answers
-from nanodistill.evaluation.contenders import STUDENT, TEACHER, LineUp, line_up, shown_name
+from nanodistill.evaluation.contenders import (
+    BASE,
+    FEW_SHOT,
+    STUDENT,
+    TEACHER,
+    Contender,
+    shown_name,
+)
 from nanodistill.evaluation.generation import Wanted, generate_missing
 from nanodistill.evaluation.given import GivenAnswer, given_answers, usd_per_1000
 from nanodistill.evaluation.metrics import Choice, TaskFacts, choose_metric
@@ -32,7 +39,15 @@ from nanodistill.evaluation.results import (
 )
 from nanodistill.evaluation.scoring import Judge, speed_of
 from nanodistill.evaluation.statistics import Paired, compare
+from nanodistill.evaluation.trained import (
+    Candidate,
+    dataset_of,
+    find_candidate,
+    rows_trained_on,
+)
 from nanodistill.events import Listener, Notice, silent
+from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.records import Message
 from nanodistill.runfolder import RunFolder
 
 
@@ -65,20 +80,22 @@ def evaluate(
     facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
     choice = choose_metric(config, facts, judged.golds)
     listen(_announcement(judged, choice))
-    form = output_format(dataset.manifest.thinking_format, config.train_on)
+    base = resolve_model(config.student, listener=listen)
+    candidate = find_candidate(config, run, base, model or adapter, listen)
+    _warn_of_overlap(judged, dataset, candidate, run, listen)
+    form = output_format(dataset.manifest.thinking_format, candidate.train_on)
     judge = Judge(choice.metric, form, judged.rows)
     scored = _teacher_scored(judge, given_answers(teacher))
     with run.locked("eval"):
-        lined_up = line_up(config, run, model or adapter, shots(dataset, form), listen)
         answers = Answers(run.evaluation / "answers.jsonl")
         wanted = [
             Wanted(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
-            for one in lined_up.contenders
+            for one in line_up(base, candidate, shots(dataset, form))
         ]
         generated = generate_missing(wanted, answers, config, listen)
         scored = {one.contender.name: _scored(judge, one, answers) for one in wanted} | scored
         result = EvaluationResult(
-            subject=_subject(lined_up, dataset, judged),
+            subject=_subject(candidate, wanted, dataset, judged),
             n=len(judged.rows),
             metric=choice.metric.name,
             measure=choice.metric.measure,
@@ -88,7 +105,7 @@ def evaluate(
             against=_against(scored),
             generated=generated,
             reused=len({key for one in wanted for key in one.keys}) - generated,
-            folder=run.evaluation / lined_up.run,
+            folder=run.evaluation / candidate.run,
         )
         save(result, [line for one in scored.values() for line in one.predictions])
     listen(result.table())
@@ -138,12 +155,40 @@ def _against(scored: Mapping[str, Scored]) -> dict[str, Paired]:
     }
 
 
-def _subject(lined_up: LineUp, dataset: DatasetVersion, judged: JudgedSet) -> Subject:
+def _subject(
+    candidate: Candidate, wanted: Sequence[Wanted], dataset: DatasetVersion, judged: JudgedSet
+) -> Subject:
     return Subject(
-        run=lined_up.run,
-        student=shown_name(lined_up.student.model),
-        identities={one.name: one.identity for one in lined_up.contenders},
+        run=candidate.run,
+        student=shown_name(candidate.contender.model),
+        identities={one.contender.name: one.contender.identity for one in wanted},
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         split=judged.split,
     )
+
+
+def line_up(base: ResolvedModel, candidate: Candidate, shown: Sequence[Message]) -> list[Contender]:
+    """Base, base with examples where there are any, student."""
+    few_shot = [Contender(FEW_SHOT, base, shots=tuple(shown))] if shown else []
+    return [Contender(BASE, base), *few_shot, candidate.contender]
+
+
+def _warn_of_overlap(
+    judged: JudgedSet,
+    dataset: DatasetVersion,
+    candidate: Candidate,
+    run: RunFolder,
+    listen: Listener,
+) -> None:
+    if candidate.entry is None:
+        return
+    seen = rows_trained_on(judged, dataset, dataset_of(candidate.entry, run))
+    if seen:
+        listen(
+            Notice(
+                f"{seen} of these {len(judged.rows)} rows were among the student's training rows "
+                f"({candidate.entry.dataset}): it may have learned them by heart",
+                "warning",
+            )
+        )

@@ -9,24 +9,28 @@ between jobs, and ends when the parent does.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import nanodistill
 from nanodistill.errors import ModelError, NanoDistillError
 from nanodistill.evaluation.job import Generated, Job
 from nanodistill.events import Listener, Notice
+from nanodistill.training.child import is_out_of_memory
 
-CHILD = (sys.executable, "-m", "nanodistill.evaluation.child")
+CHILD = (sys.executable, "-P", "-m", "nanodistill.evaluation.child")
 LAST_LINES = 8
 
 
 class OutOfMemory(NanoDistillError):
-    """The child was ended in a way that means it asked for too much memory."""
+    """The child died as one does that asked for too much memory."""
 
 
 class Generator:
@@ -39,8 +43,14 @@ class Generator:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        # A session of its own: Ctrl-C and a closed terminal are the parent's to act on.
         self._child = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=child_environment(),
+            start_new_session=True,
         )
         return self
 
@@ -90,7 +100,7 @@ class Generator:
         """What to say of a child that ended before its job did."""
         code = child.wait()
         last = self._last_lines()
-        if code in (-signal.SIGKILL, -signal.SIGABRT) or "MemoryError" in last:
+        if code == -signal.SIGKILL or is_out_of_memory(last):
             return OutOfMemory(
                 "generation ran out of memory: its process was ended by the system.",
                 next_step="Set a smaller eval_batch_size, or close other programs.",
@@ -102,6 +112,13 @@ class Generator:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-LAST_LINES:])
+
+
+def child_environment() -> dict[str, str]:
+    """Where the child finds this very package, whatever the working directory holds."""
+    package = str(Path(nanodistill.__file__).parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _pipe(pipe: Any) -> BinaryIO:

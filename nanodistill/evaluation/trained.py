@@ -1,53 +1,118 @@
-"""Where the adapter to be judged comes from."""
+"""The student that is judged: the latest training's adapter, unless another one is named."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
+from nanodistill.config import DistillationConfig
+from nanodistill.dataset import DatasetVersion, open_version
+from nanodistill.dataset.index import heal_index
 from nanodistill.errors import InputError
-from nanodistill.records import tagged_hash
-from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.evaluation.contenders import STUDENT, Contender
+from nanodistill.evaluation.prompts import JudgedSet
+from nanodistill.events import Listener, Notice
+from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.records import canonical_text, tagged_hash
+from nanodistill.runfolder import RunFolder
+from nanodistill.training.runs import RunEntry, read_index, training_folder
+
+TrainOn = Literal["cot", "answer"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """An adapter, and the training run that made it or a name in the place of one."""
+class Candidate:
+    """The student, and the name under which its results are kept.
+
+    `entry` is the training run of ours that it came from, if it did.
+    """
 
     run: str
-    adapter: Path
+    contender: Contender
+    train_on: TrainOn
+    entry: RunEntry | None
 
 
-def latest_trained(run: RunFolder) -> Trained:
-    """The adapter of the run's latest training.
+def find_candidate(
+    config: DistillationConfig,
+    run: RunFolder,
+    base: ResolvedModel,
+    named: Path | str | None,
+    listen: Listener,
+) -> Candidate:
+    """The student to judge.
+
+    Args:
+        named: an adapter's folder (Path), a model's name (str), or None for the run's latest
+            training of `base`.
 
     Raises:
-        InputError: nothing was trained yet, or training has not ended.
+        InputError: nothing was trained yet.
+        ModelError: what was named is no adapter or no model.
     """
-    index = run.training / "index.json"
-    if not index.exists():
+    if isinstance(named, str):
+        contender = Contender(STUDENT, resolve_model(named, listener=listen))
+        return Candidate(_name(named, contender), contender, config.train_on, None)
+    if named is None:
+        entry = _latest(run, base)
+        return _trained(entry, base, run, listen)
+    inside = named.resolve().parent
+    known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
+    if known:
+        return _trained(known[0], base, run, listen)
+    contender = Contender(STUDENT, base, named)
+    return Candidate(_name(named.name, contender), contender, config.train_on, None)
+
+
+def dataset_of(entry: RunEntry, run: RunFolder) -> DatasetVersion:
+    """The version that was trained on: by its fingerprint in this run, else by its name."""
+    for version in heal_index(run).versions:
+        if version.fingerprint == entry.dataset_fingerprint:
+            return open_version(version.name, run)
+    return open_version(entry.dataset, run)
+
+
+def rows_trained_on(judged: JudgedSet, dataset: DatasetVersion, trained: DatasetVersion) -> int:
+    """How many of the rows to judge by were training rows: none within one version."""
+    if trained.fingerprint == dataset.fingerprint:
+        return 0
+    seen = {canonical_text(row["input"]) for row in trained.rows("train")}
+    return sum(canonical_text(row.input) in seen for row in judged.rows)
+
+
+def _latest(run: RunFolder, base: ResolvedModel) -> RunEntry:
+    entries = read_index(run)
+    if not entries:
         raise InputError(
             f"{run.root} holds no trained student yet.",
             next_step="Train one first: nanodistill train RUN.toml",
         )
-    name = read_json(index)["latest"]
-    adapter = run.training / name / "adapters"
-    if not (adapter / "adapters.safetensors").is_file():
+    own = [entry for entry in entries if entry.student_identity == base.identity]
+    if not own:
         raise InputError(
-            f"training run {name} has written no adapter yet.",
+            f"{run.root} holds no student trained on {base.name}; "
+            f"the latest was trained on {entries[-1].student}.",
+            next_step="Set student to the model that was trained, or train again: "
+            "nanodistill train RUN.toml",
+        )
+    return own[-1]
+
+
+def _trained(entry: RunEntry, base: ResolvedModel, run: RunFolder, listen: Listener) -> Candidate:
+    folder = training_folder(run, entry.run)
+    if not (folder.adapter / "adapters.safetensors").is_file():
+        raise InputError(
+            f"training run {entry.run} has written no adapter yet.",
             next_step="Let it end first: nanodistill train RUN.toml goes on where it stopped.",
         )
-    return Trained(name, adapter)
+    if not folder.result.exists():
+        listen(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
+    contender = Contender(STUDENT, base, folder.adapter)
+    return Candidate(entry.run, contender, cast("TrainOn", entry.train_on), entry)
 
 
-def trained_at(adapter: Path, run: RunFolder, identity: str) -> Trained:
-    """An adapter that was named: of one of the run's trainings, or from anywhere."""
-    if adapter.resolve().parent.parent == run.training.resolve():
-        return Trained(adapter.resolve().parent.name, adapter)
-    return Trained(named_run(adapter.name, identity), adapter)
-
-
-def named_run(name: str, identity: str) -> str:
-    """A folder name for the results of a model that no training run of ours made."""
+def _name(name: str, contender: Contender) -> str:
+    """A folder name for the results of what no training run of ours made."""
     stem = Path(name.rstrip("/")).name or "model"
-    return f"{stem}-{tagged_hash('nanodistill.evaluated.v1', identity)[:8]}"
+    return f"{stem}-{tagged_hash('nanodistill.evaluated.v1', contender.identity)[:8]}"

@@ -12,7 +12,9 @@ import pytest
 from evaluation.tiny import INSTRUCTION, make_adapter, make_dataset, make_model, some_rows
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, open_version
+from nanodistill.models.resolve import resolve_model
 from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.training.runs import RunEntry, make_latest, training_folder
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,19 @@ class TinyRun:
     @property
     def dataset(self) -> DatasetVersion:
         return open_version(None, self.run)
+
+    def trained(self, run_id: str, seed: int = 1) -> Path:
+        """Leave what training leaves of a run on the latest dataset version."""
+        folder = training_folder(self.run, run_id)
+        make_adapter(folder.adapter, self.model, seed)
+        write_json(folder.result, {"run": run_id})
+        student = resolve_model(str(self.model))
+        dataset = self.dataset
+        entry = RunEntry(
+            run_id, dataset.name, dataset.fingerprint, student.name, student.identity, "cot"
+        )
+        make_latest(self.run, entry)
+        return folder.adapter
 
     def config(self, **fields: Any) -> DistillationConfig:
         given = {
@@ -48,8 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     root = tmp_path_factory.mktemp("evaluation")
     tiny = TinyRun(root, make_model(root / "model"))
     make_dataset(tiny.run, some_rows())
-    make_adapter(tiny.run.training / "r1" / "adapters", tiny.model)
-    write_json(tiny.run.training / "index.json", {"latest": "r1"})
+    tiny.trained("r1")
     return tiny
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,14 +13,13 @@ from evaluation.conftest import TinyRun
 from evaluation.tiny import make_adapter, make_dataset, make_model, some_rows
 from nanodistill.errors import DataError, InputError, ModelError, RunLocked
 from nanodistill.evaluation import GivenAnswer, ask, evaluate
-from nanodistill.evaluation.job import Generated
+from nanodistill.evaluation.job import Generated, Prompt
 from nanodistill.evaluation.metrics.labels import LabelAccuracy
 from nanodistill.evaluation.prompts import judged_set, shots
 from nanodistill.evaluation.results import read_results
 from nanodistill.evaluation.scoring import Judge
 from nanodistill.events import Event, Notice, Table
-from nanodistill.records import Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.records import Split, Trace
 from nanodistill.thinking import resolve_format
 
 
@@ -69,10 +67,42 @@ def test_the_files_hold_all_of_it_and_no_path(tiny: TinyRun) -> None:
 
 def test_another_training_run_asks_the_student_alone(tiny: TinyRun) -> None:
     evaluate(tiny.config(), tiny.dataset, tiny.run)
-    adapter = make_adapter(tiny.run.training / "r2" / "adapters", tiny.model, seed=2)
-    second = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=adapter)
+    tiny.trained("r2", seed=2)
+    second = evaluate(tiny.config(), tiny.dataset, tiny.run)
     assert (second.subject.run, second.generated, second.reused) == ("r2", 6, 12)
-    assert (tiny.run.evaluation / "r1" / "results.json").exists()
+    former = tiny.run.training / "r1" / "adapters"
+    first = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=former)
+    assert (first.subject.run, first.generated, first.reused) == ("r1", 0, 18)
+
+
+def test_a_student_of_another_model_is_not_taken_for_this_ones(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    other = make_model(tmp_path / "other", seed=5)
+    with pytest.raises(InputError, match="no student trained on"):
+        evaluate(tiny.config(student=str(other)), tiny.dataset, tiny.run)
+
+
+def test_rows_that_were_trained_on_are_told(tiny: TinyRun) -> None:
+    moved: list[tuple[Split, Trace]] = [
+        ("test" if trace.source == "seed" else split, trace) for split, trace in some_rows()
+    ]
+    later = make_dataset(tiny.run, moved)
+    said: list[Event] = []
+    evaluate(tiny.config(), later, tiny.run, listen=said.append)
+    warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("4 of these 10 rows were among the student's training rows")
+
+
+def test_an_unfinished_training_run_is_said_to_be_one(tiny: TinyRun) -> None:
+    (tiny.run.training / "r1" / "result.json").unlink()
+    said: list[Event] = []
+    evaluate(tiny.config(), tiny.dataset, tiny.run, listen=said.append)
+    assert any(isinstance(e, Notice) and "r1 has not ended" in e.text for e in said)
+    (tiny.run.training / "r1" / "adapters" / "adapters.safetensors").unlink()
+    with pytest.raises(InputError, match="r1 has written no adapter yet"):
+        evaluate(tiny.config(), tiny.dataset, tiny.run)
 
 
 def test_another_model_in_the_students_place(tiny: TinyRun, tmp_path: Path) -> None:
@@ -95,8 +125,8 @@ def test_without_a_test_split_the_validation_rows_are_used_and_it_is_said(
     made: TinyRun, tmp_path: Path
 ) -> None:
     tiny = TinyRun(tmp_path, made.model)
-    shutil.copytree(made.run.training, tiny.run.training)
     dataset = make_dataset(tiny.run, some_rows(test=0, valid=2, seeds=0))
+    tiny.trained("r1")
     said: list[Event] = []
     result = evaluate(tiny.config(), dataset, tiny.run, listen=said.append)
     assert (result.subject.split, result.n) == ("valid", 2)
@@ -135,7 +165,8 @@ def test_a_teachers_answers_stand_beside(tiny: TinyRun) -> None:
     for teacher in (given, file):
         result = evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=teacher)
         score = result.models["teacher"]
-        assert (score.score.value, score.unreadable) == (pytest.approx(5 / 6), 1)
+        assert score.score.value == pytest.approx(5 / 6)
+        assert score.unreadable == 1
         assert score.usd_per_1000 == pytest.approx(2)
         assert result.against["teacher"].diff == pytest.approx(-5 / 6)
 
@@ -162,7 +193,8 @@ def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
     predictions = judge.generated("student", answers)
     assert [one.score for one in predictions] == [1, 0, 0, 1, 0, 0]
     score = judge.score(predictions)
-    assert (score.score.value, score.unreadable, score.cut_off) == (pytest.approx(2 / 6), 2, 0)
+    assert score.score.value == pytest.approx(2 / 6)
+    assert (score.unreadable, score.cut_off) == (2, 0)
     assert score.exact == score.score
 
 
@@ -175,7 +207,7 @@ def test_shots_are_the_seeds_of_the_train_split_by_turns(made: TinyRun) -> None:
 
 
 def test_prompts_are_those_of_training(made: TinyRun) -> None:
-    from nanodistill.evaluation.child import Prompt, _tokens
+    from nanodistill.evaluation.child import tokens_of
     from nanodistill.models.loading import load_model
     from nanodistill.training.encode import encode
 
@@ -184,7 +216,7 @@ def test_prompts_are_those_of_training(made: TinyRun) -> None:
     trained = encode(rows, loaded.tokenizer, "cot").examples
     for row, example, judged in zip(rows, trained, judged_set(made.dataset).rows, strict=True):
         assert row["id"] == judged.id
-        asked = _tokens(loaded, Prompt("k", judged.messages), ())
+        asked = tokens_of(loaded, Prompt("k", judged.messages), ())
         assert asked == list(example.tokens[: example.prompt])
 
 
@@ -209,12 +241,13 @@ def test_ask_without_a_student(made: TinyRun, tmp_path: Path) -> None:
 
 def test_free_text_is_judged_by_similarity(made: TinyRun, tmp_path: Path) -> None:
     tiny = TinyRun(tmp_path, made.model)
-    shutil.copytree(made.run.training, tiny.run.training)
     long = "We are sorry that your order number {} has not come; it leaves our house today."
-    rows = [("test", Trace(f"where is order {n}", long.format(n), "user")) for n in range(4)]
-    dataset = make_dataset(
-        RunFolder(tiny.run.root), [("train", Trace("a", "b", "user")), *rows], labels=None
-    )
+    rows: list[tuple[Split, Trace]] = [
+        ("train", Trace("a", "b", "user")),
+        *(("test", Trace(f"where is order {n}", long.format(n), "user")) for n in range(4)),
+    ]
+    dataset = make_dataset(tiny.run, rows, labels=None)
+    tiny.trained("r1")
     result = evaluate(tiny.config(), dataset, tiny.run)
     assert (result.metric, result.measure) == ("text", "chrF")
     assert result.paired.test == "bootstrap"

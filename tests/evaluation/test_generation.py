@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,17 @@ from evaluation.conftest import TinyRun
 from evaluation.tiny import make_adapter, make_model
 from nanodistill.errors import ModelError, NanoDistillError
 from nanodistill.evaluation.answers import Answers
-from nanodistill.evaluation.contenders import Contender, line_up
+from nanodistill.evaluation.child import tokens_of
+from nanodistill.evaluation.contenders import Contender
+from nanodistill.evaluation.evaluating import line_up
 from nanodistill.evaluation.generation import Wanted, generate_missing
-from nanodistill.evaluation.generator import Generator, OutOfMemory
+from nanodistill.evaluation.generator import CHILD, Generator, OutOfMemory, child_environment
 from nanodistill.evaluation.job import Generated, Job, Prompt, Task
 from nanodistill.evaluation.prompts import judged_set, shots
+from nanodistill.evaluation.trained import find_candidate
 from nanodistill.events import Event, Notice, silent
+from nanodistill.models.loading import load_model
+from nanodistill.models.resolve import resolve_model
 from nanodistill.records import Message
 from nanodistill.thinking import resolve_format
 
@@ -35,9 +41,13 @@ def prompt(key: str, text: str) -> Prompt:
 
 def wanted(tiny: TinyRun) -> list[Wanted]:
     rows = judged_set(tiny.dataset).rows
-    form = resolve_format("none")
-    lined_up = line_up(tiny.config(), tiny.run, None, shots(tiny.dataset, form), silent)
-    return [Wanted(one, rows, one.keys(rows, 6)) for one in lined_up.contenders]
+    return [Wanted(one, rows, one.keys(rows, 6)) for one in contenders(tiny)]
+
+
+def contenders(tiny: TinyRun) -> list[Contender]:
+    base = resolve_model(str(tiny.model))
+    student = find_candidate(tiny.config(), tiny.run, base, None, silent)
+    return line_up(base, student, shots(tiny.dataset, resolve_format("none")))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,9 @@ def test_shots_are_left_out_as_the_context_demands(made: TinyRun, generator: Gen
     one_shot = len("user\n") + len(question) + len("assistant\n") + len(answer) + 2 * 3
     extra = few.prompt_tokens - bare.prompt_tokens
     assert extra % one_shot == 0
-    assert extra // one_shot == (512 - 6 - bare.prompt_tokens) // one_shot > 0
+    assert extra // one_shot == (512 - 6 - bare.prompt_tokens) // one_shot > 1
+    two = done(generator, Task(str(made.model), None, tuple(shown[:4]), asked))["k"]
+    assert two.prompt_tokens - bare.prompt_tokens == 2 * one_shot
 
 
 def test_a_prompt_beyond_the_context_gets_no_answer_and_stops_nobody(
@@ -116,6 +128,29 @@ def test_an_adapter_of_another_model_is_an_error(
     adapter = make_adapter(tmp_path / "adapter", other)
     with pytest.raises(ModelError, match="doesn't fit"):
         done(generator, Task(str(made.model), str(adapter), (), (prompt("k", "message"),)))
+
+
+def test_examples_stand_between_instruction_and_question(made: TinyRun) -> None:
+    shown = (Message(role="user", content="q"), Message(role="assistant", content="a"))
+    loaded = load_model(made.model)
+    tokens = tokens_of(loaded, prompt("k", "message"), shown)
+    assert loaded.tokenizer.decode(tokens) == (
+        "<|im_start|>system\nSort the message into billing or bug.<|im_end|>\n"
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+        "<|im_start|>user\nmessage<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_fault_in_the_child_is_quoted_and_is_not_taken_for_want_of_memory(
+    made: TinyRun,
+) -> None:
+    task = Task(str(made.model), None, (), (prompt("k", "message"),))
+    with (
+        Generator(silent) as generator,
+        pytest.raises(NanoDistillError, match="max_tokens is 0, must be at least 1") as raised,
+    ):
+        list(generator.run(Job((task,), 0, 1)))
+    assert not isinstance(raised.value, OutOfMemory)
 
 
 def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
@@ -154,6 +189,21 @@ def test_a_child_that_fails_otherwise_is_quoted(tiny: TinyRun, tmp_path: Path) -
         generate_missing(wanted(tiny), answers, tiny.config(), silent, command)
 
 
+def test_an_idle_child_ends_when_nobody_can_ask_any_more(made: TinyRun) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(CHILD, stdin=pipe, stdout=pipe, env=child_environment()) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        job = Job((Task(str(made.model), None, (), (prompt("k", "message"),)),), 6, 1)
+        child.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
+        child.stdin.flush()
+        while "done" not in json.loads(child.stdout.readline()):
+            pass
+        assert child.poll() is None
+        child.stdin.close()
+        assert child.wait(timeout=30) == 0
+
+
 def test_killed_it_goes_on_where_it_was_and_leaves_no_child(tiny: TinyRun) -> None:
     killed = subprocess.run(
         [sys.executable, KILLED, str(tiny.root), str(tiny.model), "5"],
@@ -187,9 +237,7 @@ def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:
 
 def test_an_answers_key_is_all_that_decides_it(tiny: TinyRun) -> None:
     rows = judged_set(tiny.dataset).rows
-    base, few_shot, student = line_up(
-        tiny.config(), tiny.run, None, shots(tiny.dataset, resolve_format("none")), silent
-    ).contenders
+    base, few_shot, student = contenders(tiny)
     keys = [*base.keys(rows, 6), *few_shot.keys(rows, 6), *student.keys(rows, 6)]
     keys += base.keys(rows, 7)
     assert len(set(keys)) == len(keys) == 4 * len(rows)

@@ -36,7 +36,6 @@ SHAPE: dict[str, Any] = {
 def make_model(folder: Path, seed: int = 0, **shape: Any) -> Path:
     """An MLX folder with a random Llama whose tokens are bytes."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
     from mlx_lm.models import llama
 
     folder.mkdir(parents=True)
@@ -45,15 +44,13 @@ def make_model(folder: Path, seed: int = 0, **shape: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(seed)
     model = llama.Model(llama.ModelArgs.from_dict(config))
-    weights = {name: mx.random.normal(w.shape) for name, w in tree_flatten(model.parameters())}
-    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    mx.save_safetensors(str(folder / "model.safetensors"), _random(model.parameters()))
     return folder
 
 
 def make_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
     """A LoRA adapter with random weights, as a training run leaves one."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import load_model
 
@@ -63,10 +60,9 @@ def make_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
     loaded.freeze()
     linear_to_lora_layers(loaded, 2, lora)
     mx.random.seed(seed)
-    weights = {
-        name: mx.random.normal(w.shape) for name, w in tree_flatten(loaded.trainable_parameters())
-    }
-    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    mx.save_safetensors(
+        str(folder / "adapters.safetensors"), _random(loaded.trainable_parameters())
+    )
     config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
@@ -107,6 +103,15 @@ def some_rows(test: int = 6, valid: int = 2, seeds: int = 4) -> list[tuple[Split
         *(("valid", trace("valid", n)) for n in range(valid)),
         *(("test", trace("test", n)) for n in range(test)),
     ]
+
+
+def _random(parameters: Any) -> dict[str, Any]:
+    """Random weights by name, in the shapes of a model's parameters."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    flat: list[tuple[str, Any]] = tree_flatten(parameters)  # type: ignore[assignment]
+    return {name: mx.random.normal(weight.shape) for name, weight in flat}
 
 
 def _write_tokenizer(folder: Path) -> int:
