@@ -209,6 +209,9 @@ BAD_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 BUSY = re.compile(r"overload|over capacity|at capacity|too busy|no available (server|worker)", re.I)
+UNREADABLE = re.compile(
+    r"Empty or invalid response from LLM endpoint\. Received: (?P<body>.*)", re.DOTALL
+)
 TRY_LATER = re.compile(r"rate[_ -]?limit|too many requests", re.IGNORECASE)
 OF_THE_ROW = ("messages", "input", "prompt", "contents", "user")
 
@@ -332,8 +335,10 @@ class Faults:
         return self.make(kind, evidence.text, status=evidence.status, headers=evidence.headers)
 
     @contextmanager
-    def border(self) -> Iterator[None]:
+    def border(self, seconds: float | None = None) -> Iterator[None]:
         """Nothing foreign passes: what is raised inside comes out as a `CallError`.
+
+        `seconds` is the timeout that an attempt inside has.
 
         The foreign error is named in a note and not kept as the cause, because its own text may
         hold a key that a provider echoed.
@@ -344,6 +349,8 @@ class Faults:
             fault = self.of_exception(error)
             if fault is None:
                 raise
+            if fault.kind == "timeout" and seconds is not None:
+                fault = self.make("timeout", f"none within {seconds:g} s", status=fault.status)
             if fault is not error:
                 names = " from ".join(type(link).__qualname__ for link in chain_of(error))
                 fault.add_note(f"Raised as {names}.")
@@ -364,6 +371,8 @@ class Faults:
         if root := root_of(chain):
             return self.make(*root)
         if judged := next((found for link in chain if (found := judgement_in(link))), None):
+            if unreadable := UNREADABLE.search(judged.text):
+                return self.make("bad_body", unreadable["body"])
             return self.of_http(judged)
         return self._by_class(error)
 
@@ -441,6 +450,8 @@ def root_of(chain: list[BaseException]) -> tuple[str, str] | None:
         if type(link).__module__.startswith("litellm"):
             continue
         kind = kind_of_class(type(link))
+        if kind == "proxy" and not REFUSED_BY_PROXY.search(str(link)):
+            kind = "connection"
         if kind in ROOTS:
             return kind, str(link)
         if isinstance(link, LookupError | AttributeError | TypeError) and link is not chain[0]:
@@ -448,6 +459,7 @@ def root_of(chain: list[BaseException]) -> tuple[str, str] | None:
     return None
 
 
+REFUSED_BY_PROXY = re.compile(r"\b(403|407)\b")
 ROOTS = ("timeout", "connection", "bad_body", "address", "proxy", "certificate")
 
 

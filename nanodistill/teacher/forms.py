@@ -140,11 +140,13 @@ def first_forms(teacher: Resolved, chosen: Form | Literal["auto"]) -> tuple[Form
     taken = litellm.get_supported_openai_params(**names) or ()
     takes_format, known = "response_format" in taken, teacher.is_known
     tools = litellm.supports_function_calling(**names) or (not known and "tools" in taken)
-    forms: list[Form] = []
-    if litellm.supports_response_schema(**names) or (takes_format and not known):
-        forms += ["json_schema"]
-    forms += ["tools"] * tools + ["json"] * takes_format
-    return (*forms, "text")
+    can: dict[Form, bool] = {
+        "json_schema": litellm.supports_response_schema(**names) or (takes_format and not known),
+        "tools": tools,
+        "json": takes_format,
+        "text": True,
+    }
+    return tuple(form for form in LADDER if can[form])
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Learner:
             )
 
     async def _write_down(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        self, request: aiohttp.ClientRequest, _: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         self._written.append(request)
         raise _Written

@@ -75,7 +75,7 @@ class LiteLLMProvider:
 
     async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
         way, started = self._way, time.perf_counter()
-        with way.reader.faults.border(), anyio.fail_after(way.timeout):
+        with way.reader.faults.border(way.timeout), anyio.fail_after(way.timeout):
             response = await self._litellm.acompletion(
                 model=way.model, messages=messages, **{**arguments, "timeout": way.timeout}
             )

@@ -47,6 +47,7 @@ from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 sys.path[:0] = [] if __package__ else [str(Path(__file__).parents[1])]
 
@@ -319,7 +320,7 @@ class TeacherServer:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
-        call = Call(request.path, body, dict(request.headers), time.monotonic())
+        call = Call(request.path, body, CIMultiDict(request.headers), time.monotonic())
         self._note(call)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
