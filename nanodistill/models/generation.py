@@ -17,7 +17,8 @@ import itertools
 import queue
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Generator as SyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -118,7 +119,7 @@ def generate_each(
     sampling: Sampling | Sequence[Sampling],
     *,
     max_batch: int,
-) -> Iterator[tuple[int, Generated]]:
+) -> SyncGenerator[tuple[int, Generated]]:
     """Answers with the indices of their prompts, as they come. Long prompts go first, so that
     those that are processed together are of a length."""
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)

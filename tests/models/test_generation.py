@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +122,8 @@ def test_a_repetition_penalty_keeps_tokens_from_coming_back(tiny_model: LoadedMo
 
 
 def test_leaving_early_is_allowed(tiny_model: LoadedModel) -> None:
-    answers = generate_each(tiny_model, PROMPTS, Sampling(5), max_batch=2)
-    next(answers)
-    answers.close()
+    with closing(generate_each(tiny_model, PROMPTS, Sampling(5), max_batch=2)) as answers:
+        next(answers)
     assert alone(tiny_model, PROMPTS[0], Sampling(5))
 
 

@@ -77,7 +77,7 @@ def test_the_chat_template_and_the_ends_come_along(tmp_path: Path) -> None:
 
 
 def test_an_end_of_turn_that_the_file_names_is_an_end(tmp_path: Path) -> None:
-    tokenizer = converted(tmp_path, byte_level(**{"ggml.eot_token_id": 77}))
+    tokenizer = converted(tmp_path, byte_level("smollm", **{"ggml.eot_token_id": 77}))
     assert tokenizer.eos_token_ids == {2, 0, 77}
 
 

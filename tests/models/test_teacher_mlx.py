@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -36,11 +37,12 @@ def model(tiny_model: LoadedModel) -> Iterator[str]:
 
 async def ask(model: str, **parameters: Any) -> Any:
     litellm = load_litellm()
-    return await litellm.acompletion(**({"model": model, "messages": MESSAGES} | parameters))
+    usual = {"model": model, "messages": MESSAGES, "temperature": 0}
+    return await litellm.acompletion(**(usual | parameters))
 
 
 async def test_an_answer_with_its_usage(model: str, tiny_model: LoadedModel) -> None:
-    response = await ask(model, max_tokens=12, temperature=0)
+    response = await ask(model, max_tokens=12)
     (expected,) = generate_batch(tiny_model, [MESSAGES], Sampling(12), max_batch=1)
     assert response.choices[0].message.content == expected.text
     assert response.choices[0].finish_reason == "length"
@@ -114,7 +116,11 @@ async def test_many_calls_share_the_batch(model: str) -> None:
             "text alone",
         ),
         ({"model": "mlx/./nowhere"}, "NotFoundError", "There is no model './nowhere'"),
-        ({"timeout": 0.05, "max_tokens": 450, "seed": 4}, "Timeout", r"no answer within 0\.05 s"),
+        (
+            {"timeout": 0.05, "max_tokens": 450, "temperature": 1, "seed": 4},
+            "Timeout",
+            r"no answer within 0\.05 s",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -122,16 +128,14 @@ async def test_what_goes_wrong_is_told_in_litellms_words(
     parameters: dict[str, Any], exception: str, words: str, model: str
 ) -> None:
     with pytest.raises(getattr(load_litellm(), exception), match=words):
-        await ask(**({"model": model} | parameters))
+        await ask(**{"model": model, **parameters})
     assert (await ask(model, max_tokens=2)).usage.completion_tokens == 2
 
 
 async def test_parts_of_text_are_joined(model: str) -> None:
     parts = [{"type": "text", "text": "hello "}, {"type": "text", "text": "the world"}]
-    joined = await ask(
-        model, messages=[{"role": "user", "content": parts}], max_tokens=8, temperature=0
-    )
-    plain = await ask(model, max_tokens=8, temperature=0)
+    joined = await ask(model, messages=[{"role": "user", "content": parts}], max_tokens=8)
+    plain = await ask(model, max_tokens=8)
     assert joined.choices[0].message.content == plain.choices[0].message.content
 
 
@@ -139,7 +143,7 @@ async def test_cancelled_calls_free_their_places(model: str) -> None:
     """With the batch full of calls that take long, one more is answered once they are gone."""
     async with anyio.create_task_group() as group:
         for i in range(MAX_BATCH):
-            group.start_soon(lambda i=i: ask(model, max_tokens=450, seed=i))
+            group.start_soon(partial(ask, model, max_tokens=450, temperature=1, seed=i))
         await ask(model, max_tokens=1)
         group.cancel_scope.cancel()
     with anyio.fail_after(5):
@@ -153,9 +157,9 @@ async def test_registering_twice_is_registering_once(model: str) -> None:
 
 
 async def test_after_closing_a_call_loads_the_model_again(model: str) -> None:
-    first = await ask(model, max_tokens=5, temperature=0)
+    first = await ask(model, max_tokens=5)
     await anyio.to_thread.run_sync(close_mlx_provider)
-    again = await ask(model, max_tokens=5, temperature=0)
+    again = await ask(model, max_tokens=5)
     assert again.choices[0].message.content == first.choices[0].message.content
 
 
@@ -166,5 +170,15 @@ async def test_plain_code_may_ask_too(model: str) -> None:
         )
 
     response = await anyio.to_thread.run_sync(blocking)
-    expected = await ask(model, max_tokens=5, temperature=0)
+    expected = await ask(model, max_tokens=5)
     assert response.choices[0].message.content == expected.choices[0].message.content
+
+
+async def test_what_is_not_said_is_as_usual_at_providers(
+    model: str, tiny_model: LoadedModel
+) -> None:
+    """Temperature 1, and as many tokens as the context has room for."""
+    response = await ask(model, temperature=None, seed=4)
+    sampling = Sampling(512, temperature=1.0, seed=4)
+    (expected,) = generate_batch(tiny_model, [MESSAGES], sampling, max_batch=1)
+    assert response.choices[0].message.content == expected.text

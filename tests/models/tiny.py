@@ -150,7 +150,8 @@ def write_gguf(
     if tiny.hidden != tiny.heads * tiny.head_dim:
         writer.add_key_length(tiny.head_dim)
         writer.add_value_length(tiny.head_dim)
-    for key, value in (tiny.extra | {f"tokenizer.{k}": v for k, v in tokenizer.items()}).items():
+    metadata = {**tiny.extra, **{f"tokenizer.{key}": tokenizer[key] for key in tokenizer}}
+    for key, value in metadata.items():
         _add(writer, key, value)
     for name, array in found.items():
         _add_tensor(writer, name, array, tiny)
