@@ -48,6 +48,30 @@ async def open_bench(
     stop: StopSignal | None,
 ) -> AsyncIterator[Bench]:
     """Open journal and teacher. A provider that was given is not closed."""
+    try:
+        async with _opened_bench(task, run, listen, provider=provider, stop=stop) as bench:
+            yield bench
+    except BaseExceptionGroup as group:
+        raise the_only(group) from None
+
+
+def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a task group wrapped up, where it is one error; else the group."""
+    if len(group.exceptions) > 1:
+        return group
+    (error,) = group.exceptions
+    return the_only(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+@asynccontextmanager
+async def _opened_bench(
+    task: Task,
+    run: RunFolder,
+    listen: Listener,
+    *,
+    provider: Provider | None,
+    stop: StopSignal | None,
+) -> AsyncIterator[Bench]:
     config = task.config
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(open_journal(run.journal))

@@ -39,12 +39,16 @@ StopReason = Literal["complete", "saturated", "max_rounds", "preview"]
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests that are made when they are needed, each time the same ones."""
+    """The requests of some calls, made when they are needed, each time the same ones."""
 
-    make: Callable[[], Iterator[Request]]
+    calls: Sequence[Call]
+    make: Callable[[Call], Request]
+
+    def __len__(self) -> int:
+        return len(self.calls)
 
     def __iter__(self) -> Iterator[Request]:
-        return self.make()
+        return map(self.make, self.calls)
 
 
 class Rounds:
@@ -105,7 +109,7 @@ class Rounds:
         return min(LARGEST_ROUND, max(SMALLEST_ROUND, share))
 
     def _requests(self, calls: Sequence[Call]) -> Requests:
-        return Requests(lambda: map(self._request, calls))
+        return Requests(calls, self._request)
 
     def _request(self, call: Call) -> Request:
         return self._teacher.request(

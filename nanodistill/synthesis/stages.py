@@ -74,11 +74,15 @@ async def synthesize(
         if config.training_data is not None:
             return await to_thread.run_sync(_own_rows, run, task, ledger, listen)
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            return await _ask(bench, ledger, limit)
+            made = await _ask(bench, ledger, limit)
+        if limit is not None:
+            return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
+        version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
+        return _result(task, ledger, made, version)
 
 
-async def _ask(bench: Bench, ledger: Ledger, limit: int | None) -> SynthesisResult:
-    """The stages that have a teacher."""
+async def _ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
+    """The stages that have a teacher. The rows go into the ledger."""
     task, teacher, listen = bench.task, bench.teacher, bench.listen
     seeds, check = await settle_seeds(task, teacher, bench.asker, listen)
     policy = await settle_policy(task, teacher, bench.run.policy, listen)
@@ -90,14 +94,11 @@ async def _ask(bench: Bench, ledger: Ledger, limit: int | None) -> SynthesisResu
     slots = list(islice(slots_of(axes, task), max(0, task.wanted - len(ledger.kept))))
     writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
     rounds = _rounds(bench, writer, seen, ledger)
-    if limit is not None:
+    if limit is None:
+        stopped = await rounds.fill(slots, ledger, listen)
+    else:
         stopped = await rounds.preview(slots, limit, ledger)
-        made = Made(policy, check, {}, _spent(bench), stopped)
-        return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
-    stopped = await rounds.fill(slots, ledger, listen)
-    made = Made(policy, check, _prompts(task, writer, slots), _spent(bench), stopped)
-    version = await to_thread.run_sync(write_dataset, bench.run, task, ledger, made)
-    return _result(task, ledger, made, version)
+    return Made(policy, check, _prompts(task, writer, slots), _spent(bench), stopped)
 
 
 def _own_rows(run: RunFolder, task: Task, ledger: Ledger, listen: Listener) -> SynthesisResult:

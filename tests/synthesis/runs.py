@@ -36,9 +36,7 @@ def config_in(folder: Path, **fields: Any) -> DistillationConfig:
     return DistillationConfig(**(values | fields))
 
 
-def run(
-    config: DistillationConfig, teacher: Writer | Provider, **options: Any
-) -> SynthesisResult:
+def run(config: DistillationConfig, teacher: Writer | Provider, **options: Any) -> SynthesisResult:
     """One run of synthesis, whose accounts are seen to add up."""
     provider = ScriptedProvider(teacher) if isinstance(teacher, Writer) else teacher
 
@@ -81,3 +79,7 @@ class Notices:
 
 def inputs(rows: list[Trace]) -> list[str]:
     return [row.input for row in rows]
+
+
+judge = Writer()
+"""A judge for runs that name one: `python:synthesis.runs:judge`."""

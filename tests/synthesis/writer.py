@@ -9,7 +9,6 @@ list of all that it was asked.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -31,7 +30,10 @@ VERBS = ["since", "because", "although", "after", "before", "while", "when", "un
 INSTRUCTION = "Sort the customer's message into one of four queues: " + ", ".join(LABELS) + "."
 
 SEEDS = [
-    {"input": f"Please look at my {WORDS[label][n]} and the {SUBJECTS[n]}, number {n}{i}.", "output": label}
+    {
+        "input": f"Please look at my {WORDS[label][n]} and the {SUBJECTS[n]}, number {n}{i}.",
+        "output": label,
+    }
     for n in range(3)
     for i, label in enumerate(LABELS)
 ]
@@ -48,8 +50,12 @@ def right_label(text: str) -> str | None:
 def message(label: str, dice: random.Random) -> str:
     about = dice.sample(WORDS[label], 3)
     subject, verb = dice.choice(SUBJECTS), dice.choice(VERBS)
-    names = [f"{dice.choice('bcdfgklmnprst')}{dice.choice('aeiou')}{dice.randrange(1000)}" for _ in "12"]
-    return f"My {subject} {names[0]}: {about[0]} and {about[1]} {verb} {names[1]}, {about[2]} again."
+    names = [
+        f"{dice.choice('bcdfgklmnprst')}{dice.choice('aeiou')}{dice.randrange(1000)}" for _ in "12"
+    ]
+    return (
+        f"My {subject} {names[0]}: {about[0]} and {about[1]} {verb} {names[1]}, {about[2]} again."
+    )
 
 
 @dataclass
@@ -92,6 +98,7 @@ class Writer:
         return "\n".join(turn["content"] for request in self.asked for turn in request.messages)
 
     def _policy(self, request: Request, dice: random.Random) -> Any:
+        assert request.schema is not None
         return {name: f"about {name}" for name in request.schema["properties"]} | {
             "topics": ["money", "devices", "travel"],
             "styles": ["terse", "polite"],
@@ -132,7 +139,11 @@ class Writer:
             label = dice.choice([other for other in LABELS if other != label])
         if request.schema is not None:
             whole = self._whole(request.messages[-1]["content"]) | {"queue": label}
-            return {"thinking": f"It is {label}.", "output": whole} if "thinking" in request.schema["properties"] else whole
+            return (
+                {"thinking": f"It is {label}.", "output": whole}
+                if "thinking" in request.schema["properties"]
+                else whole
+            )
         if self.reasoning:
             return Completion(label, "stop", Usage(7, 3), reasoning=f"Beside it: {label}.")
         if "<thinking>" in request.messages[0]["content"]:
@@ -146,5 +157,4 @@ class Writer:
 
     def _judge(self, request: Request, dice: random.Random) -> Any:
         text, _, output = request.messages[-1]["content"].partition("Output:")
-        right = right_label(text) in output
-        return {"reason": "by its words", "right": right}
+        return {"reason": "by its words", "right": f"{right_label(text)}" in output}

@@ -1,0 +1,206 @@
+"""Batches by schema, traces, votes, verifiers: a teacher that follows instructions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from nanodistill.errors import TeacherDisagrees, TooFewRows
+from nanodistill.thinking import FORMATS
+from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
+from synthesis.writer import LABELS, SEEDS, Writer, right_label
+
+
+def test_every_row_has_a_trace_in_the_thinking_format(tmp_path: Path) -> None:
+    teacher = Writer()
+    result = run(config_in(tmp_path), teacher)
+    rows = rows_of(result)
+    assert result.kept == len(rows) == 72
+    for row in rows:
+        assert row["thinking"]
+        said = row["messages"][-1]["content"]
+        assert FORMATS["xml"].parse(said) == (row["thinking"], row["output"])
+    assert Counter(row["output"] for row in rows) == dict.fromkeys(LABELS, 18)
+    assert teacher.stages() == {"blind": 12, "policy": 1, "generate": 12, "trace": 60}
+
+
+def test_no_prompt_for_a_trace_shows_the_answer(tmp_path: Path) -> None:
+    teacher = Writer()
+    run(config_in(tmp_path), teacher)
+    for request in teacher.asked:
+        if request.stage in ("trace", "blind"):
+            assert [turn["role"] for turn in request.messages] == ["system", "user"]
+            assert not any(label in request.messages[1]["content"] for label in LABELS)
+
+
+def test_each_cell_gets_its_quota_and_its_account(tmp_path: Path) -> None:
+    teacher = Writer(short=0.3, broken=0.1, repeats=0.1)
+    result = run(config_in(tmp_path), teacher)
+    axes = {"label": 4, "topic": 3, "difficulty": 3, "length": 3, "style": 2}
+    cells = Counter(row["cell"] for row in rows_of(result) if row["cell"])
+    assert sum(cells.values()) == 60
+    for axis, n in axes.items():
+        counts = Counter(
+            dict(p.split("=", 1) for p in cell.split("; "))[axis] for cell in cells.elements()
+        )
+        assert len(counts) == n
+        assert max(counts.values()) - min(counts.values()) <= 4
+    assert result.rejected["missing"] > 0
+    assert result.rejected["malformed"] > 0
+    assert all(row["input"] == "" for row in rejected_of(result, "missing"))
+    for name, tally in result.by_cell.items():
+        assert tally.kept == cells[name] or name == ""
+
+
+def test_calls_are_told_what_to_keep_away_from_once_a_round_is_complete(tmp_path: Path) -> None:
+    teacher = Writer()
+    result = run(config_in(tmp_path, augment_factor=50, thinking_format="none"), teacher)
+    generate = [r for r in teacher.asked if r.stage == "generate"]
+    told = [r for r in generate if "there already" in r.messages[-1]["content"]]
+    assert result.kept == 600
+    assert 0.4 < len(told) / len(generate) < 0.8
+    assert all("there already" not in r.messages[-1]["content"] for r in generate[:51])
+
+
+def test_without_coverage_only_the_label_is_planned(tmp_path: Path) -> None:
+    result = run(config_in(tmp_path, coverage=False), Writer())
+    assert {row["cell"] for row in rows_of(result)} == {"", *(f"label={name}" for name in LABELS)}
+
+
+def test_axes_of_the_user_come_with_their_weights(tmp_path: Path) -> None:
+    axes = {"label": {"bug": 3, "billing": 1}, "topic": ["boats", "trains"], "mood": ["glad"]}
+    result = run(config_in(tmp_path, axes=axes), Writer())
+    cells = [row["cell"] for row in rows_of(result) if row["cell"]]
+    labels = Counter(cell.split("; ")[0] for cell in cells)
+    assert labels == {"label=bug": 47, "label=billing": 13}, "with 3 seeds each, 3 to 1"
+    assert all("mood=glad" in cell for cell in cells)
+    assert {cell.split("topic=")[1].split(";")[0] for cell in cells} == {"boats", "trains"}
+
+
+def test_votes_give_the_answer_and_the_confidence(tmp_path: Path) -> None:
+    teacher = Writer(wrong=0.25)
+    config = config_in(tmp_path, samples_per_input=5, min_confidence=0.7, check_labels=True)
+    result = run(config, teacher)
+    made = [row for row in rows_of(result) if row["source"] == "synthetic"]
+    assert {row["confidence"] for row in made} <= {0.8, 1.0}
+    assert all(right_label(row["input"]) == row["output"] for row in made)
+    assert result.rejected["low_confidence"] > 0
+    assert all(row["confidence"] is None for row in rows_of(result) if row["source"] == "seed")
+    assert all(len(row["request_keys"]) == 6 for row in made)
+
+
+def test_without_votes_no_confidence_is_claimed(tmp_path: Path) -> None:
+    assert {row["confidence"] for row in rows_of(run(config_in(tmp_path), Writer()))} == {None}
+
+
+def test_reasoning_beside_the_answer_is_the_thinking(tmp_path: Path) -> None:
+    result = run(config_in(tmp_path), Writer(reasoning=True))
+    rows = rows_of(result)
+    assert all(row["thinking"] == f"Beside it: {row['output']}." for row in rows)
+    assert result.dataset is not None
+    assert any("own reasoning" in note for note in result.dataset.manifest.notes)
+
+
+def test_a_seed_keeps_its_output_and_gets_an_explanation_where_the_teacher_differs(
+    tmp_path: Path,
+) -> None:
+    heard = Notices()
+    odd = [*SEEDS, {"input": "My invoice and my refund for the card.", "output": "shipping"}]
+    teacher = Writer()
+    result = run(config_in(tmp_path, seed=odd), teacher, listen=heard)
+    (row,) = [row for row in rows_of(result) if row["input"] == odd[-1]["input"]]
+    assert row["output"] == "shipping"
+    assert row["thinking"] == "One can see it from the words."
+    assert teacher.stages()["rationalize"] == 1
+    assert any("agrees on 12 of 13 seeds (95%: 67% to 99%)" in text for text in heard.texts)
+    assert any("yours 'shipping'" in text for text in heard.texts)
+
+
+def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Path) -> None:
+    teacher = Writer(wrong=0.6)
+    with pytest.raises(TeacherDisagrees, match="At least 90% were wanted"):
+        run(config_in(tmp_path, min_teacher_agreement=0.9), teacher)
+    assert teacher.stages() == {"blind": 12}
+
+
+def test_the_users_verifier_has_its_say(tmp_path: Path) -> None:
+    def verifier(text: str, output: str) -> Any:
+        if "kettle" in text:
+            raise ValueError("no kettles")
+        return "a desk" if "desk" in text else True
+
+    result = run(config_in(tmp_path, verifier=verifier), Writer())
+    assert result.kept == 72
+    details = {row["detail"] for row in rejected_of(result, "verifier")}
+    assert details == {"a desk", "raised ValueError: no kettles"}
+    assert not any("desk" in row["input"] or "kettle" in row["input"] for row in rows_of(result))
+
+
+def test_a_judge_is_asked_about_each_row_by_its_own_model(tmp_path: Path) -> None:
+    teacher = Writer(wrong=0.3)
+    config = config_in(tmp_path, judge="python:synthesis.runs:judge", judge_rubric="Is it right?")
+    result = run(config, teacher)
+    assert result.kept == 72
+    assert result.rejected["judge"] > 5
+    made = [row for row in rows_of(result) if row["source"] == "synthetic"]
+    assert all(right_label(row["input"]) == row["output"] for row in made)
+    assert "judge" not in teacher.stages()
+
+
+class Ticket(BaseModel):
+    reasoning: str
+    queue: str
+    urgent: bool
+
+
+class Bare(BaseModel):
+    queue: str
+    urgent: bool
+
+
+def ticket_seeds(model: type[BaseModel]) -> list[dict[str, str]]:
+    fields = {"reasoning": "By its words.", "urgent": False}
+    return [
+        {
+            "input": seed["input"],
+            "output": model.model_validate(fields | {"queue": seed["output"]}).model_dump_json(),
+        }
+        for seed in SEEDS
+    ]
+
+
+def test_a_response_model_with_its_own_reasoning_needs_no_second_call(tmp_path: Path) -> None:
+    teacher = Writer()
+    config = config_in(tmp_path, seed=ticket_seeds(Ticket), response_model=Ticket)
+    result = run(config, teacher)
+    assert result.kept == 72
+    assert teacher.stages().keys() == {"blind", "policy", "generate"}
+    for row in rows_of(result):
+        assert Ticket.model_validate_json(row["output"]).reasoning
+        assert row["messages"][-1]["content"] == row["output"]
+    assert result.dataset is not None
+    assert result.dataset.manifest.thinking_format == "none"
+    assert result.dataset.manifest.response_schema == Ticket.model_json_schema()
+
+
+def test_other_response_models_are_answered_in_a_call_of_their_own(tmp_path: Path) -> None:
+    teacher = Writer()
+    config = config_in(tmp_path, seed=ticket_seeds(Bare), response_model=Bare, samples_per_input=3)
+    result = run(config, teacher)
+    rows = rows_of(result)
+    assert result.kept == 72
+    assert all(json.loads(row["output"]).keys() == {"queue", "urgent"} for row in rows)
+    assert all(row["thinking"] for row in rows)
+    assert {row["confidence"] for row in rows if row["source"] == "synthetic"} == {1.0}
+
+
+def test_too_few_rows_make_no_version(tmp_path: Path) -> None:
+    with pytest.raises(TooFewRows, match="18 rows were kept") as stopped:
+        run(config_in(tmp_path, min_rows=40, max_rounds=1), Writer(repeats=0.99))
+    assert stopped.value.exit_code == 3
+    assert not (tmp_path / "run" / "datasets").exists()
