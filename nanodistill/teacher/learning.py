@@ -24,7 +24,6 @@ from functools import cache
 from typing import Any
 
 import aiohttp
-import httpx
 from anyio import to_thread
 
 from nanodistill.records import Message
@@ -32,9 +31,7 @@ from nanodistill.teacher.libraries import load_litellm
 
 PATH = "/chat/completions"
 SEED = 1234567890123
-NO_CONNECTION = httpx.Timeout(60.0, connect=1e-6)
-"""A LiteLLM that goes round our session all the same ends before it has connected."""
-
+SECONDS = 60.0
 PROBE: tuple[Message, ...] = (
     {"role": "system", "content": "system"},
     {"role": "user", "content": "user"},
@@ -72,22 +69,33 @@ async def learn(model: str, arguments: Mapping[str, Any]) -> Template | None:
     return await to_thread.run_sync(_learner().learn, model, arguments)
 
 
-class Learner:
-    """An event loop of its own on which no request of LiteLLM's gets past our session.
+class Island(asyncio.SelectorEventLoop):
+    """An event loop from which nothing connects to anywhere."""
 
-    LiteLLM keeps its clients by event loop. On a loop that it makes real calls on, it would use
-    one of those in place of the session that it is handed.
+    async def create_connection(self, *_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError("no connections while learning")
+
+    async def sock_connect(self, *_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError("no connections while learning")
+
+
+class Learner:
+    """LiteLLM on an island: what it would send is written down by our session.
+
+    The loop is its own because LiteLLM keeps its clients by event loop, and on one that it makes
+    real calls on it would use such a client in place of the session that it is handed. A LiteLLM
+    that goes round our session all the same finds no way off the island.
     """
 
     def __init__(self) -> None:
         self._litellm = load_litellm()
-        self._loop = asyncio.new_event_loop()
+        self._loop = Island()
         self._turn = threading.Lock()
         self._written: list[aiohttp.ClientRequest] = []
         self._session: aiohttp.ClientSession | None = None
 
     def learn(self, model: str, arguments: Mapping[str, Any]) -> Template | None:
-        shape = dict(arguments) | {"timeout": NO_CONNECTION}
+        shape = dict(arguments) | {"timeout": SECONDS}
         if shape.get("seed") is not None:
             shape["seed"] = SEED
         with self._turn:
