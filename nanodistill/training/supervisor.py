@@ -137,6 +137,8 @@ def _attempt(
             _end(child)
     for record in reader.new():
         follow(record)
+    if stop.is_set() and child.returncode == -signal.SIGTERM:
+        return {"ending": "stopped"}  # asked before it could listen
     return _outcome(folder, child.returncode, log_from)
 
 

@@ -1,0 +1,27 @@
+"""A command that trains, for tests that kill it: `python -m training.command STUDENT OUTPUT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nanodistill.runfolder import RunFolder
+from nanodistill.training import train
+from training.tiny import make_config, some_rows
+
+SETTINGS = {
+    "num_train_epochs": 6,
+    "lora_dropout": 0.3,
+    "lr_scheduler": "cosine",
+    "warmup_steps": 3,
+    "gradient_accumulation_steps": 2,
+    "save_steps": 1,
+    "eval_steps": 3,
+}
+
+if __name__ == "__main__":
+    config = make_config(Path(sys.argv[1]), Path(sys.argv[2]), **SETTINGS)
+    try:
+        train(config, some_rows(), RunFolder(config.run_folder))  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        sys.exit(130)
