@@ -152,6 +152,8 @@ def synth(work: Work, limit: int | None) -> Ending:
     from nanodistill import api
 
     result = api.synthesize(work.config, limit=limit, listen=work.listen)
+    if limit:
+        work.listen(result.preview_table())
     return Ending(result.to_json(), result.summary(), work.then("synth" if limit else "train"))
 
 

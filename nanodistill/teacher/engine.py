@@ -47,8 +47,6 @@ from nanodistill.teacher.retry import RetryPolicy
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import StopSignal
 
-LOCAL = ("python:", "mlx/")
-
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -178,10 +176,8 @@ async def open_teacher(
 
 
 def _price(config: DistillationConfig) -> Price | None:
-    """The teacher's price. Teachers on this machine have none but the user's."""
-    known: Price | None = None
-    if config.teacher_price is not None or not config.teacher.startswith(LOCAL):
-        known = price_of(config.teacher, config.teacher_price)
+    """The teacher's price, which a budget in dollars can't do without."""
+    known = price_of(config.teacher, config.teacher_price)
     if known is None and config.max_cost_usd is not None:
         problem = Problem(
             "max_cost_usd",

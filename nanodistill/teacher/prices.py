@@ -11,6 +11,7 @@ from nanodistill.records import Usage
 from nanodistill.teacher.libraries import load_litellm
 
 MILLION = 1_000_000
+ON_THIS_MACHINE, USERS_OWN = "mlx/", "python:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,10 @@ class Price:
 
 
 def price_of(model: str, teacher_price: TeacherPrice | None = None) -> Price | None:
-    """The price of a LiteLLM model id, the user's own first; None where none is known.
+    """The price of a teacher, the user's own first; None where none is known.
 
+    What runs on this machine (mlx/…) costs nothing; what a function of the user's costs
+    (python:…) is not known.
     A provider's price for cached input is used where the table has one; without one, and with
     the user's own prices, cached input costs what other input does. Surcharges for very long
     prompts and for writing to a cache are left out.
@@ -40,6 +43,10 @@ def price_of(model: str, teacher_price: TeacherPrice | None = None) -> Price | N
     if teacher_price is not None:
         each = teacher_price.input / MILLION
         return Price(each, teacher_price.output / MILLION, each)
+    if model.startswith(ON_THIS_MACHINE):
+        return Price(0.0, 0.0, 0.0)
+    if model.startswith(USERS_OWN):
+        return None
     known = entry_of(model)
     if known is None or "input_cost_per_token" not in known:
         return None
