@@ -80,9 +80,10 @@ def _module(name: str, field: str) -> ModuleType:
     except ModuleNotFoundError as missing:
         if missing.name not in (name, name.partition(".")[0]):
             raise _refused(field, f"{name} needs the module '{missing.name}'") from missing
-        if beside.is_file():
-            return _from_file(beside, field)
-        raise _refused(field, f"there is no module '{name}'") from missing
+        if not beside.is_file() or str(Path.cwd()) in sys.path:
+            raise _refused(field, f"there is no module '{name}'") from missing
+        sys.path.append(str(Path.cwd()))
+        return _module(name, field)
 
 
 def _from_file(path: Path, field: str) -> ModuleType:

@@ -1,0 +1,84 @@
+"""The policy: asked once, kept in a file, used as a person leaves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanodistill.errors import DamagedFile, RowFailed, TeacherRefused
+from nanodistill.synthesis.policy import DIMENSIONS, read_policy
+from synthesis.runs import Notices, config_in, run
+from synthesis.writer import SEEDS, Writer
+
+
+def edit(path: Path, **dimensions: object) -> None:
+    held = json.loads(path.read_text())
+    held["policy"] |= dimensions
+    path.write_text(json.dumps(held))
+
+
+def test_it_is_asked_once_with_every_dimension_and_kept(tmp_path: Path) -> None:
+    teacher = Writer()
+    extra = {"tone": "How people sound."}
+    run(config_in(tmp_path, policy_dimensions=extra), teacher)
+    (asked,) = [request for request in teacher.asked if request.stage == "policy"]
+    assert asked.schema is not None
+    assert set(asked.schema["properties"]) == {*DIMENSIONS, "topics", "styles", "tone"}
+    assert all(seed["input"] in asked.messages[-1]["content"] for seed in SEEDS)
+    stored = read_policy(tmp_path / "run" / "policy.json")
+    assert stored is not None
+    assert not stored.is_edited
+    assert stored.policy.further == {"tone": "about tone"}
+    assert "Tone: about tone" in teacher.prompts()
+
+
+def test_an_edited_one_is_used_and_only_what_depends_on_it_is_asked(tmp_path: Path) -> None:
+    run(config_in(tmp_path), Writer())
+    edit(tmp_path / "run" / "policy.json", input_format="Haiku only.", topics=["the sea"])
+    teacher, heard = Writer(), Notices()
+    result = run(config_in(tmp_path), teacher, listen=heard)
+    assert teacher.stages().keys() == {"generate", "trace"}
+    assert "Input format: Haiku only." in teacher.prompts()
+    assert {"topic=the sea" in cell for cell in result.by_cell if cell} == {True}
+    assert "policy.json was edited and is used as it stands." in heard.texts
+
+
+def test_other_seeds_make_another_one_but_not_over_an_edited_one(tmp_path: Path) -> None:
+    run(config_in(tmp_path), Writer())
+    teacher = Writer()
+    run(config_in(tmp_path, seed=SEEDS[:8]), teacher)
+    assert teacher.stages()["policy"] == 1
+    edit(tmp_path / "run" / "policy.json", styles=["loud"])
+    teacher, heard = Writer(), Notices()
+    run(config_in(tmp_path), teacher, listen=heard)
+    assert teacher.stages()["policy"] == 0
+    assert any("made from other seeds" in text for text in heard.texts)
+
+
+def test_without_extraction_it_comes_from_the_seeds(tmp_path: Path) -> None:
+    teacher = Writer()
+    run(config_in(tmp_path, extract_policy=False), teacher)
+    assert teacher.stages()["policy"] == 0
+    stored = read_policy(tmp_path / "run" / "policy.json")
+    assert stored is not None
+    assert stored.policy.output_format == "one of: billing, bug, account, shipping"
+    assert stored.policy.input_length_range == "10 to 10 words, 10 in the middle"
+
+
+def test_a_slip_in_editing_is_named(tmp_path: Path) -> None:
+    run(config_in(tmp_path), Writer())
+    edit(tmp_path / "run" / "policy.json", topics="just one")
+    with pytest.raises(DamagedFile, match="topics: Input should be a valid list"):
+        run(config_in(tmp_path), Writer())
+
+
+def test_a_teacher_that_cannot_describe_the_task_stops_the_run(tmp_path: Path) -> None:
+    class Mute(Writer):
+        def _policy(self, request: object, dice: object) -> object:
+            raise RowFailed("refusal", "no comment")
+
+    with pytest.raises(TeacherRefused, match="no comment") as stopped:
+        run(config_in(tmp_path), Mute())
+    assert "extract_policy = false" in str(stopped.value)
