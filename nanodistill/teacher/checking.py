@@ -17,7 +17,7 @@ from typing import Any
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
-from nanodistill.teacher.asking import params_for
+from nanodistill.teacher.asking import is_transport, params_for
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.resolving import MLX, Resolved, resolve
 
@@ -96,14 +96,15 @@ def key_variables(resolved: Resolved) -> list[str]:
 
 def has_local_default(resolved: Resolved) -> bool:
     _, _, _, base = load_litellm().get_llm_provider(resolved.model)
-    return base is None or bool(LOCAL.match(base))
+    return base is not None and bool(LOCAL.match(base))
 
 
 def wrong_parameters(resolved: Resolved, config: DistillationConfig) -> Iterator[Problem]:
     """Parameters that the model does not take, and parameters that nobody knows."""
     openai_own = set(load_litellm().utils.DEFAULT_CHAT_COMPLETION_PARAM_VALUES)
     for name in config.litellm_kwargs:
-        if name not in openai_own and name not in known_parameters():
+        known = name in openai_own or is_transport(name) or name in known_parameters()
+        if not known:
             near = nearest(name, known_parameters() | openai_own)
             what = f"LiteLLM knows no such parameter{near}; what is your server's own goes "
             yield Problem(f"litellm_kwargs.{name}", f"{what}into [litellm_kwargs.extra_body]")

@@ -38,6 +38,7 @@ from nanodistill.redaction import Redactor
 from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.provider import Reply
 
+POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
 GIVEN: dict[str, Callable[[Request], Any]] = {
     "text": lambda request: last_user_text(request),
     "messages": lambda request: [dict(message) for message in request.messages],
@@ -110,11 +111,13 @@ def called(function: Callable[..., Any]) -> Callable[[Request], Awaitable[Any]]:
 def wanted_by(function: Callable[..., Any]) -> tuple[str, ...]:
     """The parts of a request that a function names; none if it takes one text."""
     parameters = inspect.signature(function).parameters.values()
-    named = tuple(each.name for each in parameters if each.name in GIVEN)
+    named = tuple(
+        each.name for each in parameters if each.name in GIVEN and each.kind != POSITIONAL_ONLY
+    )
     others = [
         each.name
         for each in parameters
-        if each.name not in GIVEN
+        if each.name not in named
         and each.default is each.empty
         and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]

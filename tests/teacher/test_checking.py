@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from nanodistill.errors import ConfigError
+from nanodistill.teacher.checking import check_teacher
+from nanodistill.teacher.opening import NO_KEY, open_provider, travel_settings
+from nanodistill.teacher.resolving import resolve
+from teacher.opened import config
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.endswith(("_API_KEY", "_API_BASE", "_BASE_URL")):
+            monkeypatch.delenv(name)
+
+
+def told(teacher: str, **kwargs: Any) -> str:
+    """What is wrong with a teacher; empty if nothing is."""
+    fields = {"structured_output": kwargs.pop("structured_output", "auto")}
+    try:
+        check_teacher(config(teacher=teacher, litellm_kwargs=kwargs, **fields))
+    except ConfigError as wrong:
+        return str(wrong)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("teacher", "variable"),
+    [
+        ("gpt-4o-mini", "OPENAI_API_KEY"),
+        ("openai/any", "OPENAI_API_KEY"),
+        ("claude-sonnet-4-5", "ANTHROPIC_API_KEY"),
+        ("anthropic/claude-x", "ANTHROPIC_API_KEY"),
+        ("gemini/gemini-2.5-flash", "GEMINI_API_KEY"),
+        ("groq/any", "GROQ_API_KEY"),
+        ("openrouter/a/b", "OPENROUTER_API_KEY"),
+        ("poe/any", "POE_API_KEY"),
+    ],
+)
+def test_a_missing_key_is_named(
+    teacher: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert variable in told(teacher)
+    assert told(teacher, api_key="sk-given-here") == ""
+    monkeypatch.setenv(variable, "sk-in-the-environment")
+    assert told(teacher) == ""
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    ["ollama/any", "ollama_chat/any", "lm_studio/any", "hosted_vllm/any", "llamafile/any",
+     "bedrock/anthropic.claude-3-haiku-20240307-v1:0", "vertex_ai/gemini-2.5-flash", "mlx/any"],
+)  # fmt: skip
+def test_teachers_that_need_no_key_or_not_one_key(teacher: str) -> None:
+    assert told(teacher) == ""
+
+
+@pytest.mark.parametrize("teacher", ["openai/any", "anthropic/claude-x", "groq/any"])
+def test_behind_a_base_url_no_key_is_needed(teacher: str) -> None:
+    base = {"api_base": "http://127.0.0.1:9/v1"}
+    assert told(teacher, **base) == ""
+    assert travel_settings(resolve(teacher, base), base)["api_key"] == NO_KEY
+
+
+def test_a_base_url_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:secret@127.0.0.1:9/v1/")
+    resolved = resolve("openai/any", {})
+    assert resolved.endpoint == "openai http://127.0.0.1:9/v1"
+    assert told("openai/any") == ""
+
+
+def test_the_environments_key_is_used_behind_a_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-in-the-environment")
+    base = {"api_base": "http://127.0.0.1:9/v1"}
+    assert "api_key" not in travel_settings(resolve("openai/any", base), base)
+
+
+def test_an_unknown_model_names_the_nearest() -> None:
+    assert "did you mean 'claude-sonnet-4-5'" in told("claud-sonnet-4-5")
+    assert "PROVIDER/MODEL" in told("zzzzzzzzzzzzzzzzzzzzzz")
+    assert "'openai/my-model'" in told("my-model", api_base="http://127.0.0.1:9/v1")
+
+
+def test_endpoints_differ_by_provider_and_set_base_url() -> None:
+    assert resolve("groq/any", {}).endpoint == "groq"
+    base = {"api_base": "http://127.0.0.1:9/v1"}
+    assert resolve("openai/any", base).endpoint == "openai http://127.0.0.1:9/v1"
+
+
+def test_parameters_that_the_model_does_not_take() -> None:
+    wrong = told("claude-sonnet-4-5", api_key="k" * 9, seed=3, frequency_penalty=0.5)
+    assert "litellm_kwargs.seed" in wrong
+    assert "litellm_kwargs.frequency_penalty" in wrong
+    assert "drop_params = true" in wrong
+    dropped = {"seed": 3, "drop_params": True}
+    assert told("claude-sonnet-4-5", api_key="k" * 9, **dropped) == ""
+    assert told("claude-sonnet-4-5", api_key="k" * 9, seed=3, allowed_openai_params=["seed"]) == ""
+
+
+def test_values_that_the_model_does_not_take() -> None:
+    assert "temperature" in told("openai/gpt-5", api_key="k" * 9)
+    assert told("openai/gpt-5", api_key="k" * 9, temperature=1) == ""
+
+
+def test_parameters_that_nobody_knows_name_the_nearest() -> None:
+    wrong = told("openai/any", api_key="k" * 9, temprature=0.5, flux_capacitor=1)
+    assert "litellm_kwargs.temprature" in wrong
+    assert "did you mean 'temperature'" in wrong
+    assert "litellm_kwargs.flux_capacitor" in wrong
+    assert "extra_body" in wrong
+    assert told("openai/any", api_key="k" * 9, extra_body={"flux_capacitor": 1}) == ""
+
+
+def test_usual_parameters_are_known() -> None:
+    usual = {
+        "top_p": 1, "top_k": 1, "min_p": 0.1, "seed": 1, "stop": ["x"], "max_tokens": 9,
+        "timeout": 9,
+        "extra_headers": {"a": "b"}, "extra_body": {"a": 1}, "organization": "o",
+        "aws_region_name": "r", "vertex_project": "p", "repetition_penalty": 1.1, "num_ctx": 9,
+        "safe_prompt": True, "api_version": "v", "ssl_verify": False,
+    }  # fmt: skip
+    assert told("openai/any", api_key="k" * 9, **usual) == ""
+
+
+def test_functions(tmp_path: Any) -> None:
+    (tmp_path / "mine.py").write_text("def answer(text): return text\nnumber = 3\n")
+    assert told(f"python:{tmp_path}/mine.py:answer") == ""
+    assert "is a int and no function" in told(f"python:{tmp_path}/mine.py:number")
+    assert "no 'other'" in told(f"python:{tmp_path}/mine.py:other")
+
+
+def test_opening_checks_first() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        open_provider(config(teacher="gpt-4o-mini"))
