@@ -1,0 +1,60 @@
+"""A teacher opened for a test: on a real event loop, or on trio's virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nanodistill.events import Event, silent
+from nanodistill.journal import open_journal
+from nanodistill.records import Request
+from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.engine import Teacher, open_teacher
+from nanodistill.teacher.provider import Provider
+from nanodistill.teacher.recorder import Offload, in_thread
+from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.teacher.stop import StopSignal
+from teacher.opened import config
+
+Result = TypeVar("Result")
+
+
+async def inline(work: Callable[[], Result], /) -> Result:
+    """Blocking work done on the spot: on virtual time, a thread's real time would not pass."""
+    return work()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    provider: Any,
+    *,
+    stop: StopSignal | None = None,
+    listen: Callable[[Event], None] = silent,
+    offload: Offload = in_thread,
+    **settings: Any,
+) -> AsyncIterator[Teacher]:
+    """A teacher over `provider`, which may be what a `ScriptedProvider` takes."""
+    asked: Provider = provider if hasattr(provider, "complete") else ScriptedProvider(provider)
+    fields = {"teacher": "python:tests:teacher", **settings}
+    with open_journal(folder / "journal.sqlite") as journal:
+        async with open_teacher(
+            config(**fields), journal, asked, listen, stop or StopSignal(), offload=offload
+        ) as teacher:
+            yield teacher
+
+
+def requests_for(
+    teacher: Teacher, texts: Iterable[str], *, stage: str = "generate", **more: Any
+) -> list[Request]:
+    return [teacher.request(stage, [{"role": "user", "content": text}], **more) for text in texts]
+
+
+def told(outcomes: Iterable[Answer | Failure]) -> Sequence[str]:
+    """Each answer's text, each failure's kind in angle brackets."""
+    return [
+        outcome.completion.text if isinstance(outcome, Answer) else f"<{outcome.kind}>"
+        for outcome in outcomes
+    ]
