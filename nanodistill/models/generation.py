@@ -205,6 +205,7 @@ class Generator:
         self.loaded = loaded
         self._inbox = _Inbox()
         self._numbers = itertools.count()
+        self._open: set[int] = set()
         self._thread = threading.Thread(
             target=_Worker(loaded, max_batch, self._inbox).run,
             name=f"generate {loaded.source.name}",
@@ -213,6 +214,11 @@ class Generator:
         self._thread.start()
         # A daemon thread inside MLX while the interpreter goes down would crash it.
         self._end = weakref.finalize(self, _end, self._inbox, self._thread)
+
+    @property
+    def open_requests(self) -> int:
+        """How many are being answered or wait for a place."""
+        return len(self._open)
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
@@ -257,9 +263,10 @@ class Generator:
         sampling = _within_context(self.loaded, tokens, sampling)
         request = next(self._numbers)
         send, receive = anyio.create_memory_object_stream[Step](float("inf"))
+        self._open.add(request)
         with send, receive:
-            self._inbox.put(_Join(request, tokens, sampling, processors, _teller(send, whole)))
             try:
+                self._inbox.put(_Join(request, tokens, sampling, processors, _teller(send, whole)))
                 async for step in receive:
                     if step.failed is not None:
                         raise _failure(step.failed)
@@ -267,6 +274,7 @@ class Generator:
                     if step.finished is not None:
                         return
             finally:
+                self._open.remove(request)
                 self._inbox.put(_Leave(request))
 
 

@@ -76,6 +76,12 @@ class LocalModels:
             return await generator.generate(call.messages, call.sampling)
         raise TimeoutError(f"no answer within {call.timeout:g} s")
 
+    @property
+    def open_calls(self) -> int:
+        with self._lock:
+            loaded = [f for f in self._generators.values() if f.done() and not f.exception()]
+        return sum(future.result().open_requests for future in loaded)
+
     def close(self) -> None:
         """End all generation; the next call loads its model anew."""
         with self._lock:
@@ -101,7 +107,7 @@ class LocalModels:
         return Generator(load_model(name, listener=self.listener), max_batch=MAX_BATCH)
 
 
-_models = LocalModels(silent)
+LOCAL_MODELS = LocalModels(silent)
 _registered = threading.Lock()
 
 
@@ -109,18 +115,18 @@ def register_mlx_provider(listener: Listener | None = None) -> None:
     """Make `mlx/…` a model that LiteLLM knows. Any number of times; `listener`, where given,
     hears of fetching and loading from now on."""
     if listener is not None:
-        _models.listener = listener
+        LOCAL_MODELS.listener = listener
     litellm = load_litellm()
     with _registered:
         if not any(entry["provider"] == PROVIDER for entry in litellm.custom_provider_map):
-            handler = _handler(litellm, _models)
+            handler = _handler(litellm, LOCAL_MODELS)
             litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
             litellm.utils.custom_llm_setup()
 
 
 def close_mlx_provider() -> None:
     """Free the models. Waits for the step that is being computed."""
-    _models.close()
+    LOCAL_MODELS.close()
 
 
 def _handler(litellm: ModuleType, models: LocalModels) -> Any:
