@@ -49,6 +49,7 @@ class Job:
     micro_batch: int
     checkpointing: bool
     parent: int
+    scored_by: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,6 @@ work never pauses itself.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -21,8 +20,8 @@ from time import monotonic
 import psutil
 
 from nanodistill.errors import MemoryLimit
+from nanodistill.hardware import GIB, cores
 
-GIB = 1 << 30
 INTERVAL = 1.0
 PATIENCE = 120.0
 LOAD_WINDOW = 2.0
@@ -39,8 +38,7 @@ class Limits:
 
     @property
     def threads(self) -> int:
-        cores = os.cpu_count() or 1
-        return max(1, round(self.cpu_share * cores))
+        return max(1, round(self.cpu_share * cores()))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from mlx_lm.tuner.trainer import TrainingArgs
 from mlx_lm.tuner.trainer import train as mlx_lm_train
 
 from nanodistill.errors import CheckFailed, MemoryLimit
+from nanodistill.hardware import GIB
 from nanodistill.training import adapters
 from nanodistill.training.batches import (
     Batch,
@@ -39,7 +40,7 @@ from nanodistill.training.batches import (
     fit_window,
 )
 from nanodistill.training.checkpoints import ADAPTER, Checkpoint, Checkpoints, State, Validation
-from nanodistill.training.guard import GIB, Guard
+from nanodistill.training.guard import Guard
 from nanodistill.training.loss import Loss
 from nanodistill.training.metrics import MetricsWriter
 from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
@@ -202,12 +203,17 @@ class Session:
 
     def _begin(self) -> None:
         self._save()
-        if self._is_due(self.course.options.eval_every(self.total)):
+        if self._is_due(self._eval_every):
             done = {validation.update for validation in self.state.validations}
             if self.state.update not in done:
                 self._validate()
         self._save()
         self._recent = _Recent()
+
+    @property
+    def _eval_every(self) -> int:
+        valid = self.course.valid
+        return self.course.options.eval_every(self.total, 0 if valid is None else len(valid))
 
     def _is_due(self, every: int) -> bool:
         return self.state.update == self.total or self.state.update % every == 0
@@ -237,7 +243,7 @@ class Session:
         options = self.course.options
         if self._is_due(options.log_every(self.total)):
             self._record()
-        if self._is_due(options.eval_every(self.total)):
+        if self._is_due(self._eval_every):
             self._validate()
         if self._is_due(options.save_every(self.total)):
             self._save()

@@ -33,6 +33,8 @@ BESIDE_THE_POINT = {
 }
 TIMES_IN_A_RUN = 10
 """How often a run validates and saves unless told otherwise."""
+LEAST_VALIDATIONS = 4
+VALIDATION_SHARE = 0.5
 RECORDS_IN_A_RUN = 100
 
 
@@ -66,23 +68,30 @@ class TrainingOptions:
             return math.ceil(self.beyond.iters / self.settings.gradient_accumulation_steps)
         return updates_per_epoch * self.settings.num_train_epochs
 
-    def eval_every(self, updates: int) -> int:
-        return self._every(self.settings.eval_steps, self.beyond.steps_per_eval, updates)
+    def eval_every(self, updates: int, valid_rows: int) -> int:
+        """Updates between validations; by default as many as cost half the rows of training."""
+        batches = self.beyond.steps_per_eval
+        if batches is not None:
+            return self._of_batches(batches)
+        if self.settings.eval_steps is not None:
+            return self.settings.eval_steps
+        worth = updates * self.rows_per_update * VALIDATION_SHARE / max(1, valid_rows)
+        return max(1, round(updates / min(TIMES_IN_A_RUN, max(LEAST_VALIDATIONS, worth))))
 
     def save_every(self, updates: int) -> int:
-        return self._every(self.settings.save_steps, self.beyond.save_every, updates)
+        batches, steps = self.beyond.save_every, self.settings.save_steps
+        if batches is not None:
+            return self._of_batches(batches)
+        return steps if steps is not None else max(1, round(updates / TIMES_IN_A_RUN))
 
     def log_every(self, updates: int) -> int:
-        steps, batches = self.settings.logging_steps, self.beyond.steps_per_report
-        return self._every(steps, batches, updates, times=RECORDS_IN_A_RUN)
-
-    def _every(
-        self, steps: int | None, batches: int | None, updates: int, times: int = TIMES_IN_A_RUN
-    ) -> int:
-        """Updates between two of something: set in updates, or in batches, else so many a run."""
+        batches, steps = self.beyond.steps_per_report, self.settings.logging_steps
         if batches is not None:
-            return math.ceil(batches / self.settings.gradient_accumulation_steps)
-        return steps if steps is not None else max(1, round(updates / times))
+            return self._of_batches(batches)
+        return steps if steps is not None else max(1, round(updates / RECORDS_IN_A_RUN))
+
+    def _of_batches(self, batches: int) -> int:
+        return math.ceil(batches / self.settings.gradient_accumulation_steps)
 
     def mlx_lm(self, updates: int) -> dict[str, Any]:
         """The same in mlx-lm's own names; see nanodistill.config.mlx_config."""

@@ -15,9 +15,10 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.tuner.trainer import grad_checkpoint
 
+from nanodistill.hardware import GIB
 from nanodistill.models.blas import Blas, threads
 from nanodistill.training.checkpoints import Identity
-from nanodistill.training.guard import GIB, Limits
+from nanodistill.training.guard import Limits
 
 if TYPE_CHECKING:
     from nanodistill.training.child import Job

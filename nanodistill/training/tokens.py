@@ -31,6 +31,10 @@ class Example:
     def targets(self) -> int:
         return len(self.tokens) - self.prompt
 
+    def unmasked(self) -> Example:
+        """The same row with every token a target, but for the first, which nothing predicts."""
+        return Example(self.tokens, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:

@@ -85,7 +85,7 @@ def train(
         CheckFailed: training diverged, again after a roll-back.
         KeyboardInterrupt: it was stopped; calling it again goes on.
     """
-    found = preflight(config, dataset, listen)
+    found = preflight(config, dataset, run, listen)
     listen(found.table())
     if dry_run:
         return _planned(found)
@@ -145,7 +145,7 @@ def _lay_out(folder: TrainingFolder, found: Preflight) -> None:
     """Write what the child reads, and the same run for mlx_lm's command line."""
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.rows.exists():
-        save_tokens(folder.rows, found.splits)
+        save_tokens(folder.rows, found.token_rows)
     write_atomic(folder.yaml, found.yaml().encode())
 
 
