@@ -14,13 +14,12 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
-from yarl import URL
 
 from nanodistill import __version__
 from nanodistill.errors import CallError
@@ -54,7 +53,7 @@ class DirectProvider:
         self._detour = detour
         self._certificates = certificates
         self._templates: dict[tuple[int, str], Template | None] = {}
-        self._proxies: dict[str, Proxy] = {}
+        self._proxies: dict[str, str | None] = {}
         self._learning = anyio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
@@ -102,7 +101,7 @@ class DirectProvider:
         reader, started = self._way.reader, time.perf_counter()
         with reader.faults.border(self._way.timeout):
             async with self._open_session().post(
-                template.url, headers=template.headers, data=body, **self._proxy(template.url)
+                template.url, headers=template.headers, data=body, proxy=self._proxy(template.url)
             ) as response:
                 text = await read_body(response, reader.faults)
         latency = time.perf_counter() - started
@@ -125,20 +124,13 @@ class DirectProvider:
             )
         return self._session
 
-    def _proxy(self, url: str) -> Proxy:
+    def _proxy(self, url: str) -> str | None:
         if url not in self._proxies:
             self._proxies[url] = proxy_for(url)
         return self._proxies[url]
 
 
-class Proxy(TypedDict):
-    """A proxy as aiohttp takes it."""
-
-    proxy: URL | None
-    proxy_auth: aiohttp.BasicAuth | None
-
-
-def proxy_for(url: str) -> Proxy:
+def proxy_for(url: str) -> str | None:
     """The proxy that HTTPS_PROXY, ALL_PROXY, NO_PROXY and their like name for an address.
 
     aiohttp's own `trust_env` asks the environment in a thread for every call, which takes more
@@ -147,14 +139,9 @@ def proxy_for(url: str) -> Proxy:
     parts = urlsplit(url)
     proxies = getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or proxy_bypass(parts.netloc):
-        return {"proxy": None, "proxy_auth": None}
-    proxy = URL(found if "://" in found else f"http://{found}")
-    user, password = proxy.user, proxy.password or ""
-    return {
-        "proxy": proxy.with_user(None),
-        "proxy_auth": aiohttp.BasicAuth(user, password) if user else None,
-    }
+    if not found or proxy_bypass(parts.hostname or ""):
+        return None
+    return found if "://" in found else f"http://{found}"
 
 
 async def read_body(response: aiohttp.ClientResponse, faults: Faults) -> bytes:

@@ -17,10 +17,7 @@ PRICES_FROM_DISK = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 @cache
 def load_litellm() -> ModuleType:
-    """LiteLLM with prices from its own files, no telemetry, no retries and nothing printed.
-
-    Company certificates named by REQUESTS_CA_BUNDLE are honoured as those of SSL_CERT_FILE are.
-    """
+    """LiteLLM with prices from its own files, no telemetry, no retries and nothing printed."""
     os.environ[PRICES_FROM_DISK] = "True"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -30,9 +27,6 @@ def load_litellm() -> ModuleType:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.num_retries = 0
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
-    if bundle and litellm.ssl_verify is True and not _certificates_are_set():
-        litellm.ssl_verify = bundle
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         silence(logging.getLogger(name))
     return litellm
@@ -53,7 +47,3 @@ def silence(logger: logging.Logger) -> None:
     logger.handlers.clear()
     logger.propagate = False
     logger.addHandler(logging.NullHandler())
-
-
-def _certificates_are_set() -> bool:
-    return "SSL_CERT_FILE" in os.environ or "SSL_VERIFY" in os.environ

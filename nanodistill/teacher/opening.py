@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -71,9 +72,10 @@ def open_provider(
         structured=structured,
         reader=Reader(faults, price_of(config.teacher, config.teacher_price)),
     )
+    trusted = trust(way.settings)
     through_litellm = LiteLLMProvider(way)
     if config.transport == "auto" and may_go_directly(resolved, way.settings):
-        return DirectProvider(way, through_litellm, certificates(way.settings))
+        return DirectProvider(way, through_litellm, trusted)
     return through_litellm
 
 
@@ -87,11 +89,18 @@ NOT_DIRECT = frozenset({"azure_ai", "chatgpt", "clarifai", "github_copilot", "ra
 LITELLMS_OWN = frozenset({"client", "metadata", "shared_session", "use_litellm_proxy"})
 
 
-def certificates(settings: Mapping[str, Any]) -> ssl.SSLContext | bool:
-    """What LiteLLM would trust: SSL_CERT_FILE, SSL_VERIFY, `ssl_verify`, or certifi's list."""
-    load_litellm()
+def trust(settings: Mapping[str, Any]) -> ssl.SSLContext | bool:
+    """The certificates to trust, the same for both transports; False trusts all.
+
+    They are LiteLLM's: `ssl_verify`, SSL_VERIFY, SSL_CERT_FILE, or else certifi's list.
+    LiteLLM leaves REQUESTS_CA_BUNDLE aside, so we hand it over.
+    """
+    litellm = load_litellm()
     from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle and not {"SSL_CERT_FILE", "SSL_VERIFY"} & set(os.environ):
+        litellm.ssl_verify = bundle
     found = get_ssl_configuration(settings.get("ssl_verify"))
     return found if isinstance(found, ssl.SSLContext) else bool(found)
 

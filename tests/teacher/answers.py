@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SYLLABLES = [
@@ -94,12 +94,11 @@ def instance_of(
             return words(dice, 8)
 
 
-def schema_in(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def schema_in(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The JSON schema that a prompt spells out, if it does: for teachers asked in plain text."""
     decoder = json.JSONDecoder()
-    for message in messages:
-        text = message["content"]
-        at = text.find("{") if isinstance(text, str) else -1
+    for text in texts_in([body.get("system"), *(each["content"] for each in body["messages"])]):
+        at = text.find("{")
         while at >= 0:
             try:
                 found, _ = decoder.raw_decode(text, at)
@@ -109,3 +108,14 @@ def schema_in(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
                 return found
             at = text.find("{", at + 1)
     return None
+
+
+def texts_in(content: Any) -> Iterator[str]:
+    """All texts of a message's content: one text, or a list of parts."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield from texts_in(part)
+    elif isinstance(content, Mapping):
+        yield from texts_in(content.get("text"))

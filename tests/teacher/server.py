@@ -32,6 +32,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -221,8 +222,9 @@ class Call:
 class TeacherServer:
     """The server, in a thread of this process. Use it as a context manager."""
 
-    def __init__(self, **behaviour: Any) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **behaviour: Any) -> None:
         self.behaviour = Behaviour(**behaviour)
+        self._tls = tls
         self.calls: list[Call] = []
         self.counts: Counter[str] = Counter()
         self.total = 0
@@ -297,9 +299,10 @@ class TeacherServer:
             app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True
         )
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
+        site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096, ssl_context=self._tls)
         await site.start()
-        self.root = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        scheme = "https" if self._tls else "http"
+        self.root = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
         self._started.set()
         if announce:
             sys.stdout.write(self.url + "\n")
@@ -379,9 +382,9 @@ class TeacherServer:
             text = json.dumps(instance_of(call.tool["schema"], dice, items=now.items))
         elif call.format_schema and now.response_format == "honour":
             text = json.dumps(instance_of(call.format_schema, dice, items=now.items))
-        elif (call.tool or call.wants_format) and not schema_in(call.body["messages"]):
+        elif (call.tool or call.wants_format) and not schema_in(call.body):
             text = "I would rather talk: " + words(dice, 12)
-        elif schema := schema_in(call.body["messages"]):
+        elif schema := schema_in(call.body):
             text = json.dumps(instance_of(schema, dice, items=now.items))
         else:
             text = words(dice, 12)
