@@ -52,6 +52,7 @@ def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[Found]:
         DataError: the Hub can't be reached, or has no such dataset for us.
     """
     import datasets
+    import httpx
 
     dataset = HubDataset.parse(name)
     _ask_hub(dataset)
@@ -59,8 +60,14 @@ def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[Found]:
     try:
         with _no_bars(datasets):
             loaded = datasets.load_dataset(dataset.repo, revision=dataset.revision)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as failed:
-        raise _refused(dataset, f"can't be loaded: {failed}") from failed
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        httpx.HTTPError,
+        datasets.exceptions.DatasetsError,
+    ) as failed:
+        raise _refused(dataset, f"can't be loaded: {_first_line(failed)}") from failed
     return split_records(loaded, what=what, listen=listen, called=str(dataset))
 
 
@@ -103,8 +110,12 @@ def _ask_hub(dataset: HubDataset) -> None:
     except RevisionNotFoundError as missing:
         raise _refused(dataset, f"has no revision '{dataset.revision}'") from missing
     except (OSError, httpx.HTTPError) as failed:
-        what = f"there is no such file, and the Hub can't be asked for it: {failed}"
+        what = f"there is no such file, and the Hub can't be asked for it: {_first_line(failed)}"
         raise _refused(dataset, what) from failed
+
+
+def _first_line(failed: Exception) -> str:
+    return str(failed).strip().partition("\n")[0] or type(failed).__name__
 
 
 def _refused(dataset: HubDataset, what: str) -> DataError:

@@ -124,7 +124,7 @@ def _account(manifest: Manifest) -> str:
     rejected, failed = sum(manifest.counts.rejected.values()), sum(manifest.failed.values())
     wanted = f"{manifest.wanted} rows were wanted. " if manifest.wanted is not None else ""
     why = manifest.stopped_because
-    stopped = f" It ended early: {prose(why)}." if why else ""
+    stopped = f" Generation ended: {prose(why)}." if why else ""
     return (
         f"{wanted}{manifest.requested} candidate rows: {manifest.counts.kept} kept, "
         f"{rejected} rejected, {failed} lost to failed calls.{stopped}"

@@ -72,7 +72,7 @@ def test_figures_that_are_known_are_told(full: DatasetVersion) -> None:
     for told in (
         "8 training, 2 validation and 2 test rows",
         "20 rows were wanted. 15 candidate rows: 10 kept, 2 rejected, 3 lost to failed calls.",
-        r"It ended early: budget: \$1.00 of max\_cost\_usd \$1.00.",
+        r"Generation ended: budget: \$1.00 of max\_cost\_usd \$1.00.",
         "the teacher agreed with 7 of 10 seeds (95%: 40% to 89%)",
         "| animal | 4 | 1 | 1 |",
         "| near duplicates | 12 | 2 |",

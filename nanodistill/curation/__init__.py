@@ -1,0 +1,1 @@
+"""From candidate rows to kept ones: steps that accept or refuse, the account, the split."""
