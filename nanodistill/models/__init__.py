@@ -5,7 +5,8 @@
     gguf         a GGUF file becomes an MLX folder
     resolve      a name becomes a folder on this machine
     loading      a folder becomes a model in memory
-    generation   continuous batching over a loaded model
+    generation   answers to prompts that are all there, batched
+    generator    answers to requests that come and go: continuous batching as a service
 
 Importing any of them imports neither mlx nor transformers; calling does.
 """

@@ -26,11 +26,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from nanodistill.errors import InputError
+from nanodistill.models.mkl import configure_mkl, library_in_wheel, prepare_mkl
 
 OVERRIDE = "NANODISTILL_BLAS"
 
@@ -174,7 +174,7 @@ def _candidates() -> Iterator[Candidate]:
             path = os.path.join(folder, name)
             if os.path.exists(path):
                 yield Candidate(path, f"found in {folder}")
-    mkl = _in_wheel("mkl", "libmkl_rt.so")
+    mkl = library_in_wheel("mkl", "libmkl_rt.so")
     if mkl is not None:
         yield Candidate(str(mkl), "from the mkl wheel")
 
@@ -187,25 +187,11 @@ def _folders() -> Iterator[str]:
     yield from (os.path.join(sys.prefix, "lib"), os.path.join(sys.base_prefix, "lib"))
 
 
-def _in_wheel(distribution: str, library: str) -> Path | None:
-    """The file of an installed wheel whose name is `library`, with or without a version."""
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        return None
-    for file in files:
-        if file.name == library or file.name.startswith(library + "."):
-            path = Path(str(file.locate())).resolve()
-            if path.exists():
-                return path
-    return None
-
-
 def _try(candidate: Candidate) -> Blas | None:
     global _library
     is_mkl = "libmkl_rt" in candidate.library
     if is_mkl:
-        os.environ.setdefault("KMP_BLOCKTIME", "1")
+        prepare_mkl()
     try:
         library = ctypes.CDLL(candidate.library)
     except OSError:
@@ -213,7 +199,7 @@ def _try(candidate: Candidate) -> Blas | None:
     if not _offers_cblas(library):
         return None
     if is_mkl:
-        _configure_mkl(library)
+        configure_mkl(library)
     if not _multiplies(library):
         return None
     _library = ctypes.CDLL(candidate.library, mode=ctypes.RTLD_GLOBAL)
@@ -272,43 +258,6 @@ def _path_of(library: ctypes.CDLL) -> Path | None:
     if not ctypes.CDLL(None).dladdr(symbol, ctypes.byref(info)) or info.file is None:
         return None
     return Path(os.fsdecode(info.file)).resolve()
-
-
-# mkl_service.h
-_LP64 = 0
-_INTEL_THREADS, _SEQUENTIAL, _GNU_THREADS = 0, 1, 3
-_CBWR_AUTO = 2
-
-
-def _configure_mkl(library: ctypes.CDLL) -> None:
-    """32-bit sizes, an OpenMP that is there, and the same bits from run to run.
-
-    KMP_BLOCKTIME is set before loading: by default Intel's OpenMP threads spin
-    for 200 ms after each product, on cores that MLX's own operations need; with
-    two cores that halved the speed of generation.
-    """
-    library.MKL_Set_Interface_Layer(_LP64)
-    if "MKL_THREADING_LAYER" not in os.environ:
-        library.MKL_Set_Threading_Layer(_mkl_threading())
-    if "MKL_CBWR" not in os.environ:
-        library.MKL_CBWR_Set(_CBWR_AUTO)
-    if "MKL_DYNAMIC" not in os.environ:
-        library.MKL_Set_Dynamic(0)
-
-
-def _mkl_threading() -> int:
-    """MKL ends the process when its OpenMP is missing, so look before it does."""
-    wheel = _in_wheel("intel-openmp", "libiomp5.so")
-    for library, layer in (
-        (str(wheel) if wheel else "libiomp5.so", _INTEL_THREADS),
-        ("libgomp.so.1", _GNU_THREADS),
-    ):
-        try:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
-        return layer
-    return _SEQUENTIAL
 
 
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112

@@ -1,46 +1,24 @@
-"""Answers from a loaded model, many at once.
+"""Answers from a loaded model to prompts that are all there: batched, without a thread.
 
-`Generator` is for async code: a worker thread owns the batch, requests from
-any task of any event loop join it as they come. Cancelling the task that waits
-frees the request's place at the next token. Whatever fails in the worker is
-raised in every task that waits for it, and the worker goes on with a new
-batch; a closed generator answers nobody, and says so.
-
-`generate_each` and `generate_batch` are for plain code that has all its
-prompts: same batch, no thread.
+For requests that come and go see generator.py. What a prompt is, and which
+prompts can't be answered, holds for both.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import queue
-import threading
-import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from collections.abc import Generator as SyncGenerator
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
-
-import anyio
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from nanodistill.errors import InputError, ModelError
-from nanodistill.models.batching import Batch, Generated, Step
+from nanodistill.models.batching import Batch, Generated
 from nanodistill.models.sampling import Sampling
 
 if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectSendStream
-
     from nanodistill.models.loading import LoadedModel
-    from nanodistill.models.sampling import Processor
 
 __all__ = [
     "Generated",
-    "GenerationFailed",
-    "Generator",
-    "GeneratorClosed",
     "Prompt",
     "PromptTooLong",
     "Sampling",
@@ -56,15 +34,6 @@ Prompt = Sequence[int] | Sequence[Message]
 
 class PromptTooLong(InputError):
     """A prompt that leaves no room for an answer in the model's context."""
-
-
-class GenerationFailed(RuntimeError):
-    """An answer could not be computed. The cause is what was raised, in MLX or in a logits
-    processor of the request."""
-
-
-class GeneratorClosed(GenerationFailed):
-    """The generator was closed before this request had its answer."""
 
 
 def prompt_tokens(loaded: LoadedModel, prompt: Prompt) -> list[int]:
@@ -106,7 +75,7 @@ def _templated(loaded: LoadedModel, messages: Sequence[Any]) -> list[int]:
     return tokens
 
 
-def _within_context(loaded: LoadedModel, tokens: Sequence[int], sampling: Sampling) -> Sampling:
+def within_context(loaded: LoadedModel, tokens: Sequence[int], sampling: Sampling) -> Sampling:
     """`sampling` with no more tokens than the context has room for."""
     limit = loaded.config.get("max_position_embeddings")
     room = sampling.max_tokens if limit is None else limit - len(tokens)
@@ -119,7 +88,7 @@ def generate_each(
     sampling: Sampling | Sequence[Sampling],
     *,
     max_batch: int,
-) -> SyncGenerator[tuple[int, Generated]]:
+) -> Generator[tuple[int, Generated]]:
     """Answers with the indices of their prompts, as they come. Long prompts go first, so that
     those that are processed together are of a length."""
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
@@ -127,7 +96,7 @@ def generate_each(
     batch = Batch(loaded, max_batch=max_batch)
     try:
         for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
-            batch.add(i, tokens[i], _within_context(loaded, tokens[i], samplings[i]))
+            batch.add(i, tokens[i], within_context(loaded, tokens[i], samplings[i]))
         while len(batch):
             for step in batch.step():
                 if step.finished is not None:
@@ -151,228 +120,3 @@ def generate_batch(
         if on_progress is not None:
             on_progress(len(answers), len(prompts))
     return [answers[i] for i in range(len(prompts))]
-
-
-@dataclass(frozen=True)
-class _Join:
-    request: int
-    tokens: list[int]
-    sampling: Sampling
-    processors: Sequence[Processor]
-    tell: Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class _Leave:
-    request: int
-
-
-class _Close:
-    pass
-
-
-class _Inbox:
-    """Messages for the worker. Once it is shut, nothing joins that nobody would answer."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Join | _Leave | _Close] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._shut = False
-
-    def put(self, message: _Join | _Leave) -> None:
-        with self._lock:
-            if not self._shut:
-                self._queue.put(message)
-            elif isinstance(message, _Join):
-                raise GeneratorClosed("this generator is closed")
-
-    def shut(self) -> None:
-        with self._lock:
-            self._shut = True
-            self._queue.put(_Close())
-
-    def get(self) -> _Join | _Leave | _Close:
-        return self._queue.get()
-
-    def empty(self) -> bool:
-        return self._queue.empty()
-
-
-class Generator:
-    """Continuous batching as a service. Close it, or use it as an async context manager."""
-
-    def __init__(self, loaded: LoadedModel, *, max_batch: int) -> None:
-        self.loaded = loaded
-        self._inbox = _Inbox()
-        self._numbers = itertools.count()
-        self._open: set[int] = set()
-        self._thread = threading.Thread(
-            target=_Worker(loaded, max_batch, self._inbox).run,
-            name=f"generate {loaded.source.name}",
-            daemon=True,
-        )
-        self._thread.start()
-        # A daemon thread inside MLX while the interpreter goes down would crash it.
-        self._end = weakref.finalize(self, _end, self._inbox, self._thread)
-
-    @property
-    def open_requests(self) -> int:
-        """How many are being answered or wait for a place."""
-        return len(self._open)
-
-    async def generate(
-        self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
-    ) -> Generated:
-        """The whole answer. Raises GenerationFailed."""
-        async with aclosing(self._steps(prompt, sampling, processors, whole=True)) as steps:
-            async for step in steps:
-                if step.finished is not None:
-                    return step.finished
-        raise AssertionError("the worker's last word is an answer or a failure")
-
-    async def stream(
-        self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
-    ) -> AsyncGenerator[Step]:
-        """Pieces of text as they come; the last has the whole answer as `finished`. Leave it
-        with `contextlib.aclosing` round it, which frees its place."""
-        async with aclosing(self._steps(prompt, sampling, processors, whole=False)) as steps:
-            async for step in steps:
-                yield step
-
-    def close(self) -> None:
-        """End the worker, after the step it is in. Whoever waits gets GeneratorClosed."""
-        self._end()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self.close)
-
-    async def _steps(
-        self, prompt: Prompt, sampling: Sampling, processors: Sequence[Processor], *, whole: bool
-    ) -> AsyncGenerator[Step]:
-        """What the worker tells of one request, the end alone if `whole`."""
-        tokens = prompt_tokens(self.loaded, prompt)
-        sampling = _within_context(self.loaded, tokens, sampling)
-        request = next(self._numbers)
-        send, receive = anyio.create_memory_object_stream[Step](float("inf"))
-        self._open.add(request)
-        with send, receive:
-            try:
-                self._inbox.put(_Join(request, tokens, sampling, processors, _teller(send, whole)))
-                async for step in receive:
-                    if step.failed is not None:
-                        raise _failure(step.failed)
-                    yield step
-                    if step.finished is not None:
-                        return
-            finally:
-                self._open.remove(request)
-                self._inbox.put(_Leave(request))
-
-
-def _failure(error: Exception) -> GenerationFailed:
-    """An exception of its own for each task that waits: a shared one would mix tracebacks."""
-    if isinstance(error, GeneratorClosed):
-        return GeneratorClosed(*error.args)
-    failure = GenerationFailed(f"{type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
-
-
-def _end(inbox: _Inbox, thread: threading.Thread) -> None:
-    inbox.shut()
-    thread.join()
-
-
-def _teller(send: MemoryObjectSendStream[Step], whole: bool) -> Callable[[Step], None]:
-    """What the worker calls to pass a step to the event loop that is running now."""
-    schedule = _scheduler()
-
-    def deliver(step: Step) -> None:
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            send.send_nowait(step)
-
-    def tell(step: Step) -> None:
-        last = step.finished is not None or step.failed is not None
-        if last or (step.text and not whole):
-            # The loop may have ended with the request still running: nobody waits any more.
-            with suppress(RuntimeError):
-                schedule(deliver, step)
-
-    return tell
-
-
-def _scheduler() -> Callable[..., object]:
-    """How another thread runs a function in the event loop of this task."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        from trio.lowlevel import current_trio_token
-
-        return current_trio_token().run_sync_soon
-
-
-class _Worker:
-    """The thread that owns the batch."""
-
-    def __init__(self, loaded: LoadedModel, max_batch: int, inbox: _Inbox) -> None:
-        self._loaded = loaded
-        self._max_batch = max_batch
-        self._inbox = inbox
-        self._tell: dict[int, Callable[[Step], None]] = {}
-
-    def run(self) -> None:
-        end: Exception = GeneratorClosed("the generator was closed before the answer was there")
-        try:
-            self._serve(Batch(self._loaded, max_batch=self._max_batch))
-        except Exception as error:  # noqa: BLE001 - raised in every task that waits
-            end = error
-        self._inbox.shut()
-        while not isinstance(message := self._inbox.get(), _Close):
-            if isinstance(message, _Join):
-                self._tell[message.request] = message.tell
-        self._fail_all(end)
-
-    def _serve(self, batch: Batch) -> None:
-        while self._take_messages(batch):
-            try:
-                steps = batch.step()
-            except Exception as error:  # noqa: BLE001 - raised in every task that waits
-                self._fail_all(error)
-                batch.clear()
-            else:
-                self._pass_on(steps)
-        batch.close()
-
-    def _take_messages(self, batch: Batch) -> bool:
-        """Let requests in and out, waiting for one if there is nothing to do. False: close."""
-        while not len(batch) or not self._inbox.empty():
-            message = self._inbox.get()
-            if isinstance(message, _Close):
-                return False
-            if isinstance(message, _Leave):
-                self._tell.pop(message.request, None)
-                batch.remove(message.request)
-            else:
-                self._tell[message.request] = message.tell
-                batch.add(message.request, message.tokens, message.sampling, message.processors)
-        return True
-
-    def _pass_on(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            self._tell[step.request](step)
-            if step.finished is not None or step.failed is not None:
-                del self._tell[step.request]
-
-    def _fail_all(self, error: Exception) -> None:
-        for request, tell in self._tell.items():
-            tell(Step(request, failed=error))
-        self._tell.clear()

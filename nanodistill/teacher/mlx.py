@@ -29,7 +29,9 @@ from nanodistill.teacher.libraries import load_litellm
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from nanodistill.models.generation import Generated, Generator, Sampling
+    from nanodistill.models.batching import Generated
+    from nanodistill.models.generator import Generator
+    from nanodistill.models.sampling import Sampling
 
 PROVIDER = "mlx"
 MAX_BATCH = 32
@@ -101,7 +103,7 @@ class LocalModels:
             return future
 
     def _load(self, name: str) -> Generator:
-        from nanodistill.models.generation import Generator
+        from nanodistill.models.generator import Generator
         from nanodistill.models.loading import load_model
 
         return Generator(load_model(name, listener=self.listener), max_batch=MAX_BATCH)
@@ -210,7 +212,8 @@ def _in_litellm_terms(litellm: ModuleType, model: str, read: Callable[[], Call])
 
 def _translated(litellm: ModuleType, model: str, error: Exception) -> Exception:
     """What LiteLLM would have raised for a provider on the network."""
-    from nanodistill.models.generation import GenerationFailed, PromptTooLong
+    from nanodistill.models.generation import PromptTooLong
+    from nanodistill.models.generator import GenerationFailed
 
     words = {"message": str(error), "model": model, "llm_provider": PROVIDER}
     table: tuple[tuple[type[Exception], str], ...] = (

@@ -18,16 +18,14 @@ import pytest
 from nanodistill.errors import InputError, ModelError
 from nanodistill.models.batching import Batch, Step
 from nanodistill.models.generation import (
-    GenerationFailed,
-    Generator,
-    GeneratorClosed,
     PromptTooLong,
-    Sampling,
     generate_batch,
     generate_each,
     prompt_tokens,
 )
+from nanodistill.models.generator import GenerationFailed, Generator, GeneratorClosed
 from nanodistill.models.loading import load_model
+from nanodistill.models.sampling import Sampling
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -364,7 +362,8 @@ async def test_closing_tells_everyone_and_ends_the_thread(tiny_model: LoadedMode
 def test_an_interpreter_ends_with_requests_under_way(tiny_model: LoadedModel) -> None:
     code = f"""
 import asyncio
-from nanodistill.models.generation import Generator, Sampling
+from nanodistill.models.generator import Generator
+from nanodistill.models.sampling import Sampling
 from nanodistill.models.loading import load_model
 generator = Generator(load_model({str(tiny_model.path)!r}), max_batch=2)
 async def main():
@@ -388,7 +387,7 @@ asyncio.run(main())
 def test_importing_the_room_loads_nothing_heavy() -> None:
     code = """
 import sys
-import nanodistill.models.blas, nanodistill.models.embedded, nanodistill.models.generation
+import nanodistill.models.blas, nanodistill.models.embedded, nanodistill.models.generator
 import nanodistill.models.loading, nanodistill.models.resolve, nanodistill.teacher.mlx
 heavy = {"mlx", "mlx_lm", "transformers", "numpy", "litellm", "huggingface_hub", "gguf"}
 print(sorted(heavy & set(sys.modules)))

@@ -151,7 +151,8 @@ PROMPT = [{"role": "user", "content": "What is the capital of France?"}]
 
 def test_the_embedded_model_answers(embedded_model: LoadedModel) -> None:
     """Its first answer to this, as llama.cpp gives it from the same weights in float32."""
-    from nanodistill.models.generation import Sampling, generate_batch
+    from nanodistill.models.generation import generate_batch
+    from nanodistill.models.sampling import Sampling
 
     (answer,) = generate_batch(embedded_model, [PROMPT], Sampling(20), max_batch=1)
     assert answer.text == "The capital of France is Paris."

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from nanodistill.models.generation import Sampling, generate_batch
+from nanodistill.models.generation import generate_batch
+from nanodistill.models.sampling import Sampling
 from nanodistill.teacher import mlx
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.mlx import MAX_BATCH, close_mlx_provider, register_mlx_provider
