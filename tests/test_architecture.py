@@ -31,8 +31,8 @@ ROWS = {
     "training": {"evaluation", "export", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "plugins", "records", "redaction", "runfolder",
-        "thinking",
+        "awake", "config", "errors", "events", "hardware", "plugins", "records", "redaction",
+        "runfolder", "thinking",
     },
 }  # fmt: skip
 BELOW = {

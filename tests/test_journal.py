@@ -195,13 +195,22 @@ def test_a_full_disk_loses_nothing_that_was_committed(path: Path) -> None:
 def test_a_lost_journal_beside_its_seal_is_damaged(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1)])
-    path.write_bytes(b"")
+    path.unlink()
     with pytest.raises(DamagedFile, match="0 responses and 0 attempts, while 1 and 1"):  # noqa: SIM117
         with open_journal(path):
             pass
     seal_of(path).unlink()
     with open_journal(path) as journal:
         assert journal.responses([key(1)]) == {}
+
+
+def test_an_empty_file_is_no_journal(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(DamagedFile, match="it is empty"), open_journal(path):
+        pass
+    with pytest.raises(DamagedFile, match="it is empty"), read_journal(path):
+        pass
 
 
 def test_a_torn_seal_is_damage(path: Path) -> None:
@@ -231,7 +240,7 @@ def crashed_copy(journal: Journal, folder: Path) -> Path:
 def test_no_cut_goes_unnoticed(
     batches: list[int], long: bool, checkpoint: int, which: str, cut: float, garbage: bytes
 ) -> None:
-    """However a file is cut, and whatever its end: all that was acknowledged is there, or damage."""
+    """However a file is cut, whatever its end: all that was acknowledged is there, or damage."""
     with tempfile.TemporaryDirectory() as folder:
         acknowledged = set()
         with open_journal(Path(folder) / "run" / "journal.sqlite") as journal:

@@ -189,10 +189,19 @@ def read_journal(path: Path) -> Iterator[Journal]:
 
 
 def _create(path: Path) -> None:
+    """Begin a journal where there is none. A crash leaves it out, or there and complete."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600))
+    with closing(_connect(part, "rw")) as connection:
+        connection.executescript(
+            f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
+            f"{SCHEMA} COMMIT;"
+        )
+    part.replace(path)
     sync_folder(path.parent)
 
 
@@ -216,12 +225,15 @@ def _check_format(path: Path, connection: sqlite3.Connection) -> None:
             f"(journal format {found}, this one knows {FORMAT}).",
             next_step="Update NanoDistill, or choose another output_dir or name.",
         )
+    if application == APPLICATION:
+        return
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION and tables:
-        raise DamagedFile(
-            f"{path} is an SQLite file, but not a journal of ours.",
-            next_step="Move it away, or choose another output_dir or name.",
-        )
+    if not tables:
+        raise damaged(path, "it is empty")
+    raise DamagedFile(
+        f"{path} is an SQLite file, but not a journal of ours.",
+        next_step="Move it away, or choose another output_dir or name.",
+    )
 
 
 def _prepare(writer: sqlite3.Connection) -> None:
@@ -230,12 +242,6 @@ def _prepare(writer: sqlite3.Connection) -> None:
     if sys.platform == "darwin":
         writer.execute("PRAGMA fullfsync = 1")
         writer.execute("PRAGMA checkpoint_fullfsync = 1")
-    (application,) = writer.execute("PRAGMA application_id").fetchone()
-    if application != APPLICATION:
-        writer.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION};"
-            f"PRAGMA user_version = {FORMAT}; {SCHEMA} COMMIT;"
-        )
 
 
 def _check_count(path: Path, connection: sqlite3.Connection) -> None:
@@ -257,9 +263,6 @@ def _check_pages(path: Path, writer: sqlite3.Connection) -> None:
 
 def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
     """How many responses and attempts there are; nothing is ever deleted, so the last id tells."""
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not tables:
-        return 0, 0
     responses, attempts = connection.execute(COUNTS).fetchone()
     return responses, attempts
 

@@ -110,6 +110,7 @@ class Flow:
                 await self._pause(self._launch_what_may())
             await self._drain()
             tasks.cancel_scope.cancel()
+        self._tell(always=True)
         if self._halt is not None:
             raise self._halt
 
@@ -237,7 +238,7 @@ class Flow:
         if held or work.refusals > MOST_REFUSALS:
             await self._try_again_or_lose(work, error)
         else:
-            self._ready.appendleft(work)
+            self._ready.append(work)
         self._give_up_if_tripped()
         session.recorder.note(Call(attempt))
 

@@ -23,6 +23,8 @@ LATE = 0.05
 MARGIN = 0.99
 CLOSE = 0.985
 CLOSING_TIME = 1.5
+NEAR_ENOUGH = 0.6
+RESTART = 0.92
 STEADY = 4.0
 SOON = 30.0
 SAME = 0.05
@@ -173,7 +175,8 @@ class LearnedPace:
         self._quiet = self._next_quiet(goal)
         self._is_firm = math.isfinite(self.rate) or high >= FEW
         self._goal = goal
-        self._pace.rate = max(min(low, CLOSE * goal) or min(self.rate, CLOSE * goal), SLOWEST)
+        start = max(low, RESTART * goal) if low > NEAR_ENOUGH * goal else low
+        self._pace.rate = max(min(start, CLOSE * goal) or min(self.rate, CLOSE * goal), SLOWEST)
 
     def _next_quiet(self, goal: float) -> float:
         """How long to keep to `goal` before feeling for more."""

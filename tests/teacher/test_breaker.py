@@ -36,10 +36,8 @@ def fail_rounds(breaker: Breaker, error: Transient) -> tuple[int, float]:
 
 
 def test_one_call_at_a_time_until_the_first_answer() -> None:
-    breaker = Breaker()
-    assert breaker.is_trying
-    breaker.answered()
-    assert not breaker.is_trying
+    assert Breaker().is_trying
+    assert not well().is_trying
 
 
 def test_a_single_failure_is_its_rows_own() -> None:
@@ -92,7 +90,6 @@ def test_an_answer_ends_it() -> None:
     breaker = well()
     for now in range(5):
         breaker.failed(refusal(0.0), float(now), float(now))
-    assert breaker.is_trying
     breaker.answered()
     assert not breaker.is_trying
     calls, _ = fail_rounds(breaker, refusal(1.0))
