@@ -14,7 +14,7 @@ from nanodistill.synthesis.answers import Asker, Failed, Said, resolve
 from nanodistill.synthesis.judging import Judge, verdict_on
 from nanodistill.synthesis.ledger import Ledger, Placed
 from nanodistill.synthesis.task import Task
-from nanodistill.teacher.engine import Teacher
+from nanodistill.synthesis.teaching import Teaching
 
 ANSWERS, LABELS, JUDGE = "answers", "labels confirmed", "judge"
 
@@ -26,7 +26,7 @@ class Answering:
     """Takes placed inputs to the end of their way."""
 
     task: Task
-    teacher: Teacher
+    teacher: Teaching
     asker: Asker
     sieve: Sieve
     judge: Judge | None

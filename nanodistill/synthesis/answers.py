@@ -21,8 +21,8 @@ from nanodistill.curation.sieve import Refused
 from nanodistill.curation.vote import choose
 from nanodistill.records import Completion, Message, Request, ThinkingSource, Trace, canonical_json
 from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer, Failure
-from nanodistill.teacher.engine import Teacher
 from nanodistill.thinking import FORMATS, Format
 
 BLIND: dict[str, Any] = {"temperature": 0.0}
@@ -77,7 +77,7 @@ def answer_form(task: Task, *, think: bool) -> str:
 class Asker:
     """Makes the requests that put inputs to the teacher, and reads what comes back."""
 
-    def __init__(self, task: Task, teacher: Teacher) -> None:
+    def __init__(self, task: Task, teacher: Teaching) -> None:
         self._task = task
         self._teacher = teacher
 

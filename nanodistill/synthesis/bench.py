@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Listener
-from nanodistill.journal import Journal, open_journal
+from nanodistill.journal import Journal, open_journal, read_journal
 from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.answers import Asker
 from nanodistill.synthesis.judging import Judge, TeacherAndJudge
 from nanodistill.synthesis.task import Task
-from nanodistill.teacher.engine import Teacher, open_teacher
+from nanodistill.synthesis.teaching import Teaching
+from nanodistill.teacher.engine import open_teacher
 from nanodistill.teacher.opening import open_provider
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
@@ -29,9 +30,10 @@ class Bench:
     task: Task
     run: RunFolder
     journal: Journal
-    teacher: Teacher
+    teacher: Teaching
     judge: Judge | None
     listen: Listener
+    keeps_policy: bool = True
 
     @property
     def asker(self) -> Asker:
@@ -44,13 +46,28 @@ async def open_bench(
     run: RunFolder,
     listen: Listener,
     *,
-    provider: Provider | None,
-    stop: StopSignal | None,
+    provider: Provider | None = None,
+    stop: StopSignal | None = None,
+    read_only: bool = False,
 ) -> AsyncIterator[Bench]:
-    """Open journal and teacher. A provider that was given is not closed."""
+    """Open journal and teacher. A provider that was given is not closed.
+
+    Without `stop`, Ctrl-C and SIGTERM ask the run to stop. A `read_only` bench
+    may be opened beside another process's run, and can't ask anything.
+    """
+    config, opening = task.config, read_journal if read_only else open_journal
     try:
-        async with _opened_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            yield bench
+        async with AsyncExitStack() as stack:
+            journal = stack.enter_context(opening(run.journal))
+            providers = _providers(stack, config, journal, listen, provider)
+            signals = await _signals(stack, stop)
+            teacher = await stack.enter_async_context(
+                open_teacher(config, journal, providers, listen, signals)
+            )
+            judge = None
+            if isinstance(providers, TeacherAndJudge):
+                judge = Judge(task, teacher, providers.judge_model, providers.judge.endpoint)
+            yield Bench(task, run, journal, teacher, judge, listen)
     except BaseExceptionGroup as group:
         raise the_only(group) from None
 
@@ -63,37 +80,31 @@ def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return the_only(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-@asynccontextmanager
-async def _opened_bench(
-    task: Task,
-    run: RunFolder,
+async def _signals(stack: AsyncExitStack, given: StopSignal | None) -> StopSignal:
+    if given is not None:
+        return given
+    signals = StopSignal()
+    if threading.current_thread() is threading.main_thread():
+        await stack.enter_async_context(signals.on_signals())
+    return signals
+
+
+def _providers(
+    stack: AsyncExitStack,
+    config: DistillationConfig,
+    journal: Journal,
     listen: Listener,
-    *,
-    provider: Provider | None,
-    stop: StopSignal | None,
-) -> AsyncIterator[Bench]:
-    config = task.config
-    async with AsyncExitStack() as stack:
-        journal = stack.enter_context(open_journal(run.journal))
-        asked = provider or await _opened(stack, config, journal, listen)
-        judge_provider: Provider | None = None
-        if config.judge is not None:
-            as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": None})
-            judge_provider = await _opened(stack, as_judge, journal, listen)
-            asked = TeacherAndJudge(asked, judge_provider, config.judge)
-        signals = stop or StopSignal()
-        if stop is None and threading.current_thread() is threading.main_thread():
-            await stack.enter_async_context(signals.on_signals())
-        teacher = await stack.enter_async_context(
-            open_teacher(config, journal, asked, listen, signals)
-        )
-        judge = None
-        if judge_provider is not None and config.judge is not None:
-            judge = Judge(task, teacher, config.judge, judge_provider.endpoint)
-        yield Bench(task, run, journal, teacher, judge, listen)
+    given: Provider | None,
+) -> Provider:
+    """The teacher, and with it the judge where there is one."""
+    teacher = given or _provider(stack, config, journal, listen)
+    if config.judge is None:
+        return teacher
+    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": None})
+    return TeacherAndJudge(teacher, _provider(stack, as_judge, journal, listen), config.judge)
 
 
-async def _opened(
+def _provider(
     stack: AsyncExitStack, config: DistillationConfig, journal: Journal, listen: Listener
 ) -> Provider:
     """A provider that remembers with the run which form of structured output worked."""

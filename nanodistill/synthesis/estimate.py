@@ -1,42 +1,291 @@
 """What a run would ask and cost, worked out without asking.
 
-The calls that are certain are made as requests and looked up in the journal:
-blind seeds, the policy, and the first round of generation, which is the bulk.
-What depends on answers (top-ups, traces of inputs that do not exist yet) is
-counted from the plan: at least none, at most as if every third row were lost.
-So calls and dollars come as a range, and "unknown" is said where no price is.
+The run is rehearsed on what the journal holds. Where it would have to ask, the
+rest is counted from the plan: the fewest calls are those that do if every row
+is good, the most allow for losing every third. Tokens of a call are those of
+the stage's calls so far, and before there are any those of a call like it. So
+calls, dollars and minutes come as a range, and where no price is known that is
+said instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
 from typing import Any
+
+from anyio import to_thread
+
+from nanodistill.config import DistillationConfig
+from nanodistill.events import Listener, silent
+from nanodistill.journal import Sums
+from nanodistill.records import Request, Usage
+from nanodistill.runfolder import RunFolder
+from nanodistill.synthesis.bench import Bench, open_bench
+from nanodistill.synthesis.generation import Caller, Memory, Writer
+from nanodistill.synthesis.ledger import Ledger
+from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
+from nanodistill.synthesis.policy import derived_policy
+from nanodistill.synthesis.rehearsal import CurtainFalls, Rehearsal
+from nanodistill.synthesis.shelf import Shelf
+from nanodistill.synthesis.stages import ask
+from nanodistill.synthesis.task import Task, load_task
+from nanodistill.teacher.prices import Price, price_of
+from nanodistill.teacher.provider import Provider
+
+LOSSES = 1.5
+TOKENS_PER_SECOND = 60.0
+SECONDS_BEFORE_FIRST_TOKEN = 1.0
+USUALLY_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Calls of one stage: in the journal, certain to be asked, and at most."""
+    """Calls of one stage: answered in the journal, and those to ask, at least and at most.
+
+    `each` are the tokens of one call.
+    """
 
     stage: str
     reused: int
     fewest: int
     most: int
-    tokens: int
+    each: Usage
+
+    def usage(self, calls: int) -> Usage:
+        return Usage(self.each.prompt_tokens * calls, self.each.completion_tokens * calls)
 
 
 @dataclass(frozen=True)
 class PlanEstimate:
-    """What `nanodistill plan` shows."""
+    """What `nanodistill plan` shows. Dollars are None where no price is known."""
 
+    wanted: int
+    kept: int
     stages: tuple[StageEstimate, ...]
+    cost_usd: tuple[float, float] | None
+    minutes: tuple[float, float]
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        return sum(stage.fewest for stage in self.stages), sum(stage.most for stage in self.stages)
+
+    @property
+    def reused(self) -> int:
+        return sum(stage.reused for stage in self.stages)
+
+    @property
+    def usage(self) -> tuple[Usage, Usage]:
+        fewest = sum((stage.usage(stage.fewest) for stage in self.stages), Usage())
+        return fewest, sum((stage.usage(stage.most) for stage in self.stages), Usage())
 
     def to_json(self) -> dict[str, Any]:
-        return {}
+        return {
+            "wanted": self.wanted,
+            "kept": self.kept,
+            "calls": {"to_ask": list(self.calls), "reused": self.reused},
+            "stages": {
+                stage.stage: {"reused": stage.reused, "to_ask": [stage.fewest, stage.most]}
+                for stage in self.stages
+            },
+            "tokens": {
+                "prompt": [usage.prompt_tokens for usage in self.usage],
+                "completion": [usage.completion_tokens for usage in self.usage],
+            },
+            "cost_usd": list(self.cost_usd) if self.cost_usd else None,
+            "minutes": list(self.minutes),
+        }
 
     def summary(self) -> str:
-        return ""
+        if not self.calls[1]:
+            return f"Nothing to ask: all {self.reused} calls are in the journal."
+        tokens = [usage.total_tokens for usage in self.usage]
+        lines = [
+            f"{self.wanted} rows wanted, {self.kept} there already.",
+            f"Calls to ask: {_range(*self.calls)}; in the journal: {self.reused}.",
+            *(
+                f"  {stage.stage}: {_range(stage.fewest, stage.most)}"
+                + (f", {stage.reused} in the journal" if stage.reused else "")
+                for stage in self.stages
+            ),
+            f"Tokens: about {_range(*tokens)}.",
+            self._dollars(),
+            f"Time: about {_range(*map(ceil, self.minutes))} minutes, by a usual speed.",
+        ]
+        return "\n".join(lines)
+
+    def _dollars(self) -> str:
+        if self.cost_usd is None:
+            return "Dollars: unknown, there is no price for this teacher; set teacher_price."
+        return f"Dollars: about {self.cost_usd[0]:.2f} to {self.cost_usd[1]:.2f}."
 
 
-async def plan(config: Any, *, listen: Callable[..., None]) -> PlanEstimate:
-    raise NotImplementedError
+async def plan(
+    config: DistillationConfig, *, provider: Provider | None = None, listen: Listener = silent
+) -> PlanEstimate:
+    """What `synthesize` would do with the same configuration. Nothing is asked or written.
+
+    Raises:
+        InputError: as `synthesize` does.
+    """
+    task = await to_thread.run_sync(load_task, config, listen)
+    check_axes(task)
+    if config.training_data is not None:
+        return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+    with Shelf() as kept, Shelf() as rejected:
+        ledger = Ledger(kept, rejected)
+        async with _rehearsing(task, provider) as (bench, rehearsal):
+            met: CurtainFalls | None = None
+            try:
+                await ask(bench, ledger, None)
+            except CurtainFalls as curtain:
+                met = curtain
+            left = Left(bench, rehearsal, ledger, met)
+            stages = tuple([stage async for stage in left.stages()])
+    price = await to_thread.run_sync(price_of, config.teacher, config.teacher_price)
+    return _summed(task, len(ledger.kept), stages, price)
+
+
+@asynccontextmanager
+async def _rehearsing(
+    task: Task, provider: Provider | None
+) -> AsyncIterator[tuple[Bench, Rehearsal]]:
+    """A bench whose teacher only rehearses, over the run's journal or an empty one."""
+    run = RunFolder(task.config.run_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        is_new = not run.journal.exists()
+        at = RunFolder(Path(folder)) if is_new else run
+        async with open_bench(task, at, silent, provider=provider, read_only=not is_new) as bench:
+            rehearsal = Rehearsal(bench.teacher)
+            judge = bench.judge and replace(bench.judge, teacher=rehearsal)
+            yield (
+                replace(bench, teacher=rehearsal, judge=judge, keeps_policy=False, run=run),
+                rehearsal,
+            )
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left to ask after a rehearsal that ended at `met`."""
+
+    bench: Bench
+    rehearsal: Rehearsal
+    ledger: Ledger
+    met: CurtainFalls | None
+
+    async def stages(self) -> AsyncIterator[StageEstimate]:
+        sums = await to_thread.run_sync(self.bench.journal.sums)
+        for stage, fewest, most in self._counts():
+            reused = self.rehearsal.reused[stage]
+            if most or reused:
+                each = await self._each(stage, sums.get(stage))
+                yield StageEstimate(stage, reused, fewest, most, each)
+
+    def _counts(self) -> Iterator[tuple[str, int, int]]:
+        """Each stage with the fewest and the most calls that it has left, in order."""
+        task = self.bench.task
+        at_seeds = self.met is not None and self.met.stage in ("blind", "rationalize", "policy")
+        yield "blind", self._at("blind"), self._at("blind")
+        explained = self._at("rationalize")
+        yield "rationalize", explained, len(task.seeds) if at_seeds and task.thinks else explained
+        policy = int(at_seeds and task.config.extract_policy)
+        yield "policy", policy, policy
+        there = len(task.seeds) if at_seeds else len(self.ledger.kept)
+        yield from self._for_rows(task, max(0, task.wanted - there) if self.met else 0)
+
+    def _for_rows(self, task: Task, rows: int) -> Iterator[tuple[str, int, int]]:
+        """The stages that every new row goes through."""
+        size = 1 if task.config.generation == "chat" else task.config.examples_per_call
+        under_way = 0
+        if self.met is not None and self.met.stage in ("trace", "check", "judge"):
+            total = self.met.survey.reused + self.met.survey.to_ask
+            each = task.config.samples_per_input if self.met.stage == "trace" else 1
+            under_way = total // each
+        to_write = max(0, rows - under_way)
+        calls = max(self._at("generate"), ceil(to_write / size) - self._reused_now("generate"))
+        yield "generate", calls, ceil(calls * LOSSES)
+        samples = task.config.samples_per_input if task.asks_answers else 0
+        checks = int(task.config.check_labels and bool(task.labels) and not task.asks_answers)
+        judged = int(self.bench.judge is not None)
+        for stage, each in (("trace", samples), ("check", checks), ("judge", judged)):
+            fewest = to_write * each + self._at(stage)
+            if under_way and self.met is not None and _comes_after(stage, self.met.stage):
+                fewest += under_way * each
+            yield stage, fewest, ceil(fewest * LOSSES)
+
+    def _at(self, stage: str) -> int:
+        """What is to be asked of the batch at which the rehearsal ended."""
+        return self.met.survey.to_ask if self.met and self.met.stage == stage else 0
+
+    def _reused_now(self, stage: str) -> int:
+        return self.met.survey.reused if self.met and self.met.stage == stage else 0
+
+    async def _each(self, stage: str, sums: Sums | None) -> Usage:
+        """Tokens of one call: as they were so far, or of a call like it."""
+        if sums is not None and sums.answered and sums.usage.total_tokens:
+            usage = sums.usage
+            return Usage(
+                usage.prompt_tokens // sums.answered, usage.completion_tokens // sums.answered
+            )
+        if self.met is not None and self.met.stage == stage:
+            survey = self.met.survey
+        else:
+            survey = await self.bench.teacher.survey(self._like(stage))
+        calls = max(1, survey.to_ask)
+        return Usage(survey.usage.prompt_tokens // calls, survey.usage.completion_tokens // calls)
+
+    def _like(self, stage: str) -> list[Request]:
+        """Some calls of a stage, made of the seeds."""
+        task, asker = self.bench.task, self.bench.asker
+        texts = [seed.input for seed in task.seeds[:8]]
+        match stage:
+            case "generate":
+                policy = derived_policy(task)
+                axes = axes_of(task, policy)
+                writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
+                slots = [slot for slot, _ in zip(slots_of(axes, task), range(20), strict=False)]
+                calls = Caller(task, Memory()).calls(slots)
+                return [writer.request(call, self.bench.teacher) for call in calls]
+            case "check":
+                return list(asker.check_requests(texts))
+            case "blind":
+                return list(asker.blind_requests(texts))
+            case _:
+                return list(asker.requests(texts))
+
+
+def _comes_after(stage: str, other: str) -> bool:
+    order = ("trace", "check", "judge")
+    return order.index(stage) > order.index(other)
+
+
+def _summed(
+    task: Task, kept: int, stages: tuple[StageEstimate, ...], price: Price | None
+) -> PlanEstimate:
+    estimate = PlanEstimate(task.wanted, kept, stages, None, (0.0, 0.0))
+    low, high = estimate.usage
+    cost = None if price is None else (price.of(low), price.of(high))
+    minutes = tuple(
+        _minutes(task.config, calls, usage)
+        for calls, usage in zip(estimate.calls, estimate.usage, strict=True)
+    )
+    return replace(estimate, cost_usd=cost, minutes=(minutes[0], minutes[1]))
+
+
+def _minutes(config: DistillationConfig, calls: int, usage: Usage) -> float:
+    """A usual provider's time, or the limits' where they are slower."""
+    at_once = min(config.max_concurrency, USUALLY_AT_ONCE)
+    seconds = (
+        calls * SECONDS_BEFORE_FIRST_TOKEN + usage.completion_tokens / TOKENS_PER_SECOND
+    ) / at_once
+    by_requests = calls / config.requests_per_minute if config.requests_per_minute else 0.0
+    by_tokens = usage.total_tokens / config.tokens_per_minute if config.tokens_per_minute else 0.0
+    return max(seconds / 60, by_requests, by_tokens)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.curation.near import words_of
-from nanodistill.records import Message, Seed, tagged_hash
+from nanodistill.records import Message, Request, Seed, tagged_hash
 from nanodistill.synthesis.coverage import Axis, Cell
 from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teaching import Teaching
 
 AVOIDED = 8
 REMEMBERED = 100
@@ -153,6 +154,15 @@ class Writer:
         """The form of the answer; none where it is read as text."""
         as_text = self.task.config.generation == "chat" or self.task.parser is not None
         return None if as_text else self.task.rows_schema
+
+    def request(self, call: Call, teacher: Teaching) -> Request:
+        return teacher.request(
+            "generate",
+            self.messages(call),
+            schema=self.schema,
+            params=self.params,
+            ordinal=call.ordinal,
+        )
 
     def messages(self, call: Call) -> list[Message]:
         if self.task.config.generation == "chat":

@@ -15,8 +15,8 @@ from nanodistill.curation.sieve import Refused
 from nanodistill.records import Request, Trace
 from nanodistill.synthesis.answers import Failed
 from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer, Failure
-from nanodistill.teacher.engine import Teacher
 from nanodistill.teacher.provider import Provider, Reply
 
 VERDICT: Mapping[str, Any] = object_schema(
@@ -53,7 +53,7 @@ class Judge:
     """Asks for verdicts and reads them."""
 
     task: Task
-    teacher: Teacher
+    teacher: Teaching
     model: str
     endpoint: str
 

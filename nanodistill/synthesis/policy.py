@@ -28,8 +28,8 @@ from nanodistill.events import Listener, Notice
 from nanodistill.records import Message, Request, Seed, tagged_hash
 from nanodistill.runfolder import read_json, write_json
 from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Failure
-from nanodistill.teacher.engine import Teacher
 
 SEEDS_SHOWN = 40
 NOTE = (
@@ -100,6 +100,14 @@ class Stored:
         return hash_of(self.policy) != self.was_made
 
 
+@dataclass(frozen=True)
+class Settled:
+    """The policy of a run, and what it was made from, where it is new."""
+
+    policy: TaskPolicy
+    made_from: str | None = None
+
+
 def hash_of(policy: TaskPolicy) -> str:
     return tagged_hash("nanodistill.policy.v1", policy.model_dump())
 
@@ -124,9 +132,12 @@ def read_policy(path: Path) -> Stored | None:
         ) from broken
 
 
-def write_policy(path: Path, policy: TaskPolicy, made_from: str) -> None:
-    held = {"note": NOTE, "made_from": made_from, "was_made": hash_of(policy)}
-    write_json(path, held | {"policy": policy.model_dump()})
+def keep_policy(path: Path, settled: Settled) -> None:
+    """Write a new policy down; one that was there stays as it is."""
+    if settled.made_from is not None:
+        was_made = hash_of(settled.policy)
+        held = {"note": NOTE, "made_from": settled.made_from, "was_made": was_made}
+        write_json(path, held | {"policy": settled.policy.model_dump()})
 
 
 def policy_schema(further: Mapping[str, str]) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def spread(seeds: Sequence[Seed], most: int) -> list[Seed]:
     return [seeds[at * len(seeds) // most] for at in range(most)]
 
 
-async def settle_policy(task: Task, teacher: Teacher, path: Path, listen: Listener) -> TaskPolicy:
+async def settle_policy(task: Task, teacher: Teaching, path: Path, listen: Listener) -> Settled:
     """The policy of this run: a person's, the one that is there, or a new one.
 
     Raises:
@@ -200,17 +211,15 @@ async def settle_policy(task: Task, teacher: Teacher, path: Path, listen: Listen
     if stored is not None and stored.is_edited:
         old = "" if stored.made_from == made_from else " It was made from other seeds or settings."
         listen(Notice(f"policy.json was edited and is used as it stands.{old}"))
-        return stored.policy
+        return Settled(stored.policy)
     if stored is not None and stored.made_from == made_from:
-        return stored.policy
-    policy = derived_policy(task)
+        return Settled(stored.policy)
     if task.config.extract_policy:
-        policy = await _extracted(request, teacher)
-    await to_thread.run_sync(write_policy, path, policy, made_from)
-    return policy
+        return Settled(await _extracted(request, teacher), made_from)
+    return Settled(derived_policy(task), made_from)
 
 
-def policy_request(task: Task, teacher: Teacher) -> Request:
+def policy_request(task: Task, teacher: Teaching) -> Request:
     schema = policy_schema(task.config.policy_dimensions)
     params = {"temperature": 0.0}
     return teacher.request("policy", policy_messages(task), schema=schema, params=params)
@@ -222,7 +231,7 @@ def derivation_key(task: Task) -> str:
     return tagged_hash("nanodistill.derived.v1", [task.instruction, list(task.labels), shown])
 
 
-async def _extracted(request: Request, teacher: Teacher) -> TaskPolicy:
+async def _extracted(request: Request, teacher: Teaching) -> TaskPolicy:
     await teacher.settle([request])
     (outcome,) = teacher.outcomes([request])
     if isinstance(outcome, Failure):

@@ -26,7 +26,8 @@ from nanodistill.synthesis.generation import Call, Caller, Memory, Slot, Writer
 from nanodistill.synthesis.ledger import Ledger, Placed
 from nanodistill.synthesis.reading import Reader
 from nanodistill.synthesis.task import Task
-from nanodistill.teacher.engine import Survey, Teacher
+from nanodistill.synthesis.teaching import Teaching
+from nanodistill.teacher.engine import Survey
 
 LARGEST_ROUND = 20_000
 SMALLEST_ROUND = 256
@@ -55,7 +56,7 @@ class Rounds:
     """The rounds of one run."""
 
     def __init__(
-        self, task: Task, teacher: Teacher, writer: Writer, reader: Reader, answering: Answering
+        self, task: Task, teacher: Teaching, writer: Writer, reader: Reader, answering: Answering
     ) -> None:
         self._task = task
         self._teacher = teacher
@@ -109,16 +110,7 @@ class Rounds:
         return min(LARGEST_ROUND, max(SMALLEST_ROUND, share))
 
     def _requests(self, calls: Sequence[Call]) -> Requests:
-        return Requests(calls, self._request)
-
-    def _request(self, call: Call) -> Request:
-        return self._teacher.request(
-            "generate",
-            self._writer.messages(call),
-            schema=self._writer.schema,
-            params=self._writer.params,
-            ordinal=call.ordinal,
-        )
+        return Requests(calls, lambda call: self._writer.request(call, self._teacher))
 
     async def _work(self, calls: Sequence[Call], ledger: Ledger) -> set[int]:
         """Make some calls, and numbers of the slots that their rows filled."""

@@ -23,8 +23,8 @@ from nanodistill.events import Listener, Notice
 from nanodistill.records import Seed, Trace
 from nanodistill.synthesis.answers import Asker, Failed, Said, read_rationale
 from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer
-from nanodistill.teacher.engine import Teacher
 
 LOW = 0.7
 SHOWN = 5
@@ -62,7 +62,7 @@ class BlindCheck:
 
 
 async def settle_seeds(
-    task: Task, teacher: Teacher, asker: Asker, listen: Listener
+    task: Task, teacher: Teaching, asker: Asker, listen: Listener
 ) -> tuple[list[Trace], BlindCheck | None]:
     """The seeds as rows, and how the teacher did on them, where it was asked to.
 
@@ -80,7 +80,7 @@ async def settle_seeds(
     return await _rationalized(task, teacher, asker, rows), check
 
 
-async def _ask(seeds: Sequence[Seed], teacher: Teacher, asker: Asker) -> dict[str, Said | Failed]:
+async def _ask(seeds: Sequence[Seed], teacher: Teaching, asker: Asker) -> dict[str, Said | Failed]:
     requests = list(asker.blind_requests([seed.input for seed in seeds]))
     await teacher.settle(requests)
     answers = asker.said(requests, each=1)
@@ -143,7 +143,7 @@ def _row(task: Task, seed: Seed, said: Said | Failed | None) -> Trace:
 
 
 async def _rationalized(
-    task: Task, teacher: Teacher, asker: Asker, rows: Sequence[Trace]
+    task: Task, teacher: Teaching, asker: Asker, rows: Sequence[Trace]
 ) -> list[Trace]:
     """The rows with thinking for those that still lack it."""
     if not task.thinks:

@@ -34,7 +34,7 @@ from nanodistill.synthesis.generation import Caller, Memory, Slot, Writer
 from nanodistill.synthesis.ledger import Ledger
 from nanodistill.synthesis.owndata import curate_own_rows, place
 from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
-from nanodistill.synthesis.policy import settle_policy
+from nanodistill.synthesis.policy import keep_policy, settle_policy
 from nanodistill.synthesis.reading import Reader
 from nanodistill.synthesis.result import SynthesisResult
 from nanodistill.synthesis.rounds import Rounds
@@ -74,18 +74,21 @@ async def synthesize(
         if config.training_data is not None:
             return await to_thread.run_sync(_own_rows, run, task, ledger, listen)
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            made = await _ask(bench, ledger, limit)
+            made = await ask(bench, ledger, limit)
         if limit is not None:
             return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
         version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
         return _result(task, ledger, made, version)
 
 
-async def _ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
+async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     """The stages that have a teacher. The rows go into the ledger."""
     task, teacher, listen = bench.task, bench.teacher, bench.listen
     seeds, check = await settle_seeds(task, teacher, bench.asker, listen)
-    policy = await settle_policy(task, teacher, bench.run.policy, listen)
+    settled = await settle_policy(task, teacher, bench.run.policy, listen)
+    policy = settled.policy
+    if bench.keeps_policy:
+        await to_thread.run_sync(keep_policy, bench.run.policy, settled)
     seen = Seen.of(task)
     for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
     for seed in seeds:

@@ -1,0 +1,75 @@
+"""Agreement: when two answers are the same, which of several is kept, how sure a share is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanodistill.curation.accounting import Accounts
+from nanodistill.curation.vote import Vote, choose, interval, same_answer
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Billing.", " billing", True),
+        ("true", "True", True),
+        ("4", "4.0", True),
+        ("1,000", "1000", True),
+        ("$5", "5.00", True),
+        ('{"a": 1, "b": "X"}', '{"b": "x ", "a": 1}', True),
+        ('{"a": 1}', '{"a": 2}', False),
+        ("[1, 2]", "[2, 1]", False),
+        ("yes", "no", False),
+        ("+", "-", False),
+        ("4", "40", False),
+    ],
+)
+def test_same_answer(a: str, b: str, same: bool) -> None:
+    assert same_answer(a, b) is same
+    assert same_answer(b, a) is same
+
+
+def test_the_majority_wins_and_the_first_of_equals() -> None:
+    assert choose(["no", "Yes.", "yes"], asked=3) == Vote(1, 2 / 3)
+    assert choose(["a", "b"], asked=2) == Vote(0, 0.5)
+
+
+def test_samples_that_said_nothing_agree_with_nobody() -> None:
+    assert choose(["a", "a"], asked=4) == Vote(0, 0.5)
+
+
+def test_objects_are_voted_on_field_by_field() -> None:
+    samples = ['{"q": "bug", "n": 1}', '{"q": "bug", "n": 2}', '{"q": "x", "n": 2}']
+    assert choose(samples, asked=3) == Vote(1, 2 / 3)
+    assert choose(["{}", "{}"], asked=2) == Vote(0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("agreed", "asked", "low", "high"),
+    [(7, 10, 0.397, 0.892), (0, 10, 0, 0.278), (10, 10, 0.722, 1)],
+)
+def test_wilsons_interval(agreed: int, asked: int, low: float, high: float) -> None:
+    assert interval(agreed, asked) == pytest.approx((low, high), abs=0.001)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["kept", "duplicate", "timeout"])))
+)
+def test_accounts_add_up_for_the_run_and_each_cell(ends: list[tuple[str, str]]) -> None:
+    accounts = Accounts()
+    for cell, end in ends:
+        accounts.requested(cell)
+        match end:
+            case "kept":
+                accounts.kept(cell)
+            case "timeout":
+                accounts.failed(cell, end)
+            case _:
+                accounts.rejected(cell, end)
+    total = accounts.total()
+    assert total.requested == len(ends)
+    assert total.under_way == 0
+    assert all(tally.under_way == 0 for tally in accounts.cells.values())
+    assert total.rejected.total() == sum(end == "same" for _, end in ends)
