@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from nanodistill.models.prefixes import Prefixes
 from nanodistill.models.sampling import Sampling, make_processors, make_sampler
 from nanodistill.models.text import TextOfTokens, UntilStop
 
@@ -100,6 +101,7 @@ class Batch:
         self._running: dict[int, Answer] = {}
         self._request_of: dict[int, int] = {}
         self._generator = self._new_generator()
+        self._prefixes = Prefixes(loaded.model)
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -159,10 +161,16 @@ class Batch:
             self._request_of[self._insert(answer, processors)] = request
 
     def _insert(self, answer: Answer, processors: Sequence[Processor]) -> int:
+        import mlx.core as mx
+
         own = [_guarded(processor, answer) for processor in processors]
+        with mx.stream(self._generator.stream):
+            caches, read = self._prefixes.of(answer.prompt)
         (uid,) = self._generator.insert(
-            [answer.prompt],
+            [answer.prompt[read:]],
             [answer.sampling.max_tokens],
+            caches=None if caches is None else [caches],
+            all_tokens=[answer.prompt[:read]],
             samplers=[make_sampler(answer.sampling)],
             logits_processors=[make_processors(answer.sampling, own)],
         )
