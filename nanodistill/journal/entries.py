@@ -36,13 +36,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a request came to for good: a completion, or a failure that asking again won't mend."""
+    """What a request came to for good: a completion, or a failure that asking again won't mend.
+
+    `whole_by`: see `Whole`; 0 is nothing.
+    """
 
     key: str
     stage: str
     completion: Completion | None = None
     failure: str | None = None
     message: str = ""
+    whole_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,12 +112,12 @@ def _to_body(completion: Completion) -> str:
     return body
 
 
-def to_response(key: bytes, stage: str, failure: str | None, body: str) -> Response:
+def to_response(key: bytes, stage: str, failure: str | None, body: str, whole_by: int) -> Response:
     if failure is not None:
         return Response(key.hex(), stage, failure=failure, message=body)
     fields: Mapping[str, Any] = json.loads(body)
     completion = Completion(**{**fields, "usage": Usage(**fields["usage"])})
-    return Response(key.hex(), stage, completion)
+    return Response(key.hex(), stage, completion, whole_by=whole_by)
 
 
 def to_sums(row: Sequence[Any]) -> Sums:

@@ -93,7 +93,7 @@ class Journal:
 
     def responses(self, keys: Iterable[str]) -> dict[str, Response]:
         """The responses under `keys`; those that are not there are left out."""
-        rows = self._select("key, stage, failure, body", keys)
+        rows = self._select("key, stage, failure, body, whole_by", keys)
         return {row[0].hex(): to_response(*row) for row in rows}
 
     def sums(self) -> dict[str, Sums]:

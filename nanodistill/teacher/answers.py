@@ -71,11 +71,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One request of a chain with what came back."""
+    """One request of a chain with what came back.
+
+    `is_whole`: it has been through `next_step` by these rules before, and was an answer.
+    """
 
     request: Request
     key: str
     completion: Completion
+    is_whole: bool = False
 
 
 class Malformed(ValueError):
@@ -92,6 +96,8 @@ def next_step(chain: Sequence[Link]) -> Answer | Failure | Request:
         return _after_truncation(chain, keys)
     if first.request.schema is None:
         return Answer(first.request, last.completion, None, keys)
+    if first.is_whole and isinstance(data := next(_whole(last.completion.text), None), dict | list):
+        return Answer(first.request, last.completion, data, keys)
     try:
         data = parse(last.completion.text, first.request.schema)
     except Malformed as problem:

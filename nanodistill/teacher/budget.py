@@ -127,15 +127,24 @@ class Budget:
 
     def settle(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
         """Put what a call took in place of its reservation."""
+        self._release(reservation)
+        self.tokens += usage.total_tokens
+        self.cost_usd += cost_usd or 0.0
+
+    def settle_unknown(self, reservation: Reservation) -> None:
+        """A call was answered, and nobody says what it took: its estimate stands."""
+        self._release(reservation)
+        self.tokens += reservation.tokens
+        self.cost_usd += reservation.cost_usd
+
+    def cost_of(self, usage: Usage) -> float | None:
+        """Dollars for `usage`; None where no price is known, which a dollar limit rules out."""
+        return None if self._price is None else self._price.of(usage)
+
+    def _release(self, reservation: Reservation) -> None:
         self._in_flight -= 1
         self._reserved_tokens -= reservation.tokens
         self._reserved_usd -= reservation.cost_usd
-        self.tokens += usage.total_tokens
-        self.cost_usd += self.cost_of(usage) if cost_usd is None else cost_usd
-
-    def cost_of(self, usage: Usage) -> float:
-        """Dollars for `usage`; 0 where no price is known, which a dollar limit does not allow."""
-        return 0.0 if self._price is None else self._price.of(usage)
 
     def used_up(self, size: Size) -> BudgetReached:
         """Why a call of `size` does not fit, for the person."""
@@ -148,7 +157,7 @@ class Budget:
 
     def _wanted(self, size: Size) -> Reservation:
         highest = self.estimator.highest(size)
-        return Reservation(highest.total_tokens, self.cost_of(highest))
+        return Reservation(highest.total_tokens, self.cost_of(highest) or 0.0)
 
     def _too_much(self, wanted: Reservation) -> str | None:
         most = self._settings

@@ -121,7 +121,7 @@ class Chains:
             if response.completion is None:
                 keys = (*(link.key for link in chain), key)
                 return Failure(root, response.failure or "", response.message, keys)
-            chain.append(Link(request, key, response.completion))
+            chain.append(Link(request, key, response.completion, response.whole_by == RULES))
             step = next_step(chain)
             if not isinstance(step, Request):
                 return step

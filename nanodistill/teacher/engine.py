@@ -42,7 +42,7 @@ from nanodistill.teacher.flow import Flow
 from nanodistill.teacher.limits import Admission
 from nanodistill.teacher.prices import Price, price_of
 from nanodistill.teacher.provider import Provider
-from nanodistill.teacher.recorder import Offload, in_thread, recording
+from nanodistill.teacher.recorder import Offload, own_threads, recording
 from nanodistill.teacher.retry import RetryPolicy
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import StopSignal
@@ -142,15 +142,17 @@ async def open_teacher(
     listen: Listener,
     stop: StopSignal,
     *,
-    offload: Offload = in_thread,
+    offload: Offload | None = None,
 ) -> AsyncIterator[Teacher]:
     """A teacher that asks `provider` and keeps what comes back in `journal`.
 
-    Closing it commits what has arrived; it does not close the provider.
+    Closing it commits what has arrived; it does not close the provider. `offload` runs what
+    blocks; unset, threads of its own do.
 
     Raises:
         ConfigError: max_cost_usd is set and no price is known.
     """
+    offload = offload or own_threads()
     price = await offload(lambda: _price(config))
     before = await offload(lambda: sum(journal.sums().values(), Sums()))
     lost: dict[str, Lost] = {}

@@ -123,7 +123,7 @@ class Flow:
             self._session.account.reused += found.reused
             self._watch.done += found.done
             for whole in found.whole:
-                self._session.recorder.note(whole)
+                self._session.recorder.remark(whole)
             for item in found.open:
                 self._accept(item)
             self._tell()
@@ -216,7 +216,7 @@ class Flow:
 
     async def _answered(self, launch: Launch, reply: Reply) -> None:
         session, work = self._session, launch.work
-        completion = replace(reply.completion, text=session.redact(reply.completion.text))
+        completion = self._as_kept(reply.completion)
         usage = completion.usage
         session.admission.answered(
             launch.ticket, anyio.current_time(), usage.total_tokens, reply.hints
@@ -228,6 +228,14 @@ class Flow:
         response = Response(work.open.key, work.request.stage, completion)
         if await self._commit(Call(attempt, response)):
             await self._go_on(work, completion)
+
+    def _as_kept(self, completion: Completion) -> Completion:
+        """Without secrets, and with a price where the provider gave none and we know one."""
+        cost = completion.cost_usd
+        if cost is None and completion.usage.total_tokens:
+            cost = self._session.budget.cost_of(completion.usage)
+        text = self._session.redact(completion.text)
+        return replace(completion, text=text, cost_usd=cost)
 
     async def _failed(self, launch: Launch, error: Transient) -> None:
         session, work = self._session, launch.work
@@ -285,7 +293,10 @@ class Flow:
             usage = error.usage
             cost_usd = None if usage is None else session.budget.cost_of(usage)
         usage = usage or Usage()
-        session.budget.settle(launch.reservation, usage, cost_usd)
+        if outcome == "answered" and not usage.total_tokens:
+            session.budget.settle_unknown(launch.reservation)
+        else:
+            session.budget.settle(launch.reservation, usage, cost_usd)
         attempt = Attempt(
             at=launch.at,
             stage=request.stage,
@@ -324,7 +335,7 @@ class Flow:
             else:
                 self._row_done(step)
                 if isinstance(step, Answer) and work.request.schema is not None:
-                    self._session.recorder.note(Whole(work.open.key, RULES))
+                    self._session.recorder.remark(Whole(work.open.key, RULES))
         await self._free(work)
 
     async def _look_again(self, root: Request) -> None:

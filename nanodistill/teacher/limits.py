@@ -154,7 +154,7 @@ class Admission:
             self._concurrency.answered(ticket.stage, together, now - ticket.at, now)
         self._spread_out(now - ticket.at)
         if hints is not None:
-            self._heed(hints, now)
+            self._heed(hints, ticket.spent.tokens, now)
 
     def failed(self, ticket: Ticket, now: float, error: Transient) -> bool:
         """An attempt failed and may be made again. Whether it is to be held against its row."""
@@ -185,16 +185,27 @@ class Admission:
         together = START + self._answers
         self._spread.rate = together / max(SPREAD * latency, SHORTEST_SPREAD)
 
-    def _heed(self, hints: RateHints, now: float) -> None:
-        requests = hints.requests_per_minute or math.inf
-        tokens = hints.tokens_per_minute or math.inf
-        if math.isfinite(requests) or math.isfinite(tokens):
-            self._limit(min(requests, self._own_requests), min(tokens, self._own_tokens))
-        spent = 0 in (hints.remaining_requests, hints.remaining_tokens)
-        if spent and hints.resets_in is not None:
-            self._paused_until = max(self._paused_until, now + hints.resets_in)
+    def _heed(self, hints: RateHints, tokens: int, now: float) -> None:
+        """Keep to what headers say. A reset is when a limit is full again: we wait for one call."""
+        per_minute = hints.requests_per_minute, hints.tokens_per_minute
+        if any(per_minute):
+            self._limit(
+                min(self._own_requests, per_minute[0] or math.inf),
+                min(self._own_tokens, per_minute[1] or math.inf),
+            )
+        refill = 0.0
+        if hints.remaining_requests == 0:
+            refill = _refill(1, per_minute[0])
+        if hints.remaining_tokens == 0:
+            refill = max(refill, _refill(tokens, per_minute[1]))
+        if hints.resets_in is not None:
+            self._paused_until = max(self._paused_until, now + min(hints.resets_in, refill))
 
     def _limit(self, requests: float, tokens: float) -> None:
         self._requests.rate = MARGIN * requests / MINUTE
         if math.isfinite(tokens):
             self._tokens.limit(tokens)
+
+
+def _refill(amount: float, per_minute: float | None) -> float:
+    return MINUTE * amount / per_minute if per_minute else MINUTE

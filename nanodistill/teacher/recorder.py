@@ -18,6 +18,7 @@ from nanodistill.errors import NanoDistillError
 from nanodistill.journal import Journal, Record
 
 GATHER_SECONDS = 0.01
+THREADS = 4
 
 Result = TypeVar("Result")
 
@@ -28,9 +29,14 @@ class Offload(Protocol):
     async def __call__(self, work: Callable[[], Result], /) -> Result: ...
 
 
-async def in_thread(work: Callable[[], Result], /) -> Result:
-    """Run `work` in a worker thread; a cancelled caller still waits for its end."""
-    return await anyio.to_thread.run_sync(work)
+def own_threads() -> Offload:
+    """Worker threads that nobody else can use up; a cancelled caller still waits for the end."""
+    limiter = anyio.CapacityLimiter(THREADS)
+
+    async def in_thread(work: Callable[[], Result], /) -> Result:
+        return await anyio.to_thread.run_sync(work, limiter=limiter)
+
+    return in_thread
 
 
 class Batch:
@@ -65,8 +71,12 @@ class Recorder:
 
     def note(self, record: Record) -> None:
         """Let `record` go with the next commit. Nobody waits for it; a crash may lose it."""
-        self._batch.records.append(record)
+        self.remark(record)
         self._arrived.set()
+
+    def remark(self, record: Record) -> None:
+        """Let `record` go with the next commit that others cause, at the end at the latest."""
+        self._batch.records.append(record)
 
     async def run(self) -> None:
         """Commit batch after batch, for ever."""

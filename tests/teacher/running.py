@@ -13,7 +13,7 @@ from nanodistill.records import Request
 from nanodistill.teacher.answers import Answer, Failure
 from nanodistill.teacher.engine import Teacher, open_teacher
 from nanodistill.teacher.provider import Provider
-from nanodistill.teacher.recorder import Offload, in_thread
+from nanodistill.teacher.recorder import Offload
 from nanodistill.teacher.scripted import ScriptedProvider
 from nanodistill.teacher.stop import StopSignal
 from teacher.opened import config
@@ -33,7 +33,7 @@ async def running(
     *,
     stop: StopSignal | None = None,
     listen: Callable[[Event], None] = silent,
-    offload: Offload = in_thread,
+    offload: Offload | None = None,
     **settings: Any,
 ) -> AsyncIterator[Teacher]:
     """A teacher over `provider`, which may be what a `ScriptedProvider` takes."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -232,6 +233,55 @@ async def test_max_cost_is_never_passed(tmp_path: Path) -> None:
             )
         assert teacher.account.made > 50
     assert 0.019 < spent <= 0.02
+
+
+async def test_an_answer_without_usage_counts_as_estimated(tmp_path: Path) -> None:
+    """A server that does not say what it bills can't make a limit void."""
+    async with running(tmp_path, lambda text: text, max_tokens_total=5000) as teacher:
+        with pytest.raises(BudgetReached, match="max_tokens_total is 5,000"):
+            await teacher.settle(
+                requests_for(teacher, map(str, range(10_000)), params={"max_tokens": 50})
+            )
+        assert 50 <= teacher.account.made <= 100
+
+
+async def test_answers_are_priced_by_the_users_own_prices(tmp_path: Path) -> None:
+    answer = Completion("x", "stop", Usage(1000, 100))
+    price = {"input": 1.0, "output": 10.0}
+    async with running(tmp_path, lambda text: answer, teacher_price=price) as teacher:
+        requests = requests_for(teacher, ["a", "b"])
+        assert (await teacher.survey(requests)).cost_usd is not None
+        await teacher.settle(requests)
+        assert teacher.account.known_cost == pytest.approx(0.004)
+    with read_journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.sums()["generate"].known_cost == pytest.approx(0.004)
+
+
+async def test_a_teacher_that_blocks_threads_does_not_keep_answers_from_the_disk(
+    tmp_path: Path,
+) -> None:
+    """Sixty plain functions at work at once take all threads there are for such work."""
+    hold, path = threading.Event(), tmp_path / "journal.sqlite"
+
+    def answer(text: str) -> str:
+        if int(text) >= 20:
+            hold.wait()
+        return text
+
+    async with running(tmp_path, answer, max_concurrency=60) as teacher:
+
+        async def look() -> None:
+            while True:
+                with read_journal(path) as journal:
+                    if journal.sums() and journal.sums()["generate"].answered == 20:
+                        break
+                await anyio.sleep(0.01)
+            hold.set()
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(look)
+                await teacher.settle(requests_for(teacher, map(str, range(80))))
 
 
 async def test_a_dollar_limit_needs_a_price(tmp_path: Path) -> None:

@@ -211,3 +211,11 @@ def test_spent_limits_in_headers_pause_until_they_are_refilled() -> None:
     ticket = gate.launched("generate", 0.0, 1)
     gate.answered(ticket, 1.0, 1, RateHints(remaining_requests=0, resets_in=7.5))
     assert gate.wait(2.0, 1) == pytest.approx(6.5)
+
+
+def test_a_reset_that_tells_when_all_is_full_again_is_not_waited_for() -> None:
+    gate = admission()
+    ticket = gate.launched("generate", 0.0, 1)
+    hints = RateHints(requests_per_minute=60.0, remaining_requests=0, resets_in=60.0)
+    gate.answered(ticket, 1.0, 1, hints)
+    assert gate.wait(1.0, 1) == pytest.approx(1.0)

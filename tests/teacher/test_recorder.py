@@ -10,7 +10,7 @@ import pytest
 from nanodistill.errors import DiskFull
 from nanodistill.journal import Attempt, Call, Journal, Record, open_journal, read_journal
 from nanodistill.records import tagged_hash
-from nanodistill.teacher.recorder import in_thread, recording
+from nanodistill.teacher.recorder import own_threads, recording
 
 pytestmark = pytest.mark.anyio
 
@@ -35,19 +35,19 @@ def on_disk(path: Path) -> list[float]:
 async def test_a_record_is_durable_when_record_returns(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with open_journal(path) as journal:
-        async with recording(journal, in_thread) as recorder:
+        async with recording(journal, own_threads()) as recorder:
             for n in range(3):
                 await recorder.record(call(n))
                 assert on_disk(path)[-1] == n
 
 
 async def test_records_that_arrive_together_share_a_commit(tmp_path: Path) -> None:
-    commits = 0
+    commits, threads = 0, own_threads()
 
     async def counted(work: Callable[[], Result], /) -> Result:
         nonlocal commits
         commits += 1
-        return await in_thread(work)
+        return await threads(work)
 
     with open_journal(tmp_path / "journal.sqlite") as journal:
         async with recording(journal, counted) as recorder, anyio.create_task_group() as tasks:
@@ -61,14 +61,14 @@ async def test_what_has_arrived_is_committed_also_when_it_ends_in_an_error(tmp_p
     with open_journal(tmp_path / "journal.sqlite") as journal:
 
         async def fail() -> None:
-            async with recording(journal, in_thread) as recorder:
+            async with recording(journal, own_threads()) as recorder:
                 recorder.note(call(1))
                 raise ZeroDivisionError
 
         with pytest.raises(ExceptionGroup):
             await fail()
         with anyio.move_on_after(0.05):
-            async with recording(journal, in_thread) as recorder:
+            async with recording(journal, own_threads()) as recorder:
                 recorder.note(call(2))
                 await anyio.sleep_forever()
     assert on_disk(tmp_path / "journal.sqlite") == [1, 2]
@@ -83,7 +83,7 @@ async def test_a_failed_commit_is_told_to_all_who_wait_for_it(tmp_path: Path) ->
 
     with open_journal(tmp_path / "journal.sqlite") as journal:
         journal.__class__ = Full
-        async with recording(journal, in_thread) as recorder:
+        async with recording(journal, own_threads()) as recorder:
 
             async def record(n: int) -> None:
                 with pytest.raises(DiskFull):
