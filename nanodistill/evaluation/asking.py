@@ -127,7 +127,7 @@ def _student_role(config: DistillationConfig, run: RunFolder, listen: Listener) 
         "student",
         str(found.contender.adapter),
         manifest.instruction,
-        output_format(manifest.thinking_format, found.train_on),
+        output_format(manifest.thinking_format, found.train_on, config.thinking_format),
     )
 
 
@@ -138,6 +138,5 @@ def _base_role(config: DistillationConfig, run: RunFolder) -> Role:
     except NoDataset:
         form = resolve_format(config.thinking_format)
         return Role("base", None, config.instruction, form)
-    return Role(
-        "base", None, manifest.instruction, output_format(manifest.thinking_format, config.train_on)
-    )
+    form = output_format(manifest.thinking_format, config.train_on, config.thinking_format)
+    return Role("base", None, manifest.instruction, form)

@@ -83,7 +83,9 @@ def evaluate(
     base = resolve_model(config.student, listener=listen)
     candidate = find_candidate(config, run, base, model or adapter, listen)
     _warn_of_overlap(judged, dataset, candidate, run, listen)
-    form = output_format(dataset.manifest.thinking_format, candidate.train_on)
+    form = output_format(
+        dataset.manifest.thinking_format, candidate.train_on, config.thinking_format
+    )
     judge = Judge(choice.metric, form, judged.rows)
     scored = _teacher_scored(judge, given_answers(teacher))
     with run.locked("eval"):

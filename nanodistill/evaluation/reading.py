@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nanodistill.records import FinishReason
-from nanodistill.thinking import Format, resolve_format, thinks
+from nanodistill.thinking import FORMATS, Format, resolve_format, thinks
 
 OUTPUT_ALONE = "none"
 PLACE = "\ue000"
@@ -29,9 +29,19 @@ OWN_THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)\Z", re.DOTALL)
 UNENDED = re.compile(r"\s*<think>")
 
 
-def output_format(thinking_format: str, train_on: Literal["cot", "answer"]) -> Format:
-    """The form in which answers come: the dataset's, unless outputs alone are trained on."""
-    return resolve_format(OUTPUT_ALONE if train_on == "answer" else thinking_format)
+def output_format(
+    thinking_format: str, train_on: Literal["cot", "answer"], configured: Any = None
+) -> Format:
+    """The form in which answers come: the dataset's, unless outputs alone are trained on.
+
+    Args:
+        configured: the run file's format: where the dataset has a format of the user's own,
+            its manifest names it without the folder that it lies in.
+    """
+    if train_on == "answer":
+        return resolve_format(OUTPUT_ALONE)
+    own = thinking_format not in FORMATS
+    return resolve_format(configured if own and configured is not None else thinking_format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 from evaluation.tiny import INSTRUCTION, make_adapter, make_dataset, make_model, some_rows
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, open_version
+from nanodistill.evaluation import evaluate
 from nanodistill.models.resolve import resolve_model
 from nanodistill.runfolder import RunFolder, write_json
 from nanodistill.training.runs import RunEntry, make_latest, training_folder
@@ -60,10 +61,12 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Evaluated too, so that most tests generate nothing."""
     root = tmp_path_factory.mktemp("evaluation")
     tiny = TinyRun(root, make_model(root / "model"))
     make_dataset(tiny.run, some_rows())
     tiny.trained("r1")
+    evaluate(tiny.config(), tiny.dataset, tiny.run)
     return tiny
 
 
@@ -71,3 +74,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 def tiny(made: TinyRun, tmp_path: Path) -> TinyRun:
     shutil.copytree(made.run.root, tmp_path / "tiny")
     return TinyRun(tmp_path, made.model)
+
+
+@pytest.fixture
+def unjudged(tiny: TinyRun) -> TinyRun:
+    """The same before its evaluation."""
+    shutil.rmtree(tiny.run.evaluation)
+    return tiny

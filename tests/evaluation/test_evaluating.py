@@ -23,9 +23,9 @@ from nanodistill.records import Split, Trace
 from nanodistill.thinking import resolve_format
 
 
-def test_an_evaluation_and_the_same_again(tiny: TinyRun) -> None:
+def test_an_evaluation_and_the_same_again(unjudged: TinyRun) -> None:
     said: list[Event] = []
-    first = evaluate(tiny.config(), tiny.dataset, tiny.run, listen=said.append)
+    first = evaluate(unjudged.config(), unjudged.dataset, unjudged.run, listen=said.append)
     assert (first.n, first.subject.split, first.subject.run) == (6, "test", "r1")
     assert list(first.models) == ["base", "base_few_shot", "student"]
     assert list(first.against) == ["base", "base_few_shot"]
@@ -34,7 +34,7 @@ def test_an_evaluation_and_the_same_again(tiny: TinyRun) -> None:
     (table,) = [event for event in said if isinstance(event, Table)]
     assert [row[0] for row in table.rows] == ["base", "base with seeds as examples", "student"]
 
-    again = evaluate(tiny.config(), tiny.dataset, tiny.run)
+    again = evaluate(unjudged.config(), unjudged.dataset, unjudged.run)
     assert (again.generated, again.reused) == (0, 18)
     assert again.models == first.models
     assert again.against == first.against
@@ -251,3 +251,29 @@ def test_free_text_is_judged_by_similarity(made: TinyRun, tmp_path: Path) -> Non
     result = evaluate(tiny.config(), dataset, tiny.run)
     assert (result.metric, result.measure) == ("text", "chrF")
     assert result.paired.test == "bootstrap"
+
+
+def test_the_embedded_model_with_examples_beats_itself_without(tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, Path("smollm2-135m"))
+    seeds = {
+        "billing": ["I was charged twice this month.", "Please refund my last invoice."],
+        "shipping": ["My parcel has not come.", "Where is my delivery?"],
+    }
+    rows: list[tuple[Split, Trace]] = [
+        ("train", Trace(text, label, "seed")) for label, texts in seeds.items() for text in texts
+    ]
+    rows += [
+        ("test", Trace("The invoice shows a wrong amount.", "billing", "user")),
+        ("test", Trace("The package was left at the wrong door.", "shipping", "user")),
+    ]
+    dataset = make_dataset(tiny.run, rows, labels=tuple(seeds))
+    config = tiny.config(student="smollm2-135m", max_new_tokens=4)
+    result = evaluate(config, dataset, tiny.run, model="smollm2-135m")
+    base, shown, student = (result.models[n] for n in ("base", "base_few_shot", "student"))
+    assert student.score == base.score
+    assert result.paired.diff == 0
+    assert (result.generated, result.reused) == (4, 0)
+    assert shown.exact.value > base.exact.value
+    assert shown.speed is not None
+    assert base.speed is not None
+    assert shown.speed.prompt_tokens > base.speed.prompt_tokens + 2 * 20

@@ -204,9 +204,9 @@ def test_an_idle_child_ends_when_nobody_can_ask_any_more(made: TinyRun) -> None:
         assert child.wait(timeout=30) == 0
 
 
-def test_killed_it_goes_on_where_it_was_and_leaves_no_child(tiny: TinyRun) -> None:
+def test_killed_it_goes_on_where_it_was_and_leaves_no_child(unjudged: TinyRun) -> None:
     killed = subprocess.run(
-        [sys.executable, KILLED, str(tiny.root), str(tiny.model), "5"],
+        [sys.executable, KILLED, str(unjudged.root), str(unjudged.model), "5"],
         env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -217,13 +217,13 @@ def test_killed_it_goes_on_where_it_was_and_leaves_no_child(tiny: TinyRun) -> No
     child = int(killed.stdout)
     if psutil.pid_exists(child):
         psutil.Process(child).wait(timeout=30)
-    path = tiny.run.evaluation / "answers.jsonl"
+    path = unjudged.run.evaluation / "answers.jsonl"
     kept = dict(Answers(path))
     assert len(kept) == 5
     answers = Answers(path)
-    assert generate_missing(wanted(tiny), answers, tiny.config(), silent) == 18 - 5
+    assert generate_missing(wanted(unjudged), answers, unjudged.config(), silent) == 18 - 5
     assert {key: answers[key] for key in kept} == kept
-    assert generate_missing(wanted(tiny), answers, tiny.config(), silent) == 0
+    assert generate_missing(wanted(unjudged), answers, unjudged.config(), silent) == 0
 
 
 def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:

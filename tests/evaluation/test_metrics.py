@@ -110,6 +110,14 @@ def test_json_schema_validity() -> None:
     assert metric.details(pairs)["schema_valid"] == pytest.approx(1 / 5)
 
 
+def test_a_schemas_own_reasoning_is_not_judged() -> None:
+    schema = {"type": "object", "properties": {"reasoning": {}, "label": {}}}
+    gold = json.dumps({"reasoning": "it was paid for twice", "label": "billing"})
+    said = json.dumps({"reasoning": "something about money", "label": "billing"})
+    assert FieldAccuracy(tolerance=0, schema=schema).score(said, gold) == 1
+    assert FieldAccuracy(tolerance=0).score(said, gold) == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [

@@ -9,6 +9,17 @@ from nanodistill.records import FinishReason
 from nanodistill.thinking import FORMATS
 
 
+class Steps:
+    """A format of a user's own."""
+
+    def format(self, thinking: str, output: str) -> str:
+        return f"{thinking} => {output}"
+
+    def parse(self, response: str) -> tuple[str, str]:
+        thinking, output = response.split(" => ")
+        return thinking, output
+
+
 @pytest.mark.parametrize(
     ("form", "text", "thinking", "output"),
     [
@@ -52,3 +63,9 @@ def test_a_student_of_answers_alone_is_not_read_by_the_format() -> None:
     answer = "first paragraph\n\nsecond paragraph"
     assert read(answer, "stop", output_format("plain", "cot")).output == "second paragraph"
     assert read(answer, "stop", output_format("plain", "answer")).output == answer
+
+
+def test_a_format_of_ones_own_is_taken_from_the_run_file() -> None:
+    form = output_format("mine.py:Steps", "cot", Steps)
+    assert read("paid twice => billing", "stop", form) == Reading("paid twice", "billing")
+    assert output_format("xml", "cot", Steps) is FORMATS["xml"]

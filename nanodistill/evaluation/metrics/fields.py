@@ -9,6 +9,9 @@ counts as wrong, and so does one that was made up. Leaves are equal
   free text, and counts by its chrF similarity;
 - otherwise, if they are the same.
 
+Left out is a field in which the schema has the model reason (`REASONING`): no two
+answers have it alike, and it is not what was asked for.
+
 An output that is no JSON scores 0. One code fence around it is taken off, for
 every model.
 """
@@ -28,6 +31,7 @@ from nanodistill.evaluation.metrics.similarity import similarity
 from nanodistill.evaluation.normalization import normalized
 
 LONG_TEXT = 8
+REASONING = ("reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale")
 FENCE = re.compile(r"\s*```[\w-]*\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 ABSENT = object()
 
@@ -66,13 +70,20 @@ class FieldAccuracy:
 
     def _compared(self, output: str | None, gold: str) -> dict[str, float]:
         """Score of each path that gold or output has."""
-        wanted = dict(leaves(_parsed(gold)))
+        wanted = self._leaves(_parsed(gold))
         found = _parsed(output)
-        said = {} if found is ABSENT else dict(leaves(found))
+        said = {} if found is ABSENT else self._leaves(found)
         return {
             path: self._leaf_score(said.get(path, ABSENT), wanted.get(path, ABSENT))
             for path in {**wanted, **said}
         }
+
+    def _leaves(self, value: object) -> dict[str, object]:
+        fields = self.schema["properties"] if self.schema and "properties" in self.schema else {}
+        unjudged = {name for name in REASONING if name in fields}
+        if isinstance(value, dict) and value.keys() - unjudged:
+            value = {name: item for name, item in value.items() if name not in unjudged}
+        return dict(leaves(value))
 
     def _leaf_score(self, found: object, wanted: object) -> float:
         if _is_number(found) and _is_number(wanted):
