@@ -25,6 +25,7 @@ from nanodistill.teacher.resolving import MLX, Resolved, resolve
 from nanodistill.teacher.scripted import ScriptedProvider
 
 NO_KEY = "no-key-needed"
+UNHURRIED = 3600.0
 
 
 def forget(line: str) -> None:
@@ -68,7 +69,7 @@ def open_provider(
         model=resolved.model,
         endpoint=resolved.endpoint,
         settings=travel_settings(resolved, config.litellm_kwargs),
-        timeout=float(config.litellm_kwargs.get("timeout", config.timeout_seconds)),
+        timeout=_timeout(config),
         structured=structured,
         reader=Reader(faults, price_of(config.teacher, config.teacher_price)),
     )
@@ -125,3 +126,11 @@ def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, A
     if resolved.base and not resolved.key and lacks_key(resolved):
         settings.setdefault("api_key", NO_KEY)
     return without_retries(settings, resolved.provider)
+
+
+def _timeout(config: DistillationConfig) -> float:
+    """Seconds for one attempt. A model in this process does not hang, it is slow: unless the
+    user set a limit, what it has begun to write is worth waiting for on a busy machine."""
+    if config.teacher.startswith(MLX) and "timeout_seconds" not in config.model_fields_set:
+        return float(config.litellm_kwargs.get("timeout", UNHURRIED))
+    return float(config.litellm_kwargs.get("timeout", config.timeout_seconds))
