@@ -74,7 +74,8 @@ class TeacherSettings(Settings):
     )
     timeout_seconds: Annotated[float, Range(0, open_ends=True)] = Field(
         default=120.0,
-        description="Longest time for one attempt at a call, in seconds (unset, a local model has an hour).",
+        description="Longest time for one attempt at a call, in seconds "
+        "(unset, a local model has an hour).",
     )
     max_retries: Annotated[int, Range(0, 20)] = Field(
         default=3,
