@@ -39,6 +39,7 @@ from nanodistill.teacher.provider import Provider
 
 LOSSES = 1.5
 TOKENS_PER_SECOND = 60.0
+TOKENS_PER_SECOND_HERE = 50.0
 SECONDS_BEFORE_FIRST_TOKEN = 1.0
 USUALLY_AT_ONCE = 32
 
@@ -121,6 +122,8 @@ class PlanEstimate:
     def _dollars(self) -> str:
         if self.cost_usd is None:
             return "Dollars: unknown, there is no price for this teacher; set teacher_price."
+        if not self.cost_usd[1]:
+            return "Dollars: none."
         return f"Dollars: about {self.cost_usd[0]:.2f} to {self.cost_usd[1]:.2f}."
 
 
@@ -277,11 +280,12 @@ def _summed(
 
 
 def _minutes(config: DistillationConfig, calls: int, usage: Usage) -> float:
-    """A usual provider's time, or the limits' where they are slower."""
+    """A usual provider's time, a laptop's, or that of the limits where they are slower."""
+    if config.teacher.startswith("mlx/"):
+        return usage.completion_tokens / TOKENS_PER_SECOND_HERE / 60
     at_once = min(config.max_concurrency, USUALLY_AT_ONCE)
-    seconds = (
-        calls * SECONDS_BEFORE_FIRST_TOKEN + usage.completion_tokens / TOKENS_PER_SECOND
-    ) / at_once
+    waits = calls * SECONDS_BEFORE_FIRST_TOKEN + usage.completion_tokens / TOKENS_PER_SECOND
+    seconds = waits / at_once
     by_requests = calls / config.requests_per_minute if config.requests_per_minute else 0.0
     by_tokens = usage.total_tokens / config.tokens_per_minute if config.tokens_per_minute else 0.0
     return max(seconds / 60, by_requests, by_tokens)

@@ -54,9 +54,7 @@ def test_wilsons_interval(agreed: int, asked: int, low: float, high: float) -> N
     assert interval(agreed, asked) == pytest.approx((low, high), abs=0.001)
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["kept", "duplicate", "timeout"])))
-)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["kept", "same", "timeout"]))))
 def test_accounts_add_up_for_the_run_and_each_cell(ends: list[tuple[str, str]]) -> None:
     accounts = Accounts()
     for cell, end in ends:
