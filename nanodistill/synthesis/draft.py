@@ -64,7 +64,7 @@ def write_dataset(run: RunFolder, task: Task, ledger: Ledger, made: Made) -> Dat
     """
     _check_enough(task, ledger)
     sides = split_rows(
-        [_member(row) for row in ledger.kept.traces()],
+        [_member(row, task) for row in ledger.kept.traces()],
         val_split=task.config.val_split,
         random_seed=task.config.random_seed,
     )
@@ -90,8 +90,10 @@ def _check_enough(task: Task, ledger: Ledger) -> None:
     )
 
 
-def _member(row: Trace) -> Member:
-    return Member(row.id, row.source, row.request_keys[:1], row.cell or row.output[:80])
+def _member(row: Trace, task: Task) -> Member:
+    """A row with the generation call that it came from, its label and its cell."""
+    label = row.output if task.labels else ""
+    return Member(row.id, row.source, row.request_keys[:1], (label, row.cell))
 
 
 def _rows(task: Task, ledger: Ledger, sides: Sides) -> Iterator[tuple[Split, Trace]]:
