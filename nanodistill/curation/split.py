@@ -3,8 +3,8 @@
 Rows that share a group key (one teacher call, one cluster of near-duplicates)
 are on the same side, and so are rows joined by a chain of such keys; else
 validation would measure memory. Seeds are the user's own word and train. Within
-that, valid gets `val_split` of the rows and of each stratum, as nearly as whole
-groups allow.
+that, valid gets `val_split` of the rows, and of each stratum, as nearly as whole
+groups allow: always the next group, in drawn order, of what valid lacks most.
 
 The result depends on the rows and `random_seed`, not on the order in which they
 come. Where valid can't have its share exactly, it is off by no more than half of
@@ -15,25 +15,29 @@ least two groups it has at least one row, and train has too.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nanodistill.records import Source, Split
+
+CHOICE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """A kept row as the split sees it.
 
-    `groups` are the keys of what it must stay together with; `stratum` is its
-    label or cell, of which both sides should have their share.
+    `groups` are the keys of what it must stay together with. Both sides should have
+    their share of each `label`, and within that of each `cell`; either may be "".
     """
 
     id: str
     source: Source
     groups: tuple[str, ...] = ()
-    stratum: str = ""
+    label: str = ""
+    cell: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Sides:
 @dataclass(frozen=True, slots=True)
 class _Group:
     ids: tuple[str, ...]
-    strata: Counter[str]
+    labels: tuple[str, ...]
+    cells: tuple[str, ...]
     has_seed: bool
-    order: bytes
+    drawn: bytes
 
     @property
     def size(self) -> int:
@@ -70,64 +75,76 @@ def split_rows(rows: Sequence[Member], *, val_split: float, random_seed: int) ->
 
 
 def _chosen(groups: list[_Group], rows: int, val_split: float) -> list[_Group]:
-    """The groups of the validation split, out of `groups` in their drawn order."""
+    """The groups of the validation split."""
     free = [group for group in groups if not group.has_seed] or groups[1:]
     room = min(max(1, round(rows * val_split)), rows - 1)
-    strata = sum((group.strata for group in free), Counter[str]())
-    quotas = _quotas(strata, room)
-    chosen, left = _take_within_quotas(free, quotas, room)
-    room -= sum(group.size for group in chosen)
-    fill, left = _take_what_fits(left, quotas, room)
-    room -= sum(group.size for group in fill)
-    chosen += fill
-    smallest = min(left, key=lambda group: (group.size, group.order), default=None)
-    if smallest and (smallest.size - room < room or not chosen) and len(chosen) + 1 < len(groups):
-        chosen.append(smallest)
+    lacking = _Lacking(free, room)
+    chosen: list[_Group] = []
+    too_big: list[_Group] = []
+    for group in lacking.in_turn():
+        if room == 0:
+            break
+        if group.size > room:
+            too_big.append(group)
+            continue
+        chosen.append(group)
+        lacking.less(group)
+        room -= group.size
+    if room and too_big and len(chosen) + 1 < len(groups):
+        smallest = min(too_big, key=lambda group: (group.size, *lacking.rank(group)))
+        if smallest.size - room < room or not chosen:
+            chosen.append(smallest)
     return chosen
 
 
-def _quotas(strata: Counter[str], room: int) -> Counter[str]:
-    """`room` shared out over strata by size, whole numbers, largest remainders first."""
-    total = strata.total()
-    exact = {name: room * n / total for name, n in strata.items()}
-    quotas = Counter({name: int(part) for name, part in exact.items()})
-    by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
-    for name in by_remainder[: room - quotas.total()]:
-        quotas[name] += 1
-    return quotas
+class _Lacking:
+    """How many rows of each label and cell valid still lacks, and whose turn it is by that."""
+
+    def __init__(self, groups: list[_Group], room: int) -> None:
+        share = room / sum(group.size for group in groups)
+        labels = Counter(label for group in groups for label in group.labels)
+        cells = Counter(cell for group in groups for cell in group.cells)
+        self._labels = {label: n * share for label, n in labels.items()}
+        self._cells = {cell: n * share for cell, n in cells.items()}
+        self._waiting: dict[str, list[_Group]] = defaultdict(list)
+        for group in reversed(groups):
+            self._waiting[_main_label(group)].append(group)
+
+    def rank(self, group: _Group) -> tuple[float, float, bytes]:
+        """Least for the group whose rows are lacking most; then as drawn."""
+        labels = sum(self._labels[label] for label in group.labels)
+        cells = sum(self._cells[cell] for cell in group.cells)
+        return -labels / group.size, -cells / group.size, group.drawn
+
+    def less(self, group: _Group) -> None:
+        for label in group.labels:
+            self._labels[label] -= 1
+        for cell in group.cells:
+            self._cells[cell] -= 1
+
+    def in_turn(self) -> Iterator[_Group]:
+        """Every group once: of the label that is lacking most, the best of the next few drawn.
+
+        What is lacking only shrinks, so a label whose place in the heap is out of
+        date has one that is too good, and is put right when it comes up.
+        """
+        heap = [(-self._labels[label], label) for label in self._waiting]
+        heapq.heapify(heap)
+        while heap:
+            lacking, label = heap[0]
+            if lacking < -self._labels[label]:
+                heapq.heapreplace(heap, (-self._labels[label], label))
+                continue
+            waiting = self._waiting[label]
+            first = max(0, len(waiting) - CHOICE)
+            yield waiting.pop(min(range(first, len(waiting)), key=lambda n: self.rank(waiting[n])))
+            if not waiting:
+                heapq.heappop(heap)
 
 
-def _take_within_quotas(
-    groups: list[_Group], quotas: Counter[str], room: int
-) -> tuple[list[_Group], list[_Group]]:
-    """Groups whose strata all have quota for them, and the others. Lowers `quotas`."""
-    taken, left = [], []
-    for group in groups:
-        if group.size <= room and all(quotas[name] >= n for name, n in group.strata.items()):
-            quotas.subtract(group.strata)
-            room -= group.size
-            taken.append(group)
-        else:
-            left.append(group)
-    return taken, left
-
-
-def _take_what_fits(
-    groups: list[_Group], quotas: Counter[str], room: int
-) -> tuple[list[_Group], list[_Group]]:
-    """Groups that still fit into `room`, those that overrun a quota least first."""
-
-    def overrun(group: _Group) -> int:
-        return sum(max(0, n - max(0, quotas[name])) for name, n in group.strata.items())
-
-    taken, left = [], []
-    for group in sorted(groups, key=lambda group: (overrun(group), group.order)):
-        if group.size <= room:
-            room -= group.size
-            taken.append(group)
-        else:
-            left.append(group)
-    return taken, left
+def _main_label(group: _Group) -> str:
+    """The label that most of its rows have."""
+    return min(Counter(group.labels).items(), key=lambda item: (-item[1], item[0]))[0]
 
 
 def _grouped(rows: Sequence[Member], random_seed: int) -> list[_Group]:
@@ -140,7 +157,7 @@ def _grouped(rows: Sequence[Member], random_seed: int) -> list[_Group]:
     for row in rows:
         together[families.root(f"row {row.id}")].append(row)
     groups = [_group(members, random_seed) for members in together.values()]
-    return sorted(groups, key=lambda group: group.order)
+    return sorted(groups, key=lambda group: group.drawn)
 
 
 def _group(members: Iterable[Member], random_seed: int) -> _Group:
@@ -148,9 +165,10 @@ def _group(members: Iterable[Member], random_seed: int) -> _Group:
     drawn = hashlib.sha256(f"nanodistill.split.v1\0{random_seed}\0{ordered[0].id}".encode())
     return _Group(
         ids=tuple(row.id for row in ordered),
-        strata=Counter(row.stratum for row in ordered),
+        labels=tuple(row.label for row in ordered),
+        cells=tuple(row.cell for row in ordered),
         has_seed=any(row.source == "seed" for row in ordered),
-        order=drawn.digest(),
+        drawn=drawn.digest(),
     )
 
 

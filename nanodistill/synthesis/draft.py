@@ -93,7 +93,7 @@ def _check_enough(task: Task, ledger: Ledger) -> None:
 def _member(row: Trace, task: Task) -> Member:
     """A row with the generation call that it came from, its label and its cell."""
     label = row.output if task.labels else ""
-    return Member(row.id, row.source, row.request_keys[:1], (label, row.cell))
+    return Member(row.id, row.source, row.request_keys[:1], label, row.cell)
 
 
 def _rows(task: Task, ledger: Ledger, sides: Sides) -> Iterator[tuple[Split, Trace]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -74,17 +75,63 @@ def test_another_random_seed_gives_another_split() -> None:
 
 
 def test_each_label_has_its_share() -> None:
-    rows = [Member(str(n), "synthetic", (), "rare" if n % 10 == 0 else "often") for n in range(200)]
+    rows = [Member(str(n), "synthetic", (), ("rare", "often")[n % 10 > 0]) for n in range(200)]
     valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
-    found = Counter(row.stratum for row in rows if row.id in valid)
+    found = Counter(row.label for row in rows if row.id in valid)
     assert found == {"rare": 4, "often": 36}
 
 
 def test_many_cells_too_small_for_a_share_of_their_own_still_fill_the_split() -> None:
-    rows = [Member(str(n), "synthetic", (), f"cell {n // 2}") for n in range(100)]
+    rows = [Member(str(n), "synthetic", (), "", f"cell {n // 2}") for n in range(100)]
     valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
     assert len(valid) == 20
-    assert max(Counter(row.stratum for row in rows if row.id in valid).values()) == 1
+    assert max(Counter(row.cell for row in rows if row.id in valid).values()) == 1
+
+
+def test_calls_of_one_label_give_each_label_its_turn() -> None:
+    """Five rows to a call, one label to a call: three calls go over, of three labels."""
+    rows = [
+        Member(f"{g}-{i}", "synthetic", (f"call {g}",), f"label {g % 4}", f"cell {g} {i}")
+        for g in range(12)
+        for i in range(5)
+    ]
+    rows += [Member(f"seed {n}", "seed", (), f"label {n % 4}") for n in range(12)]
+    for random_seed in range(20):
+        valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=random_seed))
+        found = Counter(row.label for row in rows if row.id in valid)
+        assert sorted(found.values()) == [5, 5, 5]
+
+
+def test_within_a_label_its_cells_have_their_turn() -> None:
+    rows = [Member(str(n), "synthetic", (), "ab"[n % 2], f"cell {n // 2 % 5}") for n in range(100)]
+    valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
+    assert Counter(row.label for row in rows if row.id in valid) == {"a": 10, "b": 10}
+    assert set(Counter(row.cell for row in rows if row.id in valid).values()) == {4}
+
+
+def test_calls_of_mixed_labels_balance_each_other() -> None:
+    mixes = ["aaab", "abbb", "aabb", "aaaa", "bbbb"] * 8
+    rows = [
+        Member(f"{g}-{i}", "synthetic", (f"call {g}",), label)
+        for g, mix in enumerate(mixes)
+        for i, label in enumerate(mix)
+    ]
+    for random_seed in range(10):
+        valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=random_seed))
+        found = Counter(row.label for row in rows if row.id in valid)
+        assert found.total() == 32
+        assert abs(found["a"] - found["b"]) <= 4
+
+
+def test_a_hundred_thousand_rows_are_quickly_split() -> None:
+    rows = [
+        Member(str(n), "synthetic", (f"call {n // 5}",), f"label {n // 5 % 7}", f"cell {n % 500}")
+        for n in range(100_000)
+    ]
+    begin = time.process_time()
+    valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
+    assert len(valid) == 20_000
+    assert time.process_time() - begin < 20
 
 
 def test_rows_joined_by_a_chain_of_keys_stay_together() -> None:
