@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nanodistill.errors import ModelError
+from nanodistill.evaluation.endpoint import Endpoint
 from nanodistill.evaluation.prompts import JudgedRow
 from nanodistill.models.digests import files_sha256
 from nanodistill.models.resolve import ResolvedModel
@@ -27,7 +28,7 @@ class Contender:
     """A model, the adapter on it, and the turns it is shown before each prompt."""
 
     name: str
-    model: ResolvedModel
+    model: ResolvedModel | Endpoint
     adapter: Path | None = None
     shots: tuple[Message, ...] = ()
 
@@ -54,8 +55,10 @@ class Contender:
         ]
 
 
-def shown_name(model: ResolvedModel) -> str:
+def shown_name(model: ResolvedModel | Endpoint) -> str:
     """The model's name without folders of this machine."""
+    if isinstance(model, Endpoint):
+        return model.name
     return Path(model.name).name if model.kind in ("gguf", "folder") else model.name
 
 

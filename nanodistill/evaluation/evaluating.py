@@ -25,6 +25,7 @@ from nanodistill.evaluation.contenders import (
     Contender,
     shown_name,
 )
+from nanodistill.evaluation.endpoint import find_endpoint
 from nanodistill.evaluation.generation import Wanted, generate_missing
 from nanodistill.evaluation.given import GivenAnswer, given_answers, usd_per_1000
 from nanodistill.evaluation.metrics import Choice, TaskFacts, choose_metric
@@ -58,6 +59,7 @@ def evaluate(
     *,
     adapter: Path | None = None,
     model: str | None = None,
+    endpoint: str | None = None,
     teacher: Path | Iterable[GivenAnswer] = (),
     listen: Listener = silent,
 ) -> EvaluationResult:
@@ -69,11 +71,14 @@ def evaluate(
     Args:
         adapter: judge this adapter folder in place of the latest training run's.
         model: judge this model in place of the student.
+        endpoint: judge what an OpenAI-compatible server answers, under this URL and the name
+            `model`, or the only model that it has.
         teacher: the teacher's answers to the same rows, or a file of them (see given.py).
 
     Raises:
         InputError: there is nothing to judge, or nothing to judge by.
         ModelError: a model or adapter can't be used.
+        EndpointFailed: the endpoint did not answer.
         RunLocked: another evaluation of this run is on.
     """
     judged = judged_set(dataset)
@@ -81,7 +86,8 @@ def evaluate(
     choice = choose_metric(config, facts, judged.golds)
     listen(_announcement(judged, choice))
     base = resolve_model(config.student, listener=listen)
-    candidate = find_candidate(config, run, base, model or adapter, listen)
+    named = find_endpoint(endpoint, model) if endpoint else model or adapter
+    candidate = find_candidate(config, run, base, named, listen)
     _warn_of_overlap(judged, dataset, candidate, run, listen)
     form = output_format(
         dataset.manifest.thinking_format, candidate.train_on, config.thinking_format

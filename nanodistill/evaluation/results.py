@@ -20,6 +20,8 @@ from nanodistill.events import Table
 from nanodistill.records import FinishReason
 from nanodistill.runfolder import read_json, write_json
 
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -147,7 +149,11 @@ class EvaluationResult:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `--json`; `results.json` has the same."""
+        """The fields of `--json`: those of `results.json`, and where it lies."""
+        return {**self.figures(), "results": str(self.folder / RESULTS)}
+
+    def figures(self) -> dict[str, Any]:
+        """The fields of `results.json`."""
         return {
             "run": self.subject.run,
             "student": self.subject.student,
@@ -181,22 +187,22 @@ class EvaluationResult:
 
 def save(result: EvaluationResult, predictions: Sequence[Prediction]) -> None:
     """Write both files, each whole or not at all."""
-    _write_predictions(result.folder / "predictions.parquet", predictions)
-    write_json(result.folder / "results.json", result.to_json())
+    _write_predictions(result.folder / PREDICTIONS, predictions)
+    write_json(result.folder / RESULTS, result.figures())
 
 
 def read_results(folder: Path) -> dict[str, Any]:
     """What `save` wrote in `folder`, as plain values."""
-    return read_json(folder / "results.json")
+    return read_json(folder / RESULTS)
 
 
 def _line(name: str, score: ModelScore) -> tuple[str, ...]:
     interval = f"{points(score.score.low)} to {points(score.score.high)}"
     return (
         SHOWN_AS[name],
-        points(score.score.value),
+        f"{points(score.score.value)}%",
         interval,
-        points(score.exact.value),
+        f"{points(score.exact.value)}%",
         str(score.unreadable),
         f"{score.speed.answers_per_second:.2g}" if score.speed else "",
     )

@@ -11,6 +11,7 @@ from nanodistill.dataset import DatasetVersion, open_version
 from nanodistill.dataset.index import heal_index
 from nanodistill.errors import InputError
 from nanodistill.evaluation.contenders import STUDENT, Contender
+from nanodistill.evaluation.endpoint import Endpoint
 from nanodistill.evaluation.prompts import JudgedSet
 from nanodistill.events import Listener, Notice
 from nanodistill.models.resolve import ResolvedModel, resolve_model
@@ -38,19 +39,22 @@ def find_candidate(
     config: DistillationConfig,
     run: RunFolder,
     base: ResolvedModel,
-    named: Path | str | None,
+    named: Path | str | Endpoint | None,
     listen: Listener,
 ) -> Candidate:
     """The student to judge.
 
     Args:
-        named: an adapter's folder (Path), a model's name (str), or None for the run's latest
-            training of `base`.
+        named: an adapter's folder (Path), a model's name (str), an endpoint, or None for the
+            run's latest training of `base`.
 
     Raises:
         InputError: nothing was trained yet.
         ModelError: what was named is no adapter or no model.
     """
+    if isinstance(named, Endpoint):
+        contender = Contender(STUDENT, named)
+        return Candidate(_name(named.name, contender), contender, config.train_on, None)
     if isinstance(named, str):
         contender = Contender(STUDENT, resolve_model(named, listener=listen))
         return Candidate(_name(named, contender), contender, config.train_on, None)

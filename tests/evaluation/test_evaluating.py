@@ -45,7 +45,8 @@ def test_the_files_hold_all_of_it_and_no_path(tiny: TinyRun) -> None:
     folder = tiny.run.evaluation / "r1"
     assert result.folder == folder
     values = read_results(folder)
-    assert values == json.loads(json.dumps(result.to_json()))
+    assert values == json.loads(json.dumps(result.figures()))
+    assert result.to_json()["results"] == str(folder / "results.json")
     assert set(values) >= {"n", "on", "models", "paired", "verdict", "dataset", "identities"}
     for model in ("base", "student"):
         assert set(values["models"][model]) >= {"metric", "value", "low", "high", "speed"}

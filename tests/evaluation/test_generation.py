@@ -227,9 +227,10 @@ def test_killed_it_goes_on_where_it_was_and_leaves_no_child(unjudged: TinyRun) -
 
 
 def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:
-    tasks = {one.contender.name: one.missing(Answers(tiny.root / "none")) for one in wanted(tiny)}
+    nothing = Answers(tiny.root / "nothing.jsonl")
     asked = {
-        name: [p.messages for p in task.prompts] for name, task in tasks.items() if task is not None
+        one.contender.name: [prompt.messages for prompt in one.missing(nothing)]
+        for one in wanted(tiny)
     }
     assert asked["base"] == asked["student"] == asked["base_few_shot"]
     assert asked["base"] == [row.messages for row in judged_set(tiny.dataset).rows]
