@@ -9,6 +9,7 @@ process; what a killed process left half-built is cleared away by the next one.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
@@ -20,9 +21,13 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
+from nanodistill.errors import DiskFull, ModelError
 from nanodistill.events import Listener, Notice
 
 OVERRIDE = "NANODISTILL_CACHE"
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def cache_folder() -> Path:
@@ -32,9 +37,31 @@ def cache_folder() -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path], None], listener: Listener) -> Path:
-    """`target`, built by `build(folder)` if it isn't there yet."""
+    """`target`, built by `build(folder)` if it isn't there yet. Raises ModelError or DiskFull
+    where the cache can't hold it."""
     if target.is_dir():
         return target
+    try:
+        return _build_once(target, build, listener)
+    except OSError as error:
+        if error.errno not in FULL | UNUSABLE:
+            raise
+        raise _translated(error) from error
+
+
+def _translated(error: OSError) -> Exception:
+    if error.errno in FULL:
+        return DiskFull(
+            f"No room is left on the disk that holds {cache_folder()}",
+            next_step=f"Make room, or set {OVERRIDE} to a folder on another disk.",
+        )
+    return ModelError(
+        f"{cache_folder()}, where models are kept, can't be written to: {error}",
+        next_step=f"Set {OVERRIDE} to a folder that can.",
+    )
+
+
+def _build_once(target: Path, build: Callable[[Path], None], listener: Listener) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target, listener):
         if target.is_dir():

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from nanodistill.models.cache import cache_folder
@@ -18,17 +19,21 @@ from nanodistill.models.cache import cache_folder
 
 def file_sha256(path: Path) -> str:
     remembered = cache_folder() / "digests" / _key(path)
-    try:
+    with suppress(OSError):
         return remembered.read_text(encoding="ascii")
-    except FileNotFoundError:
-        pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    passing = remembered.with_name(f"{remembered.name}.{secrets.token_hex(4)}")
-    passing.write_text(digest, encoding="ascii")
-    passing.replace(remembered)
+    # One that can't be remembered is computed again.
+    with suppress(OSError):
+        _remember(digest, remembered)
     return digest
+
+
+def _remember(digest: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    passing = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
+    passing.write_text(digest, encoding="ascii")
+    passing.replace(place)
 
 
 def files_sha256(paths: Iterable[Path]) -> str:

@@ -13,25 +13,26 @@ local teacher by the table it judges all others by.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from nanodistill.errors import InputError, ModelError
+from nanodistill.errors import InputError, ModelError, NanoDistillError
 from nanodistill.events import Listener, silent
+from nanodistill.models.generation import PromptTooLong
+from nanodistill.models.generator import GenerationFailed, Generator
+from nanodistill.models.sampling import Sampling
 from nanodistill.teacher.libraries import load_litellm
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from nanodistill.models.batching import Generated
-    from nanodistill.models.generator import Generator
-    from nanodistill.models.sampling import Sampling
 
 PROVIDER = "mlx"
 MAX_BATCH = 32
@@ -48,6 +49,20 @@ NO_LIMIT = 1 << 20
 
 class UnsupportedParameter(InputError):
     """A parameter that local generation does not have."""
+
+
+LITELLMS: Mapping[type[Exception], str] = {
+    PromptTooLong: "ContextWindowExceededError",
+    UnsupportedParameter: "UnsupportedParamsError",
+    ModelError: "NotFoundError",
+    InputError: "BadRequestError",
+    NanoDistillError: "NotFoundError",
+    ValueError: "BadRequestError",
+    TypeError: "BadRequestError",
+    TimeoutError: "Timeout",
+    GenerationFailed: "InternalServerError",
+}
+"""What LiteLLM calls what can go wrong here; the first kind that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class LocalModels:
             self._generators.clear()
         for future in futures:
             # A model that failed to load has nothing to close; its callers were told.
-            with contextlib.suppress(ModelError, InputError):
+            with suppress(ModelError, InputError):
                 future.result().close()
 
     def _loading(self, name: str) -> Future[Generator]:
@@ -103,7 +118,6 @@ class LocalModels:
             return future
 
     def _load(self, name: str) -> Generator:
-        from nanodistill.models.generator import Generator
         from nanodistill.models.loading import load_model
 
         return Generator(load_model(name, listener=self.listener), max_batch=MAX_BATCH)
@@ -136,9 +150,9 @@ def _handler(litellm: ModuleType, models: LocalModels) -> Any:
 
     class MlxProvider(litellm.CustomLLM):  # type: ignore[name-defined, misc]
         async def acompletion(self, **given: Any) -> Any:
-            call = _in_litellm_terms(litellm, given["model"], lambda: _read(given))
-            generated = await _answer(litellm, models, call)
-            return _response(litellm, given["model_response"], call.model, generated)
+            with _in_litellms_words(litellm, given["model"]):
+                generated = await models.answer(_read(given))
+            return _response(litellm, given["model_response"], given["model"], generated)
 
         def completion(self, **given: Any) -> Any:
             from anyio.from_thread import start_blocking_portal
@@ -150,8 +164,6 @@ def _handler(litellm: ModuleType, models: LocalModels) -> Any:
 
 
 def _read(given: Mapping[str, Any]) -> Call:
-    from nanodistill.models.sampling import Sampling
-
     parameters = dict(given["optional_params"])
     parameters |= parameters.pop("extra_body", None) or {}
     parameters = {name: value for name, value in parameters.items() if value is not None}
@@ -196,41 +208,15 @@ def _message(message: Any) -> Mapping[str, str]:
     return {"role": message["role"], "content": content}
 
 
-async def _answer(litellm: ModuleType, models: LocalModels, call: Call) -> Generated:
+@contextmanager
+def _in_litellms_words(litellm: ModuleType, model: str) -> Iterator[None]:
+    """Raise what LiteLLM would have raised for a provider on the network."""
     try:
-        return await models.answer(call)
-    except Exception as error:
-        raise _translated(litellm, call.model, error) from error
-
-
-def _in_litellm_terms(litellm: ModuleType, model: str, read: Callable[[], Call]) -> Call:
-    try:
-        return read()
-    except Exception as error:
-        raise _translated(litellm, model, error) from error
-
-
-def _translated(litellm: ModuleType, model: str, error: Exception) -> Exception:
-    """What LiteLLM would have raised for a provider on the network."""
-    from nanodistill.models.generation import PromptTooLong
-    from nanodistill.models.generator import GenerationFailed
-
-    words = {"message": str(error), "model": model, "llm_provider": PROVIDER}
-    table: tuple[tuple[type[Exception], str], ...] = (
-        (PromptTooLong, "ContextWindowExceededError"),
-        (UnsupportedParameter, "UnsupportedParamsError"),
-        (ModelError, "NotFoundError"),
-        (InputError, "BadRequestError"),
-        (ValueError, "BadRequestError"),
-        (TypeError, "BadRequestError"),
-        (TimeoutError, "Timeout"),
-        (GenerationFailed, "InternalServerError"),
-    )
-    for kind, name in table:
-        if isinstance(error, kind):
-            exception: Exception = getattr(litellm, name)(**words)
-            return exception
-    return error
+        yield
+    except tuple(LITELLMS) as error:
+        name = next(name for kind, name in LITELLMS.items() if isinstance(error, kind))
+        words = {"message": str(error), "model": model, "llm_provider": PROVIDER}
+        raise getattr(litellm, name)(**words) from error
 
 
 def _response(litellm: ModuleType, response: Any, model: str, generated: Generated) -> Any:

@@ -71,6 +71,15 @@ def test_a_folder_is_used_where_it_lies(folder: Path, cache: Path) -> None:
     assert resolve_model(str(copy)).identity != resolved.identity
 
 
+def test_a_cache_that_cannot_be_written_to_is_told(
+    make_gguf: MakeGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NANODISTILL_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match=r"can't be written to.*\n.*NANODISTILL_CACHE"):
+        resolve_model(str(make_gguf()))
+
+
 def test_a_relative_path_is_a_path(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
