@@ -102,10 +102,13 @@ def _teacher(manifest: Manifest) -> str:
 def _spend(manifest: Manifest) -> str:
     usage, calls, cost = manifest.usage, manifest.calls, manifest.cost_usd
     made = calls and f"{calls.made} made, {calls.reused} reused, {calls.retried} attempts repeated"
+    # A teacher that counts no tokens (a function) is not one that used none.
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    prompt, completion = tokens if any(tokens) else (UNKNOWN, UNKNOWN)
     rows = [
         ("calls", made or UNKNOWN),
-        ("prompt tokens", usage.prompt_tokens if usage else UNKNOWN),
-        ("completion tokens", usage.completion_tokens if usage else UNKNOWN),
+        ("prompt tokens", prompt),
+        ("completion tokens", completion),
         ("cost in USD", UNKNOWN if cost is None else f"{cost:.4f}"),
     ]
     return table(("spent", ""), rows)

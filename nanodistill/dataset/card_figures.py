@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from nanodistill.dataset.manifest import Manifest, Statistics
 from nanodistill.dataset.markdown import cell, prose, table
 
-CELLS_SHOWN = 60
+CELLS_SHOWN = 12
 OUTPUTS_SHOWN = 40
 THINKING_FROM = {
     "teacher": "written by the teacher when asked to think",
@@ -30,7 +30,7 @@ def rows_section(manifest: Manifest) -> str:
     )
     told.append(_distinct(figures))
     told.append(_confidence(manifest))
-    if len(figures.cells) > 1:
+    if any(figures.cells):
         told.append(_cells(figures.cells, manifest.counts.kept))
     return "\n\n".join(filter(None, told))
 
@@ -94,13 +94,27 @@ def _confidence(manifest: Manifest) -> str:
 
 
 def _cells(cells: Mapping[str, int], kept: int) -> str:
-    ordered = sorted(cells, key=lambda name: (-cells[name], name))
-    rows = [
-        (cell(name) or "(none: seeds, user rows)", cells[name], share(cells[name], kept))
-        for name in ordered[:CELLS_SHOWN]
-    ]
-    shown = table(("place in the coverage plan", "rows", "share"), rows)
-    return shown + _and_more(len(ordered) - CELLS_SHOWN, "places")
+    """Counts by place in the plan: by the values of each axis, where there are many places."""
+    planned = {name: n for name, n in cells.items() if name}
+    if len(planned) > CELLS_SHOWN:
+        rows = [
+            (cell(axis), cell(value), n, share(n, kept))
+            for (axis, value), n in _by_axis(planned).items()
+        ]
+        places = f"{len(planned)} places of the coverage plan have rows. By axis:"
+        return f"{places}\n\n" + table(("axis", "value", "rows", "share"), rows)
+    rows_by_cell = [(cell(name), n, share(n, kept)) for name, n in planned.items()]
+    return table(("place in the coverage plan", "rows", "share"), rows_by_cell)
+
+
+def _by_axis(cells: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    """Cells are called "axis=value; axis=value"."""
+    sums: dict[tuple[str, str], int] = {}
+    for name, n in cells.items():
+        for place in name.split("; "):
+            axis, _, value = place.partition("=")
+            sums[axis, value] = sums.get((axis, value), 0) + n
+    return dict(sorted(sums.items()))
 
 
 def making_section(manifest: Manifest) -> str:

@@ -11,6 +11,7 @@ configuration finds that version and makes it the latest again.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from nanodistill.runfolder import RunFolder, read_json, write_json
 
 FORMAT = 1
 SECONDS_TO_WAIT = 60.0
+NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NAME = re.compile(r"v(\d{4,})-[0-9a-f]{8}\Z")
 
 
@@ -85,16 +87,21 @@ def current_index(run: RunFolder) -> Index:
 def heal_index(run: RunFolder) -> Index:
     """The current index, which is also written where the file differs from it.
 
-    While another process writes a version, the file is left to it.
+    While another process writes a version the file is left to it, and where we may
+    not write it is left alone.
     """
     index = current_index(run)
-    if index.versions and index != _written(run):
-        try:
-            with writing(run, wait=0):
-                index = current_index(run)
-                save_index(run, index)
-        except (RunLocked, PermissionError):
-            return index
+    if index == _written(run):
+        return index
+    try:
+        with writing(run, wait=0):
+            index = current_index(run)
+            save_index(run, index)
+    except RunLocked:
+        return index
+    except OSError as refused:
+        if refused.errno not in NOT_OURS_TO_WRITE:
+            raise
     return index
 
 

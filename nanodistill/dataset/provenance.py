@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nanodistill import __version__
 from nanodistill.config import DataSettings, DistillationConfig, TaskSettings, TeacherSettings
 from nanodistill.config.settings import InputPath, ObjectRef
 from nanodistill.dataset.manifest import VersionFacts
@@ -63,7 +64,7 @@ SHOWN_PARAMETERS = frozenset(
     }
 )
 NOT_SHOWN = "[not shown]"
-LIBRARIES = ("nanodistill", "pyarrow", "datasketch", "litellm", "instructor", "mlx-lm")
+LIBRARIES = ("pyarrow", "datasketch", "litellm", "instructor", "mlx-lm")
 
 
 def public_config(config: DistillationConfig) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def scrubbed(facts: VersionFacts) -> VersionFacts:
 
 def libraries() -> dict[str, str]:
     """Versions of what took part, as far as it is installed."""
-    found = {"python": platform.python_version()}
+    found = {"nanodistill": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

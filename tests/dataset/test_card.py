@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dataset.drafts import draft, placed, rejections
+from dataset.drafts import Placed, draft, placed, rejections, trace
 from nanodistill.dataset import (
     Agreement,
     Calls,
@@ -97,6 +97,21 @@ def test_what_is_not_known_is_said_to_be_unknown(run: RunFolder) -> None:
     for name in ("calls", "prompt tokens", "completion tokens", "cost in USD"):
         assert f"| {name} | unknown |" in text
     assert "| settings | unknown |" in text
+
+
+def test_a_teacher_that_counts_no_tokens_is_not_said_to_have_used_none(run: RunFolder) -> None:
+    none = TokenUsage(prompt_tokens=0, completion_tokens=0)
+    assert "| prompt tokens | unknown |" in card(write_version(run, draft(usage=none)))
+
+
+def test_many_places_of_the_plan_are_summed_up_by_axis(run: RunFolder) -> None:
+    rows: list[Placed] = [
+        ("train", trace(n, cell=f"label=l{n % 2}; topic=t{n % 7}")) for n in range(28)
+    ]
+    text = card(write_version(run, draft(rows)))
+    assert "14 places of the coverage plan have rows. By axis:" in text
+    assert "| label | l1 | 14 | 50% |" in text
+    assert "| topic | t6 | 4 | 14% |" in text
 
 
 def test_without_a_test_split_no_figure_is_called_a_test(run: RunFolder) -> None:

@@ -23,8 +23,9 @@ from dataset.conftest import Load
 from dataset.drafts import INSTRUCTION, Placed, draft, placed, rejections, trace
 from nanodistill.dataset import DatasetVersion, heal_index, open_version, verify, write_version
 from nanodistill.dataset.fingerprint import fingerprint_of, row_line
+from nanodistill.dataset.index import writing
 from nanodistill.dataset.rows import messages_of, row_of
-from nanodistill.errors import DiskFull, NoDataset, TooFewRows
+from nanodistill.errors import DiskFull, NoDataset, RunLocked, TooFewRows
 from nanodistill.records import Trace
 from nanodistill.runfolder import RunFolder
 from nanodistill.thinking import FORMATS
@@ -256,6 +257,18 @@ def test_a_deleted_version_leaves_the_index(run: RunFolder) -> None:
     shutil.rmtree(second.path)
     assert open_version(None, run) == first
     assert heal_index(run).names == [first.name]
+
+
+def test_while_another_process_writes_the_index_is_left_to_it(run: RunFolder) -> None:
+    version = write_version(run, draft())
+    (run.datasets / "index.json").unlink()
+    with writing(run):
+        assert open_version(None, run) == version
+        assert not (run.datasets / "index.json").exists()
+        with pytest.raises(RunLocked, match="datasets"), writing(run, wait=0):
+            pass
+    assert open_version(None, run) == version
+    assert index_of(run)["latest"] == version.name
 
 
 def test_rows_that_break_off_leave_nothing(run: RunFolder) -> None:
