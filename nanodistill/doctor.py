@@ -1,7 +1,6 @@
 """What this machine has: the facts that decide how fast and whether a run goes.
 
-Keys are named, never shown. Nothing is fetched and no model is loaded; mlx is
-imported to ask it which device it would use.
+Keys are named, never shown. Nothing is fetched and no model is loaded.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ from typing import Any
 
 from nanodistill.config import get_system_defaults
 from nanodistill.events import Table
+from nanodistill.hardware import Hardware, detect_hardware, preset
 from nanodistill.models.blas import Blas, load_fast_blas
 from nanodistill.models.cache import cache_folder
+from nanodistill.models.device import mlx_device
 from nanodistill.models.embedded import EMBEDDED
 from nanodistill.models.resolve import Located, locate_model
 from nanodistill.redaction import is_secret_name
@@ -66,10 +67,10 @@ class Findings:
 def examine(environment: Mapping[str, str] = os.environ) -> Findings:
     """Look at this machine."""
     return Findings(
-        machine=_machine(),
+        machine=_machine(detect_hardware()),
         memory=_memory(),
         blas=load_fast_blas(),
-        mlx=_mlx_device(),
+        mlx=mlx_device(),
         keys=tuple(sorted(k for k, value in environment.items() if value and is_secret_name(k))),
         models={name: _place(locate_model(name)) for name in EMBEDDED},
         cache=str(cache_folder()),
@@ -81,14 +82,13 @@ def _place(model: Located) -> str:
     return str(model.path) if model.path else f"not here yet: {model.need}"
 
 
-def _machine() -> dict[str, str]:
-    import psutil
-
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+def _machine(hardware: Hardware) -> dict[str, str]:
+    name, fields = preset(hardware)
+    chosen = ", ".join(f"{field} {value}" for field, value in fields.items())
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "chip": platform.processor() or platform.machine(),
-        "cores": str(cores),
+        "chip": hardware.describe(),
+        "training preset": f"{name} ({chosen}), for fields that a run does not set",
         "Python": platform.python_version(),
     }
 
@@ -104,14 +104,6 @@ def _memory() -> dict[str, float]:
         "training pauses above": pause,
         "training stops above": stop,
     }
-
-
-def _mlx_device() -> str:
-    try:
-        import mlx.core as mx
-    except ImportError as missing:
-        return f"can't be imported ({missing}); on Linux: pip install 'nanodistill[cpu]'"
-    return f"{_version('mlx')}, on {mx.default_device()}"
 
 
 def _version(name: str) -> str:

@@ -115,3 +115,13 @@ def _change_lines(
 
 def _title(kind: str, n: int) -> str:
     return f"{kind} (the first {CHANGES_SHOWN} of {n})" if n > CHANGES_SHOWN else kind
+
+
+def rejected_table(version: DatasetVersion, *, rows: int) -> Table:
+    """The first `rows` rejected rows, with reason and detail."""
+    first = islice(version.rejected(), rows)
+    lines = tuple(
+        (row["reason"], short(row["detail"] or ""), short(row["output"]), short(row["input"]))
+        for row in first
+    )
+    return Table("Rejected rows", ("reason", "detail", "output", "input"), lines)

@@ -1,0 +1,51 @@
+"""The `nanodistill` command: reads the words, calls the library, says how it ended.
+
+    command     what every command is made of
+    stages      plan, synth, train, eval, distill, ask, status, doctor
+    datasets    dataset show, verify, diff, edit, prune
+
+An error of ours ends a command with that error's exit code, and nothing else
+decides exit codes. With `--json` the last line on standard output is one JSON
+object, also after a failure, and everything for people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from nanodistill.cli import datasets, stages
+from nanodistill.cli.command import Asked, Ending, cli
+from nanodistill.errors import NanoDistillError
+
+INTERRUPTED = 130
+
+__all__ = ["cli", "datasets", "main", "run", "stages"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code."""
+    asked = Asked.of(arguments)
+    try:
+        ending = cli.main(
+            list(arguments), prog_name="nanodistill", standalone_mode=False, obj=asked
+        )
+    except NanoDistillError as error:
+        return asked.failed(error.exit_code, error.message, error.next_step)
+    except click.ClickException as error:
+        hint = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else None
+        return asked.failed(2, error.format_message(), hint)
+    except (click.Abort, KeyboardInterrupt):
+        again = f"Go on with: nanodistill {' '.join(arguments)}"
+        return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
+    except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
+        hint = "This is a fault of NanoDistill; run again with --debug for its traceback."
+        return asked.failed(1, f"{type(error).__name__}: {error}", hint)
+    return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:] or ["--help"]))

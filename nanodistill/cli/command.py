@@ -1,0 +1,150 @@
+"""What every command is made of: its options, how it is called, how it ends.
+
+A command returns an `Ending`; `nanodistill.cli.run` shows it. What the words of
+the command line say about ending (`--json`, `--quiet`, `--debug`) is in `Asked`,
+which is known even where the line can't be parsed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanodistill import __version__
+
+if TYPE_CHECKING:
+    from nanodistill.config import DistillationConfig
+    from nanodistill.events import Listener
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: `values` for `--json`, `text` for a person, the `next` command."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says about how to end, known even where it can't be parsed."""
+
+    command: str
+    as_json: bool
+    quiet: bool
+    debug: bool
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> Asked:
+        flags = {word for word in arguments if word.startswith("-")}
+        command = next((word for word in arguments if word not in flags), "")
+        return cls(command, "--json" in flags, bool({"--quiet", "-q"} & flags), "--debug" in flags)
+
+    def ended(self, ending: Ending) -> int:
+        if self.as_json:
+            self._print_json(0, None, ending.next, ending.values)
+            return 0
+        if ending.text:
+            print(ending.text)
+        if ending.next:
+            print(f"Next: {ending.next}")
+        return 0
+
+    def failed(self, code: int, message: str, next_step: str | None) -> int:
+        if self.debug:
+            traceback.print_exc()
+        print(f"Error: {message}", file=sys.stderr)
+        if next_step:
+            print(next_step, file=sys.stderr)
+        if self.as_json:
+            self._print_json(code, message, next_step, {})
+        return code
+
+    def _print_json(
+        self, code: int, error: str | None, next_step: str | None, values: Mapping[str, Any]
+    ) -> None:
+        head = {"command": self.command, "exit": code, "error": error, "next": next_step}
+        print(json.dumps(head | dict(values), ensure_ascii=False), flush=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run file that was read, and the listener that shows what happens."""
+
+    run_file: Path
+    config: DistillationConfig
+    listen: Listener
+
+    def then(self, command: str) -> str:
+        """The command line that does `command` with the same run file."""
+        return f"nanodistill {command} {self.run_file}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="nanodistill")
+def cli() -> None:
+    """Turn about ten seed examples and one instruction into a small model that you own.
+
+    Running a command again goes on where it stopped. Exit codes: 0 done; 2 bad config, input or
+    folder, nothing spent; 3 stopped early with the work so far safe; 4 stopped by the memory
+    guard; 130 interrupted; 1 anything else.
+    """
+
+
+def output_options(body: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`, `--quiet` and `--debug`, which every command has: they are in `Asked`."""
+    options = [
+        click.option("--json", is_flag=True, expose_value=False, help="End with one line of JSON."),
+        click.option("--quiet", "-q", is_flag=True, expose_value=False, help=QUIET_HELP),
+        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+    ]
+    for option in reversed(options):
+        body = option(body)
+    return body
+
+
+@contextmanager
+def listening(*, to_stderr: bool = False) -> Iterator[Listener]:
+    """A listener for the current command, on the stream that is for people."""
+    from nanodistill.progress import shown_on
+
+    asked: Asked = click.get_current_context().obj
+    stream = sys.stderr if asked.as_json or to_stderr else sys.stdout
+    with shown_on(stream, quiet=asked.quiet) as listen:
+        yield listen
+
+
+def command(
+    name: str, group: click.Group = cli, *, to_stderr: bool = False
+) -> Callable[[Callable[..., Ending]], click.Command]:
+    """Make `body(work, **options)` a command on a run file."""
+
+    def make(body: Callable[..., Ending]) -> click.Command:
+        @output_options
+        @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
+        @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+        @functools.wraps(body)
+        def run(run_file: Path, overrides: tuple[str, ...], **options: Any) -> Ending:
+            from nanodistill.config import load_config
+
+            config = load_config(run_file, overrides)
+            with listening(to_stderr=to_stderr) as listen:
+                return body(Work(run_file, config, listen), **options)
+
+        return group.command(name)(run)
+
+    return make
+
+
+QUIET_HELP = "Show warnings and results alone."
+SET_HELP = "Override a field of the run file (repeatable; dotted for tables; TOML, else text)."
