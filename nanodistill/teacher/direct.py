@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -66,7 +65,7 @@ class DirectProvider:
         form = structured.form
         try:
             wording = await structured.wording(schema)
-            template = await self._template(wording, request.params)
+            template = await self._template(request, wording)
             if template is None:
                 return await self._detour.complete(request)
             messages = wording.words(request.messages)
@@ -85,14 +84,14 @@ class DirectProvider:
             self._session = None
         await self._detour.aclose()
 
-    async def _template(self, wording: Wording, params: Mapping[str, Any]) -> Template | None:
+    async def _template(self, request: Request, wording: Wording) -> Template | None:
         """How requests of this shape look; learned once."""
-        shape = {name: value for name, value in params.items() if name != "seed"}
+        shape = {name: value for name, value in request.params.items() if name != "seed"}
         key = (id(wording), canonical_json(shape))
         if key not in self._templates:
             async with self._learning:
                 if key not in self._templates:
-                    arguments = {**self._way.settings, **params, **wording.arguments}
+                    arguments = self._way.arguments(request, wording)
                     with self._way.reader.faults.border():
                         self._templates[key] = await learn(self._way.model, arguments)
         return self._templates[key]

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from anyio import to_thread
 from pydantic import BaseModel
 
 from nanodistill.errors import CallError
@@ -81,6 +82,7 @@ class StructuredOutput:
     _proven: bool = False
     _misses: int = 0
     _wordings: dict[tuple[Form, str], Wording] = field(default_factory=dict)
+    _latest: tuple[Form, Mapping[str, Any], Wording] = ("text", {}, PLAIN)
 
     @property
     def form(self) -> Form:
@@ -90,9 +92,13 @@ class StructuredOutput:
         """What to add to a request for an answer of this schema."""
         if schema is None:
             return PLAIN
-        named = (self.form, canonical_json(schema))
+        form, (latest_form, latest_schema, latest) = self.form, self._latest
+        if schema is latest_schema and form == latest_form:
+            return latest
+        named = (form, canonical_json(schema))
         if named not in self._wordings:
-            self._wordings[named] = await put(self.form, schema, self.instructor_kwargs)
+            self._wordings[named] = await put(form, schema, self.instructor_kwargs)
+        self._latest = (form, schema, self._wordings[named])
         return self._wordings[named]
 
     def judged(self, form: Form, schema: Mapping[str, Any] | None, error: CallError) -> CallError:
@@ -235,7 +241,7 @@ async def worded_by_instructor(
     mode: str, schema: Mapping[str, Any], instructor_kwargs: Mapping[str, Any]
 ) -> Wording:
     """What instructor adds to a request so that the answer is an instance of the schema."""
-    instructor = load_instructor()
+    instructor = await to_thread.run_sync(load_instructor)
     chosen = dict(instructor_kwargs)
     kept: dict[str, Any] = {}
 

@@ -10,13 +10,13 @@ import logging
 import os
 import warnings
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 PRICES_FROM_DISK = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
 @cache
-def load_litellm() -> ModuleType:
+def load_litellm() -> Any:
     """LiteLLM with prices from its own files, no telemetry, no retries and nothing printed."""
     os.environ[PRICES_FROM_DISK] = "True"
     with warnings.catch_warnings():
@@ -33,7 +33,7 @@ def load_litellm() -> ModuleType:
 
 
 @cache
-def load_instructor() -> ModuleType:
+def load_instructor() -> Any:
     load_litellm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,16 +6,15 @@ beneath it, which LiteLLM leaves at two for hosts whose parameters it checks.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
-
 from nanodistill.errors import CallError
 from nanodistill.records import Message, Request
-from nanodistill.teacher.forms import StructuredOutput
+from nanodistill.teacher.forms import StructuredOutput, Wording
 from nanodistill.teacher.headers import hints_of
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.provider import Reply
@@ -38,6 +37,14 @@ class Way:
     structured: StructuredOutput
     reader: Reader
 
+    def arguments(self, request: Request, wording: Wording) -> dict[str, Any]:
+        """What LiteLLM is handed besides model and messages."""
+        given = {**self.settings, **request.params, **wording.arguments}
+        allowed = "allowed_openai_params"
+        if allowed in request.params and allowed in self.settings:
+            given[allowed] = [*self.settings[allowed], *request.params[allowed]]
+        return given
+
 
 class LiteLLMProvider:
     """Answers through `litellm.acompletion`."""
@@ -58,7 +65,7 @@ class LiteLLMProvider:
         form = structured.form
         try:
             wording = await structured.wording(schema)
-            arguments = {**self._way.settings, **request.params, **wording.arguments}
+            arguments = self._way.arguments(request, wording)
             reply = await self._attempt(wording.words(request.messages), arguments)
         except CallError as error:
             raise structured.judged(form, schema, error) from None
@@ -75,10 +82,11 @@ class LiteLLMProvider:
 
     async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
         way, started = self._way, time.perf_counter()
-        with way.reader.faults.border(way.timeout), anyio.fail_after(way.timeout):
-            response = await self._litellm.acompletion(
-                model=way.model, messages=messages, **{**arguments, "timeout": way.timeout}
-            )
+        with way.reader.faults.border(way.timeout):
+            async with asyncio.timeout(way.timeout):
+                response = await self._litellm.acompletion(
+                    model=way.model, messages=messages, **{**arguments, "timeout": way.timeout}
+                )
         latency = time.perf_counter() - started
         headers = response._hidden_params.get("additional_headers") or {}
         completion = way.reader.read(response.model_dump(), headers, latency)

@@ -277,6 +277,18 @@ async def test_user_parameters_arrive(
     assert {name: body[name] for name in wanted} == wanted
 
 
+async def test_the_hosts_client_does_not_try_again(teacher_server: TeacherServer) -> None:
+    """LiteLLM leaves the OpenAI client's own two retries on for some hosts."""
+    for params in ({}, {"allowed_openai_params": ["logit_bias"], "logit_bias": {"1": 1}}):
+        teacher_server.forget()
+        teacher_server.next(status(500))
+        model = "nvidia_nim/any"
+        settings = config_for(teacher_server.url, teacher=model, transport="litellm")
+        error = await fault(settings, model=model, **params)
+        assert error.kind == "server_error"
+        assert teacher_server.total == 1
+
+
 async def test_headers_of_the_user_arrive(
     settings: DistillationConfig, teacher_server: TeacherServer
 ) -> None:
