@@ -20,9 +20,13 @@ def make(job: Job) -> Made:
     load_fast_blas()
     from nanodistill.export.folder import write_weights
     from nanodistill.export.fuse import fused
+    from nanodistill.export.gguf.writer import write_gguf
 
-    model = fused(Path(job.base), Path(job.adapter))
-    target = Path(job.target)
+    base, target = Path(job.base), Path(job.target)
+    model = fused(base, Path(job.adapter))
+    if job.form == "f16" or job.form == "q8_0":
+        write_gguf(model, base, target, job.form, job.settings)
+        return Made(len(model.changed), target.stat().st_size)
     write_weights(model, target, job.form)
     return Made(len(model.changed), sum(file.stat().st_size for file in target.iterdir()))
 

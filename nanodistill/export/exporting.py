@@ -82,7 +82,7 @@ def export(
     with run.locked("export"):
         version = None if dataset is None else open_version(dataset, run)
         source = find_source(config, run, run_id, version, listen)
-        target = target_for(to, run, source, options or Options())
+        target = target_for(to, config, run, source, options or Options(), listen)
         work = Export(config, run, source, target, listen)
         heal(target.place)
         there = work.already_there()
@@ -126,7 +126,7 @@ class Export:
             self.listen(Notice(f"making {self.target.result.name} ({form})"))
             with _work_folder(self.target.place) as folder:
                 self.target.build(form, folder)
-                parity = self._checked(gate, folder) if gate else None
+                parity = self.target.score(gate, folder) if gate else None
                 if parity is None or parity.holds:
                     manifest = self._manifest(form, parity)
                     manifest.write(folder)
@@ -157,10 +157,6 @@ class Export:
             self.listen(Notice(f"the export can't be scored: {no_rows.message}", "warning"))
             return None
 
-    def _checked(self, gate: Gate, folder: Path) -> Parity:
-        with self.target.as_mlx(folder) as scored:
-            return gate.check(scored)
-
     def _manifest(self, form: Form, parity: Parity | None) -> ExportManifest:
         return ExportManifest.of(
             self.config,
@@ -168,7 +164,7 @@ class Export:
             to=self.target.to,
             form=form,
             key=self.key,
-            baked=self.target.baked,
+            baked=self.target.options.bake_instruction,
             parity=parity,
         )
 
@@ -179,9 +175,14 @@ class Export:
         return CheckFailed(
             f"The exported model is worse than the adapter by more than export_tolerance "
             f"({self.config.export_tolerance:g} points). Tried:\n{tried}\n{kept}",
-            next_step="Train on a base that is not quantized, or, if that loss will do, raise it: "
+            next_step=f"{self._way_out()}, or, if that loss will do, raise it: "
             "--set export_tolerance=POINTS",
         )
+
+    def _way_out(self) -> str:
+        if self.target.to != "mlx" and self.target.options.gguf_type == "q8_0":
+            return "Export with --gguf-type f16"
+        return "Train on a base that is not quantized"
 
 
 @contextmanager

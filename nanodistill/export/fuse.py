@@ -61,7 +61,7 @@ def fused(base: Path, adapter: Path) -> Fused:
         )
     usual = _usual_dtype(model)
     stored = {path: _stored(modules[path], usual) for path in touched}
-    _replace(model, {path: _widened(modules[path]) for path in touched})
+    _replace(model, {path: plain(modules[path]) for path in touched})
     try:
         load_adapters(model, str(adapter))
     except (ValueError, KeyError, AttributeError) as error:
@@ -92,8 +92,8 @@ def _stored(module: Module, usual: mx.Dtype) -> Stored:
     return Stored(module.scales.dtype if floating else usual, packing)
 
 
-def _widened(module: Module) -> Module:
-    """`module` in float32, unpacked. Scales first, so that unpacking rounds nothing."""
+def plain(module: Module) -> Module:
+    """`module` unpacked, in float32. Scales first, so that unpacking rounds nothing."""
     holder = Module()
     holder.held = module
     holder.set_dtype(mx.float32)

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 MlxForm = Literal["as base", "8 bits", "unquantized"]
-Form = MlxForm
+GgufType = Literal["f16", "q8_0"]
+Form = MlxForm | GgufType
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,14 @@ from nanodistill.config import DistillationConfig
 from nanodistill.evaluation.answers import Answers
 from nanodistill.evaluation.contenders import STUDENT, Contender
 from nanodistill.evaluation.generation import Wanted, generate_missing
+from nanodistill.evaluation.job import Generated
 from nanodistill.evaluation.metrics import TaskFacts, choose_metric
 from nanodistill.evaluation.prompts import judged_set
 from nanodistill.evaluation.reading import output_format
 from nanodistill.evaluation.results import Prediction
 from nanodistill.evaluation.scoring import Judge
 from nanodistill.events import Event, Listener, Progress
+from nanodistill.export import llamacpp
 from nanodistill.export.source import Source
 from nanodistill.models.resolve import resolve_model
 from nanodistill.runfolder import RunFolder
@@ -33,7 +35,8 @@ from nanodistill.runfolder import RunFolder
 class Parity:
     """The scores of adapter and exported model on the same `n` rows, in points of 100.
 
-    `same` is how many of the answers are equal, letter for letter.
+    `same` is how many of the answers are equal, letter for letter; `scored_in` the
+    program that answered for the exported model.
     """
 
     on: Literal["test", "valid"]
@@ -43,6 +46,7 @@ class Parity:
     exported: float
     same: int
     tolerance: float
+    scored_in: Literal["mlx", "llama.cpp"]
 
     @property
     def lost(self) -> float:
@@ -64,7 +68,8 @@ class Parity:
         change = "nothing lost" if self.lost <= 0 else f"{self.lost:.1f} points lost"
         return (
             f"{self.measure} {self.exported:.1f} against {self.adapter:.1f} with the adapter on "
-            f"{self.n} {self.on} rows ({change}, {self.same} of {self.n} answers the same)"
+            f"{self.n} {self.on} rows ({change}, {self.same} of {self.n} answers the same, "
+            f"in {self.scored_in})"
         )
 
 
@@ -86,12 +91,31 @@ class Gate:
         self._judge = Judge(self._metric, form, self._judged.rows)
 
     def check(self, folder: Path) -> Parity:
-        """How the model in `folder` does against the adapter."""
-        adapter = Contender(STUDENT, self._source.base, self._source.adapter)
+        """How the model in `folder` does against the adapter, in MLX."""
         exported = Contender(STUDENT, resolve_model(str(folder)))
-        return self.compare(*self._answers(adapter, exported))
+        by_adapter, by_exported = self._answers(self._adapter, exported)
+        return self._compared(by_adapter, by_exported, "mlx")
 
-    def compare(self, adapter: Sequence[Prediction], exported: Sequence[Prediction]) -> Parity:
+    def check_in_llamacpp(self, file: Path) -> Parity:
+        """How a GGUF file does against the adapter, in llama.cpp."""
+        (adapter,) = self._answers(self._adapter)
+        prompts = [row.messages for row in self._judge.rows]
+        found = llamacpp.ask(file, prompts, self._config.max_new_tokens, self._listen)
+        generated = [
+            Generated(key="", seconds=0.0, peak_memory=0, **asdict(each)) for each in found
+        ]
+        return self._compared(adapter, self._judge.generated(STUDENT, generated), "llama.cpp")
+
+    @property
+    def _adapter(self) -> Contender:
+        return Contender(STUDENT, self._source.base, self._source.adapter)
+
+    def _compared(
+        self,
+        adapter: Sequence[Prediction],
+        exported: Sequence[Prediction],
+        program: Literal["mlx", "llama.cpp"],
+    ) -> Parity:
         return Parity(
             on=self._judged.split,
             n=len(adapter),
@@ -100,6 +124,7 @@ class Gate:
             exported=100 * self._judge.score(exported).score.value,
             same=sum(a.text == b.text for a, b in zip(adapter, exported, strict=True)),
             tolerance=self._config.export_tolerance,
+            scored_in=program,
         )
 
     def _answers(self, *contenders: Contender) -> list[list[Prediction]]:

@@ -38,6 +38,10 @@ class Source:
         return f"{self.base.identity}+adapter-sha256:{self.adapter_sha256}"
 
     @property
+    def instruction(self) -> str:
+        return self.dataset.manifest.instruction
+
+    @property
     def base_name(self) -> str:
         """The base's name without folders of this machine."""
         return shown_name(self.base)

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluation.tiny import INSTRUCTION, make_adapter, make_dataset, make_model
+from models.tiny import Tiny, byte_level, weights, write_gguf
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, open_version
 from nanodistill.evaluation.generator import Generator
 from nanodistill.evaluation.job import Job, Prompt, Task
 from nanodistill.events import silent
+from nanodistill.models.gguf import convert_gguf
 from nanodistill.models.resolve import resolve_model
 from nanodistill.records import Message, Split, Trace
 from nanodistill.runfolder import RunFolder
@@ -138,6 +140,24 @@ def made_packed(tmp_path_factory: pytest.TempPathFactory, made: TrainedRun) -> T
 def packed(made_packed: TrainedRun, tmp_path: Path) -> TrainedRun:
     """A run on a base of 4 bits."""
     return copied(made_packed, tmp_path)
+
+
+def as_folder(tmp_path: Path, tiny: Tiny, **tokenizer: Any) -> tuple[Path, Path]:
+    """A GGUF file as llama.cpp's converter writes it, and the MLX folder made from it."""
+    told = byte_level() | tokenizer
+    file, folder = tmp_path / "theirs.gguf", tmp_path / "folder"
+    write_gguf(file, tiny, weights(tiny, len(told["ggml.tokens"])), told)
+    folder.mkdir()
+    convert_gguf(file, folder)
+    return file, folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A run on a base that llama.cpp can load."""
+    root = tmp_path_factory.mktemp("llama")
+    _, folder = as_folder(root, Tiny(hidden=128, heads=4, head_dim=32))
+    return trained_run(root, folder)
 
 
 def copied(made: TrainedRun, folder: Path) -> TrainedRun:
