@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from pydantic import BaseModel
 
 from nanodistill.errors import TeacherDisagrees, TooFewRows
+from nanodistill.records import Completion, Request, Usage
 from nanodistill.thinking import FORMATS
 from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
-from synthesis.writer import LABELS, SEEDS, Writer, right_label
+from synthesis.writer import LABELS, SEEDS, Writer, message, right_label
 
 
 def test_every_row_has_a_trace_in_the_thinking_format(tmp_path: Path) -> None:
@@ -204,3 +207,72 @@ def test_too_few_rows_make_no_version(tmp_path: Path) -> None:
         run(config_in(tmp_path, min_rows=40, max_rounds=1), Writer(repeats=0.99))
     assert stopped.value.exit_code == 3
     assert not (tmp_path / "run" / "datasets").exists()
+
+
+def test_a_preview_makes_calls_of_the_whole_run(tmp_path: Path) -> None:
+    teacher = Writer(repeats=0.1, short=0.2)
+    preview = run(config_in(tmp_path), teacher, limit=7)
+    assert len(preview.preview) == 7
+    assert preview.dataset is None
+    asked_first = len(teacher.asked)
+    assert teacher.stages()["generate"] <= 4
+    whole = run(config_in(tmp_path), teacher)
+    assert len({request.key for request in teacher.asked}) == len(teacher.asked)
+    assert whole.calls["reused"] == asked_first - 1, "the policy is taken from its file"
+    assert {row.input for row in preview.preview} <= {row["input"] for row in rows_of(whole)}
+
+
+class Cut(Writer):
+    """Its longer batches break off."""
+
+    def _generate(self, request: Request, dice: random.Random) -> Any:
+        rows = super()._generate(request, dice)
+        if len(rows["examples"]) < 3:
+            return rows
+        return Completion(json.dumps(rows)[:-30], "length", Usage(1, 1))
+
+
+def test_a_batch_that_broke_off_keeps_its_whole_rows(tmp_path: Path) -> None:
+    result = run(config_in(tmp_path), Cut())
+    assert result.kept == 72
+    assert result.failed == {}
+    assert result.rejected.keys() == {"missing"}
+    assert result.rejected["missing"] >= 12
+
+
+class Dashes:
+    """A parser for answers that list inputs behind dashes."""
+
+    def parse_synthetic_examples(self, text: str) -> list[dict[str, str]]:
+        return [{"input": line[2:]} for line in text.splitlines() if line.startswith("- ")]
+
+
+class Lister(Writer):
+    """It lists what it writes, and does not do JSON."""
+
+    def _generate(self, request: Request, dice: random.Random) -> Any:
+        assert request.schema is None
+        (label,) = re.findall(r'right answer (?:is )?"(\w+)"', request.messages[-1]["content"])
+        return "Sure:\n" + "\n".join(f"- {message(label, dice)}" for _ in range(5))
+
+
+def test_the_users_parser_reads_answers_that_are_asked_for_as_text(tmp_path: Path) -> None:
+    result = run(config_in(tmp_path, response_parser=Dashes, examples_per_call=5), Lister())
+    assert result.kept == 72
+    assert not result.rejected.keys() - {"duplicate", "near_duplicate"}
+
+
+def test_the_users_prompts_are_what_the_teacher_reads(tmp_path: Path) -> None:
+    teacher = Writer()
+    config = config_in(
+        tmp_path,
+        custom_cot_system_prompt="Reason like a clerk. Do {instruction} and {answer_form}",
+        custom_synthetic_generation_prompt="Write like a poet.",
+        custom_policy_extraction_prompt="Look closely.",
+    )
+    run(config, teacher)
+    systems = {request.stage: request.messages[0]["content"] for request in teacher.asked}
+    assert systems["trace"].startswith("Reason like a clerk. Do Sort the customer")
+    assert systems["generate"].startswith("Write like a poet.\n\nThe inputs are for this task:")
+    assert systems["policy"].startswith("Look closely.")
+    assert "You write inputs" not in teacher.prompts()
