@@ -46,7 +46,7 @@ from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import DRAIN_SECONDS
 
 READY = 256
-MOST_UNCOMMITTED = 500
+MOST_UNCOMMITTED = 250
 MOST_REFUSALS = 30
 
 
