@@ -5,6 +5,8 @@ request with a seed uses the i-th number of that seed, whatever else is in the
 batch and whenever it joined. What remains is the last bits of the logits,
 which depend on the shape of the batch: they decide only where a random number
 falls almost exactly between two tokens, or two tokens are almost exactly even.
+Measured with SmolLM2-135M in float32 at temperature 0.9: of 96 answers of 55
+tokens, all were the same in another order and a batch of another size.
 
 The order is Hugging Face's: temperature, then top_k, top_p and min_p, each on
 what the one before left. Then the token is the one in which the random number
