@@ -28,7 +28,7 @@ ROWS = {
     "synthesis": {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },
-    "training": {"evaluation", "export", "serve", "training"},
+    "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
         "awake", "config", "errors", "events", "hardware", "plugins", "records", "redaction",
@@ -44,7 +44,7 @@ BELOW = {
     "foundation": set[str](),
 }
 # Libraries that only these rooms import: synthesis runs without MLX, training without LiteLLM.
-MLX = {"models", "training", "evaluation", "export", "serve", "teacher.mlx"}
+MLX = {"models", "training", "evaluation", "exporting", "serve", "teacher.mlx"}
 IMPORTERS = {
     "litellm": {"teacher"},
     "instructor": {"teacher"},

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,33 +253,6 @@ async def test_answers_are_priced_by_the_users_own_prices(tmp_path: Path) -> Non
         assert teacher.account.known_cost == pytest.approx(0.004)
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].known_cost == pytest.approx(0.004)
-
-
-async def test_a_teacher_that_blocks_threads_does_not_keep_answers_from_the_disk(
-    tmp_path: Path,
-) -> None:
-    """Sixty plain functions at work at once take all threads there are for such work."""
-    hold, path = threading.Event(), tmp_path / "journal.sqlite"
-
-    def answer(text: str) -> str:
-        if int(text) >= 20:
-            hold.wait()
-        return text
-
-    async with running(tmp_path, answer, max_concurrency=60) as teacher:
-
-        async def look() -> None:
-            while True:
-                with read_journal(path) as journal:
-                    if journal.sums() and journal.sums()["generate"].answered == 20:
-                        break
-                await anyio.sleep(0.01)
-            hold.set()
-
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(look)
-                await teacher.settle(requests_for(teacher, map(str, range(80))))
 
 
 async def test_a_dollar_limit_needs_a_price(tmp_path: Path) -> None:

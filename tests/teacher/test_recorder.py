@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from nanodistill.errors import DiskFull
@@ -94,3 +96,24 @@ async def test_a_failed_commit_is_told_to_all_who_wait_for_it(tmp_path: Path) ->
                 for n in range(5):
                     tasks.start_soon(record, n)
     assert sorted(told) == list(range(5))
+
+
+async def test_work_that_blocks_all_threads_does_not_keep_records_from_the_disk(
+    tmp_path: Path,
+) -> None:
+    """A teacher of plain functions may take all the threads that there are for such work."""
+    hold = threading.Event()
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        async with (
+            recording(journal, own_threads()) as recorder,
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(100):
+                tasks.start_soon(anyio.to_thread.run_sync, hold.wait)
+            await anyio.wait_all_tasks_blocked()
+            try:
+                with anyio.fail_after(10):
+                    await recorder.record(call(1))
+            finally:
+                hold.set()
+    assert on_disk(tmp_path / "journal.sqlite") == [1]
