@@ -49,6 +49,11 @@ train run="pipelines/quickstart.toml" *args: setup
 eval run="pipelines/quickstart.toml" *args: setup
     {{ nanodistill }} eval "$@"
 
+# Write the student as one model and score it again: `just export my.toml --to gguf`
+[no-exit-message]
+export run="pipelines/quickstart.toml" *args: setup
+    {{ nanodistill }} export "$@"
+
 # Check style, types and tests; arguments go to pytest: `just test -k journal`
 test *args: setup lint
     {{ python }} -m pytest -q "$@"

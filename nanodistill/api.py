@@ -25,7 +25,10 @@ from nanodistill.events import Listener, silent
 from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
+    from nanodistill.dataset import DatasetVersion
     from nanodistill.evaluation import Answer, EvaluationResult
+    from nanodistill.exporting.exporting import Exported
+    from nanodistill.exporting.targets import Options, To
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
 
@@ -109,12 +112,10 @@ async def distill_async(*args: Any, **kwargs: Any) -> DistillationResult:
 
 def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
     """What `distill` does, for a configuration that is already made."""
-    from nanodistill.export import export
-
     synthesize(config, listen=listen)
     train(config, listen=listen)
     evaluation = evaluate(config, listen=listen)
-    exported = export(config, RunFolder(config.run_folder), to="mlx", listen=listen)
+    exported = export(config, listen=listen)
     return DistillationResult(exported.path, evaluation.to_json(), config)
 
 
@@ -195,12 +196,22 @@ def evaluate(
         model: evaluate this model in place of the student.
     """
     from nanodistill import evaluation
-    from nanodistill.dataset import open_version
 
     run = RunFolder(config.run_folder)
-    return evaluation.evaluate(
-        config, open_version(dataset, run), run, adapter=adapter, model=model, listen=listen
-    )
+    judged_on = _dataset_to_judge_on(dataset, run)
+    return evaluation.evaluate(config, judged_on, run, adapter=adapter, model=model, listen=listen)
+
+
+def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
+    """The version that was named, else the one that the latest training used, else the latest."""
+    from nanodistill.dataset import open_version
+    from nanodistill.evaluation.trained import dataset_of
+    from nanodistill.training.runs import latest_run
+
+    latest = latest_run(run)
+    if dataset is None and latest is not None:
+        return dataset_of(latest[0], run)
+    return open_version(dataset, run)
 
 
 async def evaluate_async(
@@ -213,6 +224,49 @@ async def evaluate_async(
 ) -> EvaluationResult:
     """`evaluate` for code that awaits."""
     work = functools.partial(evaluate, config, dataset, adapter=adapter, model=model, listen=listen)
+    return await anyio.to_thread.run_sync(work)
+
+
+def export(
+    config: DistillationConfig,
+    to: To = "mlx",
+    *,
+    options: Options | None = None,
+    run_id: str | None = None,
+    dataset: str | Path | None = None,
+    listen: Listener = silent,
+) -> Exported:
+    """Write the trained student as an MLX folder, a GGUF file or for Ollama, and score it again.
+
+    Args:
+        options: the instruction in the chat template, how a GGUF file stores its weights.
+        run_id: a training run in place of the latest.
+        dataset: score by this version in place of the one that was trained on.
+
+    Raises:
+        CheckFailed: it lost more than `export_tolerance` points; what was there stays.
+    """
+    from nanodistill import exporting
+
+    run = RunFolder(config.run_folder)
+    return exporting.export(
+        config, run, to=to, options=options, run_id=run_id, dataset=dataset, listen=listen
+    )
+
+
+async def export_async(
+    config: DistillationConfig,
+    to: To = "mlx",
+    *,
+    options: Options | None = None,
+    run_id: str | None = None,
+    dataset: str | Path | None = None,
+    listen: Listener = silent,
+) -> Exported:
+    """`export` for code that awaits."""
+    work = functools.partial(
+        export, config, to, options=options, run_id=run_id, dataset=dataset, listen=listen
+    )
     return await anyio.to_thread.run_sync(work)
 
 

@@ -3,6 +3,7 @@
     command     what every command is made of
     stages      plan, synth, train, eval, distill, ask, status, doctor
     datasets    dataset show, verify, diff, edit, prune
+    delivery    export, serve
 
 An error of ours ends a command with that error's exit code, and nothing else
 decides exit codes. With `--json` the last line on standard output is one JSON
@@ -16,13 +17,13 @@ from collections.abc import Sequence
 
 import click
 
-from nanodistill.cli import datasets, stages
+from nanodistill.cli import datasets, delivery, stages
 from nanodistill.cli.command import Asked, Ending, cli
 from nanodistill.errors import NanoDistillError
 
 INTERRUPTED = 130
 
-__all__ = ["cli", "datasets", "main", "run", "stages"]
+__all__ = ["cli", "datasets", "delivery", "main", "run", "stages"]
 
 
 def run(arguments: Sequence[str]) -> int:

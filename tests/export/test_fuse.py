@@ -57,8 +57,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory, plain: Path) -> Path:
 def test_fused_is_adapted(
     kind: str, base: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    from nanodistill.export.folder import write_weights
-    from nanodistill.export.fuse import fused
+    from nanodistill.exporting.folder import write_weights
+    from nanodistill.exporting.fuse import fused
 
     model: Path = request.getfixturevalue(base)
     trained = make_trained(tmp_path / "adapters", model, kind)
@@ -74,8 +74,8 @@ def test_fused_is_adapted(
 
 
 def test_packed_again_it_is_laid_out_as_the_base(packed: Path, tmp_path: Path) -> None:
-    from nanodistill.export.folder import write_weights
-    from nanodistill.export.fuse import fused
+    from nanodistill.exporting.folder import write_weights
+    from nanodistill.exporting.fuse import fused
 
     trained = make_trained(tmp_path / "adapters", packed, "lora")
     write_weights(fused(packed, trained), tmp_path / "fused", "as base")
@@ -102,7 +102,7 @@ def logits(model: Path, adapter: Path | None = None) -> NDArray[np.float32]:
 
 
 def test_another_models_adapter(plain: Path, tmp_path: Path) -> None:
-    from nanodistill.export.fuse import fused
+    from nanodistill.exporting.fuse import fused
 
     trained = make_trained(tmp_path / "adapters", plain, "lora")
     file = trained / "adapters.safetensors"

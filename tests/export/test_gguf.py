@@ -16,13 +16,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from export.conftest import MAX_NEW_TOKENS, TrainedRun, as_folder
 from nanodistill.errors import CheckFailed, ModelError
 from nanodistill.events import silent
-from nanodistill.export import export, llamacpp
-from nanodistill.export.gguf.architectures import add_shape, check_writable, unwritable
-from nanodistill.export.gguf.tensors import permuted
-from nanodistill.export.gguf.tokenizer import PROBE, add_tokenizer, find_pre_name
-from nanodistill.export.parity import Gate
-from nanodistill.export.source import find_source
-from nanodistill.export.targets import GgufTarget, Options
+from nanodistill.exporting import export, llamacpp
+from nanodistill.exporting.gguf.architectures import add_shape, check_writable, unwritable
+from nanodistill.exporting.gguf.tensors import permuted
+from nanodistill.exporting.gguf.tokenizer import PROBE, add_tokenizer, find_pre_name
+from nanodistill.exporting.parity import Gate
+from nanodistill.exporting.source import find_source
+from nanodistill.exporting.targets import GgufTarget, Options
 from nanodistill.models.gguf import GgufFile, convert_gguf
 from nanodistill.models.gguf_tokenizer import PRE_TOKENIZERS, write_tokenizer
 from nanodistill.records import Message
@@ -66,8 +66,8 @@ def metadata_of(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_it_writes_what_llamacpps_converter_writes(arch: str, tied: bool, tmp_path: Path) -> None:
-    from nanodistill.export.fuse import fused
-    from nanodistill.export.gguf.writer import write_gguf as write
+    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.gguf.writer import write_gguf as write
 
     head_dim = 16 if arch == "qwen2" else 32  # mlx_lm has no other for it
     tiny = Tiny(arch=arch, tied=tied, head_dim=head_dim, matrices=Kind.F16)
@@ -87,8 +87,8 @@ def test_it_writes_what_llamacpps_converter_writes(arch: str, tied: bool, tmp_pa
 
 
 def test_rows_that_make_no_blocks_stay_float16(tmp_path: Path) -> None:
-    from nanodistill.export.fuse import fused
-    from nanodistill.export.gguf.writer import write_gguf as write
+    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.gguf.writer import write_gguf as write
 
     _, folder = as_folder(tmp_path, Tiny(heads=3, kv_heads=3, head_dim=16, matrices=Kind.F16))
     adapter = untrained_adapter(tmp_path / "adapter", folder)
@@ -103,8 +103,8 @@ def test_rows_that_make_no_blocks_stay_float16(tmp_path: Path) -> None:
 def test_a_number_beyond_float16_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import load, save_file
 
-    from nanodistill.export.fuse import fused
-    from nanodistill.export.gguf.writer import write_gguf as write
+    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.gguf.writer import write_gguf as write
 
     _, folder = as_folder(tmp_path, Tiny())
     file = folder / "model.safetensors"
@@ -175,8 +175,8 @@ def test_what_the_file_says_of_rope(
 
 
 def test_llama_3s_scaling_is_written_as_its_factors(tmp_path: Path) -> None:
-    from nanodistill.export.fuse import fused
-    from nanodistill.export.gguf.writer import write_gguf as write
+    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.gguf.writer import write_gguf as write
 
     _, folder = as_folder(tmp_path, Tiny(head_dim=64))
     config = json.loads((folder / "config.json").read_text())

@@ -13,13 +13,13 @@ import pytest
 from export.conftest import TrainedRun, answers, copied
 from nanodistill.errors import CheckFailed, InputError
 from nanodistill.events import Event, Notice, silent
-from nanodistill.export import export
-from nanodistill.export.exporting import Export
-from nanodistill.export.folder import heal
-from nanodistill.export.job import Form
-from nanodistill.export.manifest import read_manifest
-from nanodistill.export.source import find_source
-from nanodistill.export.targets import MlxTarget, Options
+from nanodistill.exporting import export
+from nanodistill.exporting.exporting import Export
+from nanodistill.exporting.folder import heal
+from nanodistill.exporting.job import Form
+from nanodistill.exporting.manifest import read_manifest
+from nanodistill.exporting.source import find_source
+from nanodistill.exporting.targets import MlxTarget, Options
 from nanodistill.runfolder import RunFolder, write_json
 
 

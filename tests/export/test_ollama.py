@@ -9,8 +9,8 @@ import pytest
 
 from export.conftest import TrainedRun
 from nanodistill.errors import InputError, ModelError
-from nanodistill.export import export
-from nanodistill.export.ollama import (
+from nanodistill.exporting import export
+from nanodistill.exporting.ollama import (
     ChatTemplate,
     Pieces,
     Turns,

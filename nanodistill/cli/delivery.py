@@ -1,0 +1,46 @@
+"""The commands that hand a trained student on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nanodistill.cli.command import Ending, Work, command
+
+if TYPE_CHECKING:
+    from nanodistill.exporting.job import GgufType
+    from nanodistill.exporting.targets import To
+
+
+@command("export")
+@click.option(
+    "--to", type=click.Choice(["mlx", "gguf", "ollama"]), default="mlx", show_default=True,
+    help="An MLX folder, a GGUF file for llama.cpp, or that with a Modelfile for Ollama.",
+)  # fmt: skip
+@click.option("--dataset", help="Score by this version in place of the one that was trained on.")
+@click.option("--run", "run_id", help="A training run in place of the latest.")
+@click.option(
+    "--bake-instruction", is_flag=True, help="Put the instruction into the chat template."
+)
+@click.option(
+    "--gguf-type", type=click.Choice(["f16", "q8_0"]), default="f16", show_default=True,
+    help="How a GGUF file stores the weights: 16 bits, or about 8.5.",
+)  # fmt: skip
+def export(
+    work: Work,
+    to: To,
+    dataset: str | None,
+    run_id: str | None,
+    bake_instruction: bool,
+    gguf_type: GgufType,
+) -> Ending:
+    """Write the trained student as one model, and score it again before it counts."""
+    from nanodistill import api
+    from nanodistill.exporting.targets import Options
+
+    options = Options(bake_instruction=bake_instruction, gguf_type=gguf_type)
+    result = api.export(
+        work.config, to, options=options, run_id=run_id, dataset=dataset, listen=work.listen
+    )
+    return Ending(result.to_json(), result.summary(), result.next_command(work.config.name))

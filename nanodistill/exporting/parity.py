@@ -1,0 +1,144 @@
+"""The parity gate: what was exported is scored on the rows that the student was judged by.
+
+Fusing rounds, and quantizing may erase what was learned (a small delta vanishes
+between two steps of four bits), so nothing replaces anything before it has
+answered the same prompts as the adapter on its base, greedily, under the same
+reading and metric. Losing more than `export_tolerance` points is a failure.
+Answers are kept like any evaluation's: exporting again asks nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from nanodistill.config import DistillationConfig
+from nanodistill.evaluation.answers import Answers
+from nanodistill.evaluation.contenders import STUDENT, Contender
+from nanodistill.evaluation.generation import Wanted, generate_missing
+from nanodistill.evaluation.job import Generated
+from nanodistill.evaluation.metrics import TaskFacts, choose_metric
+from nanodistill.evaluation.prompts import judged_set
+from nanodistill.evaluation.reading import output_format
+from nanodistill.evaluation.results import Prediction
+from nanodistill.evaluation.scoring import Judge
+from nanodistill.events import Event, Listener, Progress
+from nanodistill.exporting import llamacpp
+from nanodistill.exporting.source import Source
+from nanodistill.models.resolve import resolve_model
+from nanodistill.runfolder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The scores of adapter and exported model on the same `n` rows, in points of 100.
+
+    `same` is how many of the answers are equal, letter for letter; `scored_in` the
+    program that answered for the exported model.
+    """
+
+    on: Literal["test", "valid"]
+    n: int
+    measure: str
+    adapter: float
+    exported: float
+    same: int
+    tolerance: float
+    scored_in: Literal["mlx", "llama.cpp"]
+
+    @property
+    def lost(self) -> float:
+        """Points lost; below zero where the exported model did better."""
+        return self.adapter - self.exported
+
+    @property
+    def holds(self) -> bool:
+        return self.lost <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "lost": self.lost}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{name: held for name, held in value.items() if name != "lost"})
+
+    def __str__(self) -> str:
+        change = "nothing lost" if self.lost <= 0 else f"{self.lost:.1f} points lost"
+        return (
+            f"{self.measure} {self.exported:.1f} against {self.adapter:.1f} with the adapter on "
+            f"{self.n} {self.on} rows ({change}, {self.same} of {self.n} answers the same, "
+            f"in {self.scored_in})"
+        )
+
+
+class Gate:
+    """Scores exported models against the adapter. Raises InputError if there are no rows."""
+
+    def __init__(
+        self, config: DistillationConfig, run: RunFolder, source: Source, listen: Listener
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._source = source
+        self._listen = listen
+        manifest = source.dataset.manifest
+        self._judged = judged_set(source.dataset)
+        facts = TaskFacts(manifest.labels, manifest.response_schema)
+        self._metric = choose_metric(config, facts, self._judged.golds).metric
+        form = output_format(manifest.thinking_format, source.train_on)
+        self._judge = Judge(self._metric, form, self._judged.rows)
+
+    def check(self, folder: Path) -> Parity:
+        """How the model in `folder` does against the adapter, in MLX."""
+        exported = Contender(STUDENT, resolve_model(str(folder)))
+        by_adapter, by_exported = self._answers(self._adapter, exported)
+        return self._compared(by_adapter, by_exported, "mlx")
+
+    def check_in_llamacpp(self, file: Path) -> Parity:
+        """How a GGUF file does against the adapter, in llama.cpp."""
+        (adapter,) = self._answers(self._adapter)
+        prompts = [row.messages for row in self._judge.rows]
+        found = llamacpp.ask(file, prompts, self._config.max_new_tokens, self._listen)
+        generated = [
+            Generated(key="", seconds=0.0, peak_memory=0, **asdict(each)) for each in found
+        ]
+        return self._compared(adapter, self._judge.generated(STUDENT, generated), "llama.cpp")
+
+    @property
+    def _adapter(self) -> Contender:
+        return Contender(STUDENT, self._source.base, self._source.adapter)
+
+    def _compared(
+        self,
+        adapter: Sequence[Prediction],
+        exported: Sequence[Prediction],
+        program: Literal["mlx", "llama.cpp"],
+    ) -> Parity:
+        return Parity(
+            on=self._judged.split,
+            n=len(adapter),
+            measure=self._metric.measure,
+            adapter=100 * self._judge.score(adapter).score.value,
+            exported=100 * self._judge.score(exported).score.value,
+            same=sum(a.text == b.text for a, b in zip(adapter, exported, strict=True)),
+            tolerance=self._config.export_tolerance,
+            scored_in=program,
+        )
+
+    def _answers(self, *contenders: Contender) -> list[list[Prediction]]:
+        rows, limit = self._judged.rows, self._config.max_new_tokens
+        wanted = [Wanted(one, rows, one.keys(rows, limit)) for one in contenders]
+        with self._run.locked("eval"):
+            answers = Answers(self._run.evaluation / "answers.jsonl")
+            generate_missing(wanted, answers, self._config, self._progress)
+        return [
+            self._judge.generated(one.contender.name, [answers[key] for key in one.keys])
+            for one in wanted
+        ]
+
+    def _progress(self, event: Event) -> None:
+        """What the loader says of folders that have no name yet is of no use to anybody."""
+        if isinstance(event, Progress):
+            self._listen(event)

@@ -1,0 +1,250 @@
+"""What an export makes, where, and how it is scored.
+
+    OUTPUT_DIR/NAME/model/                      --to mlx
+    OUTPUT_DIR/NAME/gguf/f16/NAME-F16.gguf      --to gguf
+    OUTPUT_DIR/NAME/ollama/Modelfile            --to ollama, the GGUF file beside it
+
+Each has a nanodistill.json beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from nanodistill.config import DistillationConfig
+from nanodistill.events import Listener, Notice
+from nanodistill.exporting import llamacpp
+from nanodistill.exporting.folder import copy_beside
+from nanodistill.exporting.forms import mlx_forms
+from nanodistill.exporting.gguf.architectures import check_writable
+from nanodistill.exporting.job import Form, GgufType, Job
+from nanodistill.exporting.maker import make
+from nanodistill.exporting.ollama import (
+    TWO_TURNS,
+    chat_template,
+    context_length,
+    modelfile,
+    pieces_of,
+)
+from nanodistill.exporting.parity import Gate, Parity
+from nanodistill.exporting.source import Source
+from nanodistill.exporting.template import bake, read_template, with_instruction
+from nanodistill.models.gguf import convert_gguf
+from nanodistill.runfolder import RunFolder, write_atomic
+
+To = Literal["mlx", "gguf", "ollama"]
+Reader = Literal["llama.cpp", "mlx"]
+
+SCORED_BY_READING = (
+    "the file is scored by reading it back: llama.cpp (pip install xllamacpp) is not installed"
+)
+FIRST_TURN_ALONE = (
+    "Ollama's template language can't say this chat template for more than one turn; "
+    "the first turn is exact"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose about an export.
+
+    `bake_instruction` puts the instruction into the chat template, for
+    conversations without a system message; `gguf_type` is how a GGUF file
+    stores the weights.
+    """
+
+    bake_instruction: bool = False
+    gguf_type: GgufType = "f16"
+
+
+class Target(Protocol):
+    """Something to build in a folder that will lie at `place`.
+
+    `result` is what of it to name to a person, `how` what of the options
+    decides what comes of it. The last of `forms` loses the least.
+    """
+
+    @property
+    def to(self) -> To: ...
+
+    @property
+    def options(self) -> Options: ...
+
+    @property
+    def place(self) -> Path: ...
+
+    @property
+    def result(self) -> Path: ...
+
+    @property
+    def how(self) -> Mapping[str, Any]: ...
+
+    @property
+    def forms(self) -> tuple[Form, ...]: ...
+
+    def build(self, form: Form, folder: Path) -> None: ...
+
+    def score(self, gate: Gate, folder: Path) -> Parity: ...
+
+
+def target_for(
+    to: To,
+    config: DistillationConfig,
+    run: RunFolder,
+    source: Source,
+    options: Options,
+    listen: Listener,
+) -> Target:
+    """The target that `to` names. Raises InputError if the student can't be written so."""
+    if to == "mlx":
+        return MlxTarget(run.model, source, options)
+    check_writable(source.base_config, source.base_name)
+    place = run.root / "ollama" if to == "ollama" else run.root / "gguf" / options.gguf_type
+    reader: Reader = "llama.cpp" if llamacpp.is_at_hand() else "mlx"
+    gguf = GgufTarget(place, source, options, config.name, listen, reader)
+    return gguf if to == "gguf" else OllamaTarget(gguf, config)
+
+
+@dataclass(frozen=True)
+class MlxTarget:
+    """The folder that `mlx_lm.load` takes."""
+
+    place: Path
+    source: Source
+    options: Options
+    to: To = "mlx"
+
+    @property
+    def result(self) -> Path:
+        return self.place
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return {"bake_instruction": self.options.bake_instruction}
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return mlx_forms(self.source.base_config)
+
+    def build(self, form: Form, folder: Path) -> None:
+        base = self.source.base.path
+        make(Job(str(base), str(self.source.adapter), form, str(folder), {}))
+        copy_beside(base, folder)
+        if self.options.bake_instruction:
+            bake(folder, self.source.instruction)
+
+    def score(self, gate: Gate, folder: Path) -> Parity:
+        return gate.check(folder)
+
+
+@dataclass(frozen=True)
+class GgufTarget:
+    """One file that llama.cpp loads. `reader` scores it: llama.cpp, or MLX by reading it back."""
+
+    place: Path
+    source: Source
+    options: Options
+    name: str
+    listen: Listener
+    reader: Reader
+    to: To = "gguf"
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}-{self.options.gguf_type.upper()}.gguf"
+
+    @property
+    def result(self) -> Path:
+        return self.place / self.file
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return {
+            "bake_instruction": self.options.bake_instruction,
+            "gguf_type": self.options.gguf_type,
+            "reader": self.reader,
+        }
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return (self.options.gguf_type,)
+
+    def build(self, form: Form, folder: Path) -> None:
+        base, adapter = str(self.source.base.path), str(self.source.adapter)
+        settings = {"name": self.name, "template": self._template()}
+        make(Job(base, adapter, form, str(folder / self.file), settings))
+
+    def score(self, gate: Gate, folder: Path) -> Parity:
+        if self.reader == "llama.cpp":
+            return gate.check_in_llamacpp(folder / self.file)
+        self.listen(Notice(SCORED_BY_READING))
+        read = folder / "read-back"
+        read.mkdir()
+        convert_gguf(folder / self.file, read)
+        parity = gate.check(read)
+        shutil.rmtree(read)
+        return parity
+
+    def _template(self) -> str:
+        template = read_template(self.source.base.path)
+        if self.options.bake_instruction:
+            return with_instruction(template, self.source.instruction)
+        return template
+
+
+@dataclass(frozen=True)
+class OllamaTarget:
+    """A GGUF file and the Modelfile that makes an Ollama model of it."""
+
+    gguf: GgufTarget
+    config: DistillationConfig
+    to: To = "ollama"
+
+    @property
+    def options(self) -> Options:
+        return self.gguf.options
+
+    @property
+    def place(self) -> Path:
+        return self.gguf.place
+
+    @property
+    def result(self) -> Path:
+        return self.place / "Modelfile"
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        longest = {"max_seq_length": self.config.max_seq_length}
+        return {**self.gguf.how, **longest}
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return self.gguf.forms
+
+    def build(self, form: Form, folder: Path) -> None:
+        text = self._modelfile()
+        self.gguf.build(form, folder)
+        write_atomic(folder / "Modelfile", text.encode())
+
+    def score(self, gate: Gate, folder: Path) -> Parity:
+        return self.gguf.score(gate, folder)
+
+    def _modelfile(self) -> str:
+        source, config = self.gguf.source, self.config
+        template = chat_template(source.base.path, source.base_config)
+        pieces = pieces_of(template)
+        if pieces.render(TWO_TURNS) != template.render(TWO_TURNS):
+            self.gguf.listen(Notice(FIRST_TURN_ALONE, "warning"))
+        limit = int(source.base_config["max_position_embeddings"])
+        longest = min(config.max_seq_length, limit)
+        parameters = {
+            "temperature": 0,
+            "repeat_penalty": 1,
+            "num_ctx": context_length(longest, config.max_new_tokens, limit),
+            "num_predict": config.max_new_tokens,
+        }
+        return modelfile(self.gguf.file, pieces, source.instruction, template.ends, parameters)
