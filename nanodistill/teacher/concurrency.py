@@ -44,11 +44,11 @@ class Latency:
 
 
 class Concurrency:
-    """The level. `most` caps it."""
+    """The level. `most` caps it; it begins at `start`, where what suits is known."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, start: int = START) -> None:
         self._most = float(most)
-        self._level = min(float(START), self._most)
+        self._level = min(float(start), self._most)
         self._starting = True
         self._octaves: dict[tuple[str, int], Latency] = {}
         self._decreased_at = float("-inf")

@@ -38,11 +38,14 @@ from nanodistill.teacher.answers import Answer, Failure
 from nanodistill.teacher.asking import params_for
 from nanodistill.teacher.budget import Budget, Size
 from nanodistill.teacher.chains import Chains, Lost, in_batches
+from nanodistill.teacher.concurrency import START
 from nanodistill.teacher.flow import Flow
 from nanodistill.teacher.limits import Admission
+from nanodistill.teacher.mlx import MAX_BATCH
 from nanodistill.teacher.prices import Price, price_of
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.recorder import Offload, own_threads, recording
+from nanodistill.teacher.resolving import MLX
 from nanodistill.teacher.retry import RetryPolicy
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import StopSignal
@@ -163,7 +166,10 @@ async def open_teacher(
             chains=Chains(journal, lost),
             lost=lost,
             admission=Admission(
-                config.max_concurrency, config.requests_per_minute, config.tokens_per_minute
+                config.max_concurrency,
+                config.requests_per_minute,
+                config.tokens_per_minute,
+                start=MAX_BATCH if config.teacher.startswith(MLX) else START,
             ),
             budget=Budget(config, price, before),
             retry=RetryPolicy(config.max_retries, Random()),

@@ -103,10 +103,11 @@ class Admission:
         max_concurrency: int,
         requests_per_minute: float | None,
         tokens_per_minute: float | None,
+        start: int = START,
     ) -> None:
         self.in_flight = 0
         self.breaker = Breaker()
-        self._concurrency = Concurrency(max_concurrency)
+        self._concurrency = Concurrency(max_concurrency, start)
         self._requests = Pace()
         self._tokens = TokenWindow()
         self._learned = LearnedPace()
