@@ -53,7 +53,10 @@ def _bare(text: str) -> str:
 
 @dataclass(frozen=True)
 class LabelInSet:
-    """Refuses outputs outside the closed set, and writes the others as the set does."""
+    """Refuses outputs outside the closed set, and writes the others as the set does.
+
+    A seed's output stays as the user wrote it.
+    """
 
     labels: tuple[str, ...]
     name: str = "label in set"
@@ -64,4 +67,4 @@ class LabelInSet:
             return Refused(
                 "not_a_label", f"'{row.output[:80]}' is none of {', '.join(self.labels)}"
             )
-        return row if label == row.output else replace(row, output=label)
+        return row if row.source == "seed" else replace(row, output=label)

@@ -124,6 +124,26 @@ def test_a_seed_keeps_its_output_and_gets_an_explanation_where_the_teacher_diffe
     assert any("yours 'shipping'" in text for text in heard.texts)
 
 
+def test_a_seeds_output_stays_as_the_user_wrote_it(tmp_path: Path) -> None:
+    loud = [seed | {"output": seed["output"].upper() + "."} for seed in SEEDS]
+    result = run(config_in(tmp_path, seed=loud, labels=LABELS), Writer())
+    seeds = [row for row in rows_of(result) if row["source"] == "seed"]
+    assert {row["output"] for row in seeds} == {seed["output"] for seed in loud}
+    assert all("Its words are those of" in row["thinking"] for row in seeds)
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_what_reads_as_another_label_is_refused_or_called_by_it(
+    tmp_path: Path, checks: bool
+) -> None:
+    result = run(config_in(tmp_path, check_labels=checks), Writer(mislabels=0.3))
+    made = [row for row in rows_of(result) if row["source"] == "synthetic"]
+    strays = [row for row in made if f"label={row['output']}" not in row["cell"]]
+    assert all(right_label(row["input"]) == row["output"] for row in made)
+    assert ("label_disagreement" in result.rejected) is checks
+    assert bool(strays) is not checks
+
+
 def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Path) -> None:
     teacher = Writer(wrong=0.6)
     with pytest.raises(TeacherDisagrees, match="At least 90% were wanted"):
