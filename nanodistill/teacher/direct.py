@@ -21,14 +21,14 @@ import aiohttp
 import anyio
 
 from nanodistill import __version__
-from nanodistill.errors import CallError
 from nanodistill.records import Request, canonical_json
-from nanodistill.teacher.faults import Evidence, Faults
-from nanodistill.teacher.forms import Wording
+from nanodistill.teacher.evidence import Evidence
+from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.headers import hints_of
 from nanodistill.teacher.learning import Template, learn
 from nanodistill.teacher.litellm_provider import LiteLLMProvider, Way
 from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.wording import Wording
 
 LARGEST_BODY = 32 * 1024**2
 """Bytes; an answer has some thousand."""
@@ -61,22 +61,9 @@ class DirectProvider:
         return self._way.endpoint
 
     async def complete(self, request: Request) -> Reply:
-        structured, schema = self._way.structured, request.schema
-        form = structured.form
-        try:
-            wording = await structured.wording(schema)
-            template = await self._template(request, wording)
-            if template is None:
-                return await self._detour.complete(request)
-            messages = wording.words(request.messages)
-            reply = await self._attempt(
-                template, template.fill(messages, request.params.get("seed"))
-            )
-        except CallError as error:
-            raise structured.judged(form, schema, error) from None
-        if schema is not None:
-            structured.answered(form, schema, reply.completion.text)
-        return reply
+        return await self._way.structured.ask(
+            request, lambda wording: self._attempt(request, wording)
+        )
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -96,19 +83,29 @@ class DirectProvider:
                         self._templates[key] = await learn(self._way.model, arguments)
         return self._templates[key]
 
-    async def _attempt(self, template: Template, body: bytes) -> Reply:
-        reader, started = self._way.reader, time.perf_counter()
-        with reader.faults.border(self._way.timeout):
+    async def _attempt(self, request: Request, wording: Wording) -> Reply:
+        template = await self._template(request, wording)
+        if template is None:
+            return await self._detour.attempt(request, wording)
+        messages = wording.words(request.messages)
+        return await self._post(template, template.fill(messages, request.params.get("seed")))
+
+    async def _post(self, template: Template, body: bytes) -> Reply:
+        way, started = self._way, time.perf_counter()
+        with way.reader.faults.border(way.timeout):
             async with self._open_session().post(
-                template.url, headers=template.headers, data=body, proxy=self._proxy(template.url)
+                template.url,
+                headers=template.headers,
+                data=body,
+                proxy=self._proxy(template.url),
             ) as response:
-                text = await read_body(response, reader.faults)
+                text = await read_body(response, way.reader.faults)
         latency = time.perf_counter() - started
         headers = response.headers
         if response.status >= 300:
             words = text.decode(errors="replace")
-            raise reader.faults.of_http(Evidence.of_text(response.status, words, headers))
-        completion = reader.read(parsed(text, reader.faults), headers, latency)
+            raise way.reader.faults.of_http(Evidence.of_text(response.status, words, headers))
+        completion = way.reader.read(parsed(text, way.reader.faults), headers, latency)
         return Reply(completion, hints_of(headers))
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -155,6 +152,6 @@ async def read_body(response: aiohttp.ClientResponse, faults: Faults) -> bytes:
 def parsed(text: bytes, faults: Faults) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         words = text.decode(errors="replace")
         raise faults.make("bad_body", words or "an empty body") from None

@@ -5,11 +5,6 @@
     json          JSON mode, with the schema in the system prompt
     text          the schema in the system prompt alone
 
-The last three are instructor's to write: it knows how models without native schemas are best
-asked. It writes each once for a run and schema, by being handed a completion function that
-keeps what it is given; calls then cost no more than plain ones. (`instructor` around every call
-costs 7 ms of CPU, and its re-asks grow the conversation; our one repair is a request of its own.)
-
 `auto` starts with what the model can do, as far as LiteLLM knows. A provider that refuses the
 form with a 400, or whose first answers are no JSON of the schema's shape, is stepped down, once
 for the run, and the form that worked is remembered with the run. A form that the user chose is
@@ -19,52 +14,20 @@ not left: a refusal then stops the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from anyio import to_thread
-from pydantic import BaseModel
-
 from nanodistill.errors import CallError
-from nanodistill.records import Message, canonical_json
+from nanodistill.records import Request, canonical_json
 from nanodistill.teacher.faults import Faults
-from nanodistill.teacher.libraries import load_instructor, load_litellm
+from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.provider import Reply
 from nanodistill.teacher.resolving import Resolved
+from nanodistill.teacher.wording import PLAIN, Form, Wording, put
 
-Form = Literal["json_schema", "tools", "json", "text"]
 LADDER: tuple[Form, ...] = get_args(Form)
 ANSWERS_TO_WATCH = 3
-ANSWER = "Answer"
-
-INSTRUCTOR_MODES: Mapping[Form, str] = {"tools": "TOOLS", "json": "JSON", "text": "MD_JSON"}
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What a form adds to a request: arguments, and text after system and last user message."""
-
-    arguments: Mapping[str, Any]
-    after_system: str = ""
-    after_user: str = ""
-
-    def words(self, messages: tuple[Message, ...]) -> list[Message]:
-        worded = list(messages)
-        if self.after_user:
-            worded[-1] = _longer(worded[-1], self.after_user)
-        if self.after_system and worded[0]["role"] == "system":
-            worded[0] = _longer(worded[0], self.after_system)
-        elif self.after_system:
-            worded.insert(0, {"role": "system", "content": self.after_system.lstrip()})
-        return worded
-
-
-def _longer(message: Message, text: str) -> Message:
-    return {"role": message["role"], "content": message["content"] + text}
-
-
-PLAIN = Wording({})
 
 
 @dataclass
@@ -88,11 +51,11 @@ class StructuredOutput:
     def form(self) -> Form:
         return self.steps[0]
 
-    async def wording(self, schema: Mapping[str, Any] | None) -> Wording:
+    async def wording(self, form: Form, schema: Mapping[str, Any] | None) -> Wording:
         """What to add to a request for an answer of this schema."""
         if schema is None:
             return PLAIN
-        form, (latest_form, latest_schema, latest) = self.form, self._latest
+        latest_form, latest_schema, latest = self._latest
         if schema is latest_schema and form == latest_form:
             return latest
         named = (form, canonical_json(schema))
@@ -101,23 +64,41 @@ class StructuredOutput:
         self._latest = (form, schema, self._wordings[named])
         return self._wordings[named]
 
-    def judged(self, form: Form, schema: Mapping[str, Any] | None, error: CallError) -> CallError:
-        """What becomes of a call in `form` that failed: a refusal of the form steps down."""
-        if error.kind != "format":
-            return error
-        if schema is None:
-            return self.faults.make("bad_request", error.message, status=error.status)
+    async def ask(self, request: Request, attempt: Callable[[Wording], Awaitable[Reply]]) -> Reply:
+        """Attempt a request, worded in the form of the run.
+
+        A provider that refuses the form bills nothing for saying so; the attempt is then made
+        in the next form.
+        """
+        schema = request.schema
+        while True:
+            form = self.form
+            wording = await self.wording(form, schema)
+            try:
+                reply = await attempt(wording)
+            except CallError as error:
+                if error.kind != "format":
+                    raise
+                self._refused(form, schema, error)
+            else:
+                if schema is not None:
+                    self._watch(form, schema, reply.completion.text)
+                return reply
+
+    def _refused(self, form: Form, schema: Mapping[str, Any] | None, error: CallError) -> None:
+        """The provider said no to `form`: leave it, or raise what that means for the call."""
+        if schema is None or (form == self.form == "text"):
+            raise self.faults.make("bad_request", error.message, status=error.status) from None
         if form != self.form:
-            return error
+            return
         if len(self.steps) == 1:
             way_out = 'set structured_output = "auto" or another form'
             told = f'{error.message}; structured_output is "{form}": {way_out}'
-            return self.faults.make("parameter", told, status=error.status)
+            raise self.faults.make("parameter", told, status=error.status) from None
         self._step(error.message)
-        return error
 
-    def answered(self, form: Form, schema: Mapping[str, Any], text: str) -> None:
-        """Watch the first answers for a provider that ignores the form."""
+    def _watch(self, form: Form, schema: Mapping[str, Any], text: str) -> None:
+        """Look at the first answers for a provider that ignores the form."""
         if self._proven or form != self.form or len(self.steps) == 1:
             return
         if has_shape(text, schema):
@@ -174,112 +155,6 @@ class Memory:
     def stepped(self, form: Form, why: str) -> None:
         self.remember(f"{self.teacher} {form}")
         self.tell(form, why)
-
-
-async def put(
-    form: Form, schema: Mapping[str, Any], instructor_kwargs: Mapping[str, Any]
-) -> Wording:
-    """A schema in a form."""
-    if form == "json_schema":
-        return Wording({"response_format": native(schema)})
-    return await worded_by_instructor(INSTRUCTOR_MODES[form], schema, instructor_kwargs)
-
-
-def native(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's response_format for a schema."""
-    strict = strictly(schema)
-    wanted = {"name": ANSWER, "schema": strict or schema, "strict": strict is not None}
-    return {"type": "json_schema", "json_schema": wanted}
-
-
-def strictly(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The schema under the rules of OpenAI's strict mode, or None where it would mean another.
-
-    Every object closed and all of its properties required; defaults left out, being only notes.
-    An object with optional or free properties can't be told strictly.
-    """
-    if schema.get("type") != "object":
-        return None
-    try:
-        return {name: _close(name, part) for name, part in _object(schema).items()}
-    except _Open:
-        return None
-
-
-class _Open(Exception):
-    """A part of a schema that strict mode can't say."""
-
-
-def _close(name: str, part: Any) -> Any:
-    if name in ("properties", "$defs", "definitions"):
-        return {key: _close("", value) for key, value in part.items()}
-    if isinstance(part, list) and name in ("anyOf", "oneOf", "allOf"):
-        return [_close("", option) for option in part]
-    if isinstance(part, Mapping) and name in ("", "items"):
-        return {key: _close(key, value) for key, value in _object(part).items()}
-    return part
-
-
-def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of a schema: an object closed, without its default."""
-    own = {key: value for key, value in schema.items() if key != "default"}
-    if own.get("type") != "object" and "properties" not in own:
-        return own
-    properties = own.get("properties") or {}
-    if not properties or own.get("additionalProperties"):
-        raise _Open
-    if set(properties) != set(own.get("required", ())):
-        raise _Open
-    return own | {"additionalProperties": False}
-
-
-class _Kept(BaseException):
-    """Ends instructor's call once it has said what it would send; no retry catches it."""
-
-
-async def worded_by_instructor(
-    mode: str, schema: Mapping[str, Any], instructor_kwargs: Mapping[str, Any]
-) -> Wording:
-    """What instructor adds to a request so that the answer is an instance of the schema."""
-    instructor = await to_thread.run_sync(load_instructor)
-    chosen = dict(instructor_kwargs)
-    kept: dict[str, Any] = {}
-
-    async def keep(**arguments: Any) -> None:
-        kept.update(arguments)
-        raise _Kept
-
-    chosen_mode = instructor.Mode[str(chosen.pop("mode", mode)).rpartition(".")[2].upper()]
-    client = instructor.from_litellm(keep, mode=chosen_mode)
-    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    with suppress(_Kept):
-        await client.chat.completions.create(
-            response_model=answer_model(schema), messages=messages, max_retries=0, **chosen
-        )
-    return _wording_in(kept)
-
-
-def _wording_in(kept: Mapping[str, Any]) -> Wording:
-    arguments = dict(kept)
-    messages = arguments.pop("messages")
-    system, user = messages[0]["content"], messages[-1]["content"]
-    if not (len(messages) == 2 and system.startswith("S") and user.startswith("U")):
-        raise NotImplementedError("instructor has put the messages in another order")
-    return Wording(arguments, after_system=system[1:], after_user=user[1:])
-
-
-def answer_model(schema: Mapping[str, Any]) -> type[BaseModel]:
-    """A model for instructor that has exactly this JSON schema."""
-    described = {"title": ANSWER, "description": "The answer.", **schema}
-
-    class Answer(BaseModel):
-        """The answer."""
-
-        @classmethod
-        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG003
-            return json.loads(json.dumps(described))  # type: ignore[no-any-return]
-
-    return Answer
 
 
 def has_shape(text: str, schema: Mapping[str, Any]) -> bool:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.errors import CallError
-from nanodistill.records import Message, Request
-from nanodistill.teacher.forms import StructuredOutput, Wording
+from nanodistill.records import Request
+from nanodistill.teacher.forms import StructuredOutput
 from nanodistill.teacher.headers import hints_of
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.provider import Reply
 from nanodistill.teacher.replies import Reader
+from nanodistill.teacher.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,9 @@ class LiteLLMProvider:
         return self._way.endpoint
 
     async def complete(self, request: Request) -> Reply:
-        structured, schema = self._way.structured, request.schema
-        form = structured.form
-        try:
-            wording = await structured.wording(schema)
-            arguments = self._way.arguments(request, wording)
-            reply = await self._attempt(wording.words(request.messages), arguments)
-        except CallError as error:
-            raise structured.judged(form, schema, error) from None
-        if schema is not None:
-            structured.answered(form, schema, reply.completion.text)
-        return reply
+        return await self._way.structured.ask(
+            request, lambda wording: self.attempt(request, wording)
+        )
 
     async def aclose(self) -> None:
         """Close LiteLLM's connections with the last provider: they are the process's own."""
@@ -80,12 +72,15 @@ class LiteLLMProvider:
             await self._litellm.close_litellm_async_clients()
             self._litellm.in_memory_llm_clients_cache.flush_cache()
 
-    async def _attempt(self, messages: list[Message], arguments: Mapping[str, Any]) -> Reply:
+    async def attempt(self, request: Request, wording: Wording) -> Reply:
+        """One call, in one form of structured output."""
         way, started = self._way, time.perf_counter()
+        arguments = way.arguments(request, wording) | {"timeout": way.timeout}
+        messages = wording.words(request.messages)
         with way.reader.faults.border(way.timeout):
             async with asyncio.timeout(way.timeout):
                 response = await self._litellm.acompletion(
-                    model=way.model, messages=messages, **{**arguments, "timeout": way.timeout}
+                    model=way.model, messages=messages, **arguments
                 )
         latency = time.perf_counter() - started
         headers = response._hidden_params.get("additional_headers") or {}

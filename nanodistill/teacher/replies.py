@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.records import Completion, FinishReason, Usage
-from nanodistill.teacher.faults import Evidence, Faults
+from nanodistill.teacher.evidence import Evidence, as_text
+from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.prices import Price
 
 THOUGHTS = re.compile(
     r"<(?:think|thinking|budget:thinking)>(.*?)</(?:think|thinking|budget:thinking)>(.*)",
     re.DOTALL,
 )
+SURROGATES = re.compile("[\ud800-\udfff]")
 FINISHES: Mapping[str, FinishReason] = {
     "stop": "stop",
     "eos": "stop",
@@ -52,8 +54,15 @@ class Reader:
         Raises:
             Transient, RowFailed, RunStopped: the body holds no usable answer.
         """
-        if not isinstance(body, Mapping):
-            raise self.faults.make("bad_body", f"a JSON {type(body).__name__} in place of a reply")
+        try:
+            return self._read(body, headers, latency)
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
+            told = as_text(body) if isinstance(body, Mapping) else f"a {type(body).__name__}"
+            raise self.faults.make("bad_body", told) from None
+
+    def _read(
+        self, body: Mapping[str, Any], headers: Mapping[str, str], latency: float
+    ) -> Completion:
         choice = self._choice(body, headers)
         message = choice["message"]
         usage = usage_of(body.get("usage"))
@@ -62,12 +71,13 @@ class Reader:
         if reasoning is None and (found := THOUGHTS.match(text)):
             reasoning, text = found[1], found[2]
         self._refused(message, finish, text, usage)
+        model = body.get("model")
         return Completion(
             text=text,
             finish_reason=FINISHES.get(finish, "stop"),
             usage=usage or Usage(),
             reasoning=reasoning or None,
-            model=body.get("model"),
+            model=model if isinstance(model, str) else None,
             latency=latency,
             cost_usd=self.price.of(usage) if self.price and usage else None,
         )
@@ -102,12 +112,16 @@ class Reader:
 def text_of(message: Mapping[str, Any]) -> str:
     """The answer: the arguments of the tool that it came through, or the content."""
     for call in message.get("tool_calls") or []:
-        arguments = call["function"]["arguments"]
-        return arguments if isinstance(arguments, str) else Evidence.of_body(0, arguments, {}).text
-    content = message.get("content")
+        return sound(as_text(call["function"]["arguments"]))
+    content = message.get("content") or ""
     if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return content or ""
+        content = "".join(part.get("text") or "" for part in content)
+    return sound(content)
+
+
+def sound(text: str) -> str:
+    """Text that UTF-8 can hold: half of a surrogate pair, which JSON allows, is no character."""
+    return SURROGATES.sub("\ufffd", text)
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
@@ -115,11 +129,11 @@ def reasoning_of(message: Mapping[str, Any]) -> str | None:
     for name in ("reasoning_content", "reasoning"):
         told = message.get(name) or specific(message).get(name)
         if isinstance(told, str) and told:
-            return told
+            return sound(told)
     content = message.get("content")
     if isinstance(content, list):
         blocks = [part["thinking"] for part in content if part.get("type") == "thinking"]
-        return "".join(map(thought_in, blocks)) or None
+        return sound("".join(map(thought_in, blocks))) or None
     return None
 
 
@@ -137,12 +151,17 @@ def specific(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def usage_of(told: Any) -> Usage | None:
     """Tokens as billed; None where the reply does not say."""
-    if not isinstance(told, Mapping) or not isinstance(told.get("prompt_tokens"), int):
+    if not isinstance(told, Mapping):
         return None
-    prompt, completion = told["prompt_tokens"], told.get("completion_tokens") or 0
+    prompt, completion = number(told, "prompt_tokens"), number(told, "completion_tokens")
     if not prompt and not completion:
         return None
     into = told.get("prompt_tokens_details") or {}
     out = told.get("completion_tokens_details") or {}
-    cached = into.get("cached_tokens") or told.get("prompt_cache_hit_tokens") or 0
-    return Usage(prompt, completion, min(cached, prompt), out.get("reasoning_tokens") or 0)
+    cached = number(into, "cached_tokens") or number(told, "prompt_cache_hit_tokens")
+    reasoning = number(out, "reasoning_tokens")
+    return Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+
+
+def number(told: Mapping[str, Any], name: str) -> int:
+    return max(0, int(told.get(name) or 0))

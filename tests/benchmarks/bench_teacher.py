@@ -28,10 +28,10 @@ from teacher.server import ServerProcess
 from nanodistill.events import silent
 from nanodistill.journal import open_journal
 from nanodistill.teacher.engine import open_teacher
-from nanodistill.teacher.forms import native
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.opening import open_provider
 from nanodistill.teacher.stop import StopSignal
+from nanodistill.teacher.wording import native
 
 LATENCY = 0.1
 KEY = "sk-benchmark"

@@ -14,15 +14,9 @@ import pytest
 
 from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
 from nanodistill.redaction import HIDDEN, Redactor
-from nanodistill.teacher.faults import (
-    FOREIGN,
-    KINDS,
-    LONGEST_QUOTE,
-    Evidence,
-    Faults,
-    kind_of_class,
-    kind_of_http,
-)
+from nanodistill.teacher.evidence import Evidence, kind_of_http
+from nanodistill.teacher.faults import KINDS, LONGEST_QUOTE, Faults
+from nanodistill.teacher.foreign import FOREIGN, kind_of_class
 from nanodistill.teacher.libraries import load_instructor, load_litellm
 
 FAULTS = Faults(Redactor(["sk-canary-0123456789abcdef"]))
