@@ -28,6 +28,9 @@ PADDING_GOAL = 0.04
 WINDOWS = (4, 8, 16, 32, 64, 128)
 """Sizes of window tried, in updates."""
 
+PLACES = 2048
+"""Places of a batch that needs no gradient."""
+
 Rows = NDArray[np.intp]
 
 
@@ -115,15 +118,15 @@ class Batch:
 
     `inputs` is rows x width. `where` points into the flat outputs of the model
     on `inputs[:, :-1]`, at the places that predict `targets`; `weights` are the
-    targets' shares in the loss, 0 for those that only fill up.
+    targets' shares in the loss, 0 for those that only fill up. `lines` are the
+    numbers of its rows.
     """
 
     inputs: NDArray[np.int32]
     where: NDArray[np.int32]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
-    rows: int
-    tokens: int
+    lines: tuple[int, ...]
     target_tokens: int
 
 
@@ -147,8 +150,7 @@ def assemble(
         where=_filled(where, filled),
         targets=_filled(targets, filled),
         weights=np.where(np.arange(filled) < count, np.float32(weight), np.float32(0)),
-        rows=len(rows),
-        tokens=sum(len(source[row]) for row in rows),
+        lines=tuple(int(row) for row in rows),
         target_tokens=count,
     )
 
@@ -174,8 +176,19 @@ def batches_of_update(
         yield assemble(source, part, weight=weight, multiple=multiple)
 
 
-def batches_for_scoring(source: TokenRows, size: int, multiple: int) -> Iterator[Batch]:
-    """All rows once, longest first, each target token weighing 1."""
-    order = np.argsort(-source.lengths, kind="stable")
-    for start in range(0, len(order), size):
-        yield assemble(source, order[start : start + size], weight=1.0, multiple=multiple)
+def batches_for_scoring(source: TokenRows, multiple: int) -> Iterator[Batch]:
+    """All rows once, each target token weighing 1."""
+    for group in by_tokens(source, PLACES):
+        yield assemble(source, group, weight=1.0, multiple=multiple)
+
+
+def by_tokens(rows: TokenRows, most: int) -> list[list[int]]:
+    """All rows in groups of like length and at most `most` places, or one row each."""
+    groups: list[list[int]] = []
+    for row in np.argsort(rows.lengths, kind="stable").tolist():
+        width = int(rows.lengths[row])
+        if groups and (len(groups[-1]) + 1) * width <= most:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups

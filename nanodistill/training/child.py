@@ -24,11 +24,12 @@ from nanodistill.errors import MemoryLimit, NanoDistillError
 from nanodistill.events import Event, Listener, Notice
 from nanodistill.models.blas import load_fast_blas, set_threads
 from nanodistill.runfolder import read_json, write_json
+from nanodistill.training.batches import Deal
 from nanodistill.training.guard import Guard, Limits, Readings
 from nanodistill.training.metrics import MetricsWriter, keep_until
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import TrainingFolder
-from nanodistill.training.tokens import TokenRows, load_tokens
+from nanodistill.training.tokens import load_tokens
 
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from nanodistill.training.loop import Course
 
 INTERRUPTED = 130
+GPU_MULTIPLE = 8
+"""Widths of batches are multiples of it where each new width is compiled."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class Job:
     options: TrainingOptions
     limits: Limits
     data: str
+    window: int
     micro_batch: int
     checkpointing: bool
+    vocabulary: int
     parent: int
     scored_by: Mapping[str, Any] | None
 
@@ -161,7 +166,7 @@ class Child:
         return {
             "ending": ending,
             "steps": state.update,
-            "epochs": round(state.update / course.deal().updates_per_epoch, 3),
+            "epochs": round(state.update / course.deal.updates_per_epoch, 3),
             "best": None if state.best is None else dict(vars(state.best)),
             "rows": state.rows,
             "tokens": state.tokens,
@@ -183,40 +188,35 @@ class Child:
     def _course(
         self, loaded: LoadedModel, checkpoints: Checkpoints, metrics: MetricsWriter, say: Listener
     ) -> Course:
-        import mlx.core as mx
-
         from nanodistill.training import adapters
         from nanodistill.training.loop import Course
-        from nanodistill.training.loss import target_loss
-        from nanodistill.training.setting import checkpoint_layers, on_cpu
+        from nanodistill.training.setting import checkpoint_layers, on_cpu, quickest_forward
 
-        model, splits = loaded.model, load_tokens(self.folder.rows)
-        sample = mx.array(splits["train"][0][None, :64])
-        config = adapters.prepare(model, self.job.options)
-        loss = target_loss(model, sample)
+        model, splits, options = loaded.model, load_tokens(self.folder.rows), self.job.options
+        config = adapters.prepare(model, options)
         if self.job.checkpointing:
             checkpoint_layers(model)
+        forward = quickest_forward(model, splits, self.job, say)
+        rows = {name: split.after(forward.prefix) for name, split in splits.items() if len(split)}
+        lengths = splits["train"].lengths
         return Course(
             model=model,
-            options=self.job.options,
-            loss=loss,
-            train=splits["train"],
-            valid=self._valid(splits),
+            options=options,
+            forward=forward,
+            deal=Deal(lengths, options.rows_per_update, self.job.window, options.seed),
+            train=rows["train"],
+            valid=rows.get("valid"),
             micro_batch=self.job.micro_batch,
-            multiple=1 if on_cpu() else 8,
-            vocabulary=int(model(sample[:, :1]).shape[-1]),
+            multiple=1 if on_cpu() else GPU_MULTIPLE,
+            vocabulary=self.job.vocabulary,
             score=None,
             checkpoints=checkpoints,
             adapter=self.folder.adapter,
-            adapter_config=adapters.adapter_config(config, self.job.options, self.job.student),
+            adapter_config=adapters.adapter_config(config, options, self.job.student),
             metrics=metrics,
             guard=self._guard(say),
             stop_asked=self._stop_asked,
         )
-
-    def _valid(self, splits: dict[str, TokenRows]) -> TokenRows | None:
-        valid = splits.get("valid")
-        return None if valid is None or not len(valid) else valid
 
     def _guard(self, say: Listener) -> Guard:
         import mlx.core as mx

@@ -37,11 +37,10 @@ from nanodistill.training.batches import (
     Rows,
     batches_for_scoring,
     batches_of_update,
-    fit_window,
 )
 from nanodistill.training.checkpoints import ADAPTER, Checkpoint, Checkpoints, State, Validation
+from nanodistill.training.forward import Forward
 from nanodistill.training.guard import Guard
-from nanodistill.training.loss import Loss
 from nanodistill.training.metrics import MetricsWriter
 from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
 from nanodistill.training.options import TrainingOptions
@@ -65,7 +64,8 @@ class Course:
 
     model: Module
     options: TrainingOptions
-    loss: Loss
+    forward: Forward
+    deal: Deal
     train: TokenRows
     valid: TokenRows | None
     micro_batch: int
@@ -83,15 +83,6 @@ class Course:
     def batches(self) -> int:
         """Batches to an update."""
         return math.ceil(self.options.rows_per_update / self.micro_batch)
-
-    def deal(self) -> Deal:
-        return fit_window(
-            self.train.lengths,
-            self.options.rows_per_update,
-            self.batches,
-            self.multiple,
-            self.options.seed,
-        )
 
 
 def run(course: Course, found: Checkpoint | None) -> tuple[Ending, State]:
@@ -134,7 +125,7 @@ class Session:
 
     def __init__(self, course: Course, found: Checkpoint | None, *, stored: bool) -> None:
         self.course = course
-        self.deal = course.deal()
+        self.deal = course.deal
         self.total = course.options.updates(self.deal.updates_per_epoch)
         self.state = State() if found is None else found.state
         config = course.options.mlx_lm(self.total)
@@ -172,8 +163,8 @@ class Session:
         )
         return self._ending
 
-    def _loss(self, model: Module, *batch: mx.array) -> tuple[mx.array, mx.array]:
-        loss, count = self.course.loss(model, *batch)
+    def _loss(self, _: Module, *batch: mx.array) -> tuple[mx.array, mx.array]:
+        loss, count = self.course.forward.loss(*batch)
         self.updates.add_loss(mx.stop_gradient(loss))
         return loss, count
 
@@ -187,7 +178,7 @@ class Session:
                     if self._must_stop():
                         return
                     mx.random.seed(self._seed_of(place))
-                    yield arrays_of(batch)
+                    yield self.course.forward.arrays("train", batch)
                 self._after_update(rows)
                 if self._out_of_patience():
                     self._ending = "early"
@@ -367,24 +358,16 @@ class _Recent:
         return self._loss / self._updates
 
 
-def arrays_of(batch: Batch) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    return (
-        mx.array(batch.inputs),
-        mx.array(batch.where),
-        mx.array(batch.targets),
-        mx.array(batch.weights),
-    )
-
-
 def mean_loss(course: Course) -> float:
     """Mean loss of the validation rows' target tokens."""
     valid = course.valid
     if valid is None:
         raise AssertionError("no validation rows")
     total, count = 0.0, 0
-    for batch in batches_for_scoring(valid, course.micro_batch, course.multiple):
+    for batch in batches_for_scoring(valid, course.multiple):
         course.guard.check()
-        loss, _ = course.loss(course.model, *arrays_of(batch))
+        arrays = course.forward.arrays("valid", batch)
+        loss, _ = course.forward.loss(*arrays)
         total += float(loss)
         count += batch.target_tokens
     return total / count

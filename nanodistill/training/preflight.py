@@ -127,8 +127,10 @@ class Preflight:
             options=self.options,
             limits=self.limits,
             data="+".join(rows.fingerprint for rows in self.token_rows.values()),
+            window=self.deal.window,
             micro_batch=self.options.settings.batch_size,
             checkpointing=self.options.settings.gradient_checkpointing,
+            vocabulary=self.facts.vocabulary,
             parent=0,
             scored_by=self.scored_by,
         )

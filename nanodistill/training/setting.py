@@ -8,6 +8,7 @@ makes results depend on whether there is one.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,21 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.tuner.trainer import grad_checkpoint
 
+from nanodistill.events import Listener, Notice
 from nanodistill.hardware import GIB
 from nanodistill.models.blas import Blas, threads
+from nanodistill.training.adapters import trained_layers
 from nanodistill.training.checkpoints import Identity
+from nanodistill.training.forward import Forward, SharedForward, choose_forward, shared_tokens
 from nanodistill.training.guard import Limits
+from nanodistill.training.tokens import TokenRows
 
 if TYPE_CHECKING:
     from nanodistill.training.child import Job
 
 CACHE_SHARE = 0.25
+KEPT_SHARE = 0.25
+"""Share of max_memory_gb that the kept outputs of the layers below may take."""
 
 
 def on_cpu() -> bool:
@@ -43,6 +50,41 @@ def checkpoint_layers(model: Module) -> None:
     kinds = {type(layer): layer for layer in model.layers}
     for layer in kinds.values():
         grad_checkpoint(layer)
+
+
+def quickest_forward(
+    model: Module, splits: Mapping[str, TokenRows], job: Job, say: Listener
+) -> Forward:
+    """The forward pass with the least work for this model and these rows, made ready.
+
+    Gradient checkpointing computes a block again when it is left, which shared tokens would
+    not survive.
+    """
+    rows = {name: split for name, split in splits.items() if len(split)}
+    shared = 0 if job.checkpointing else shared_tokens(list(rows.values()))
+    frozen = len(model.layers) - trained_layers(model, job.options)
+    model.eval()
+    forward = choose_forward(model, rows, shared=shared, frozen=frozen, on_cpu=on_cpu())
+    if isinstance(forward, SharedForward) and frozen:
+        _keep(forward, rows, job, say)
+    model.train()
+    return forward
+
+
+def _keep(forward: SharedForward, splits: Mapping[str, TokenRows], job: Job, say: Listener) -> None:
+    """Keep the layers' outputs of splits whose rows come by more than once, if they fit."""
+    left = job.limits.max_memory_gb * GIB * KEPT_SHARE
+    comes_again = {"valid": True, "train": job.options.settings.num_train_epochs > 1}
+    for name in ("valid", "train"):
+        if name not in splits or not comes_again[name]:
+            continue
+        rows = splits[name].after(forward.prefix)
+        size = len(rows.tokens) * forward.bytes_per_token
+        if size > left:
+            continue
+        say(Notice(f"computing the layers that are not trained for {len(rows)} {name} rows, once"))
+        forward.keep(name, rows)
+        left -= size
 
 
 def identity_of(job: Job, blas: Blas) -> Identity:

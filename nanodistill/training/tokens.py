@@ -60,6 +60,15 @@ class TokenRows:
     def __getitem__(self, row: int) -> Ints:
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
+    def after(self, prefix: int) -> TokenRows:
+        """The same rows without their first `prefix` tokens, all of them prompt."""
+        if not prefix:
+            return self
+        parts = [self[row][prefix:] for row in range(len(self))]
+        lengths = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        flat = np.concatenate(parts) if parts else self.tokens
+        return TokenRows(flat, lengths.astype(np.int64), self.prompts - np.int32(prefix))
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
