@@ -6,7 +6,7 @@ from another terminal while the run is on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,8 @@ class Status:
         return now or f"{self.folder}: nothing in progress."
 
 
-def status_of(config: DistillationConfig, run_file: Path) -> Status:
-    """The state of the run that `config` describes.
+def status_of(config: DistillationConfig, then: Callable[[str], str]) -> Status:
+    """The state of the run that `config` describes; `then` makes the line that calls a command.
 
     Raises:
         DamagedFile: one of the run's files can't be read.
@@ -85,7 +85,7 @@ def status_of(config: DistillationConfig, run_file: Path) -> Status:
         trainings=trainings,
         evaluations=evaluations,
         disk=_disk(run),
-        next=_next(run_file, bool(versions), trainings, bool(evaluations)),
+        next=_next(then, bool(versions), trainings, bool(evaluations)),
     )
 
 
@@ -134,12 +134,17 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _next(run_file: Path, dataset: bool, trainings: tuple[dict[str, Any], ...], eval_: bool) -> str:
+def _next(
+    then: Callable[[str], str],
+    dataset: bool,
+    trainings: tuple[dict[str, Any], ...],
+    evaluated: bool,
+) -> str:
     if not dataset:
-        return f"nanodistill synth {run_file}"
+        return then("synth")
     if not trainings or trainings[-1]["state"] == "unfinished":
-        return f"nanodistill train {run_file}"
-    return f'nanodistill ask {run_file} "…"' if eval_ else f"nanodistill eval {run_file}"
+        return then("train")
+    return f'{then("ask")} "…"' if evaluated else then("eval")
 
 
 def size(n: float) -> str:

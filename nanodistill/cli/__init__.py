@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import click
 
 from nanodistill.cli import datasets, delivery, stages
-from nanodistill.cli.command import Asked, Ending, cli
+from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.errors import NanoDistillError
 
 INTERRUPTED = 130
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else None
         return asked.failed(2, error.format_message(), hint)
     except (click.Abort, KeyboardInterrupt):
-        again = f"Go on with: nanodistill {' '.join(arguments)}"
+        again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         hint = "This is a fault of NanoDistill; run again with --debug for its traceback."

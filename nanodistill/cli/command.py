@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,7 +89,15 @@ class Work:
 
     def then(self, command: str) -> str:
         """The command line that does `command` with the same run file."""
-        return f"nanodistill {command} {self.run_file}"
+        return f"{program()} {command} {self.run_file}"
+
+
+def program() -> str:
+    """What to type to call this program here: its name where the PATH has it, else its place."""
+    if shutil.which("nanodistill"):
+        return "nanodistill"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "nanodistill" else "nanodistill"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

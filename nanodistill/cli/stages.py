@@ -80,7 +80,7 @@ def status(work: Work) -> Ending:
     """What is done, what is left, what it cost."""
     from nanodistill import status as module
 
-    state = module.status_of(work.config, work.run_file)
+    state = module.status_of(work.config, work.then)
     for table in state.tables():
         work.listen(table)
     return Ending(state.to_json(), state.summary(), state.next)

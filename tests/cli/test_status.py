@@ -1,0 +1,60 @@
+"""Where a run stands, at each stage of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanodistill.config import DistillationConfig
+from nanodistill.journal import Attempt, Call, Response, open_journal
+from nanodistill.records import Completion, Usage
+from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.status import size, status_of, usd
+
+KEY = "ab" * 32
+
+
+def config(folder: Path) -> DistillationConfig:
+    return DistillationConfig(
+        name="run",
+        seed=[{"input": "2+2", "output": "4"}],
+        instruction="Answer with the sum.",
+        output_dir=folder,
+    )
+
+
+def then(command: str) -> str:
+    return f"nd {command}"
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    found = status_of(config(tmp_path), then)
+    assert (found.stages, found.versions, found.disk, found.next) == ({}, (), {}, "nd synth")
+
+
+def test_calls_are_summed_while_the_run_is_on(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    usage = Usage(prompt_tokens=10, completion_tokens=5)
+    attempt = Attempt(1.0, "generate", "m", KEY, "first", "answered", usage=usage, cost_usd=0.25)
+    answer = Response(KEY, "generate", Completion("hello", "stop", usage))
+    with run.locked("synth"), open_journal(run.journal) as journal:
+        journal.commit([Call(attempt, answer)])
+        found = status_of(config(tmp_path), then)
+    assert found.working == ("synthesis",)
+    assert found.to_json()["calls"]["generate"]["made"] == 1
+    assert found.to_json()["cost_usd"] == 0.25
+    assert "synthesis in progress" in found.summary()
+
+
+def test_an_unfinished_training_is_what_comes_next(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    entry = {"run": "abc", "dataset": "v0001-11111111", "student": "s"}
+    write_json(run.training / "index.json", {"latest": "abc", "runs": [entry]})
+    (unfinished,) = status_of(config(tmp_path), then).trainings
+    write_json(run.training / "abc" / "result.json", {"steps": 3})
+    (ended,) = status_of(config(tmp_path), then).trainings
+    assert (unfinished["state"], ended["state"]) == ("unfinished", "ended")
+
+
+def test_sizes_and_costs_for_people() -> None:
+    assert [size(n) for n in (0, 812, 1_400_000, 2e9)] == ["0 B", "812 B", "1.4 MB", "2.0 GB"]
+    assert (usd(None), usd(0.5)) == ("unknown", "$0.5000")
