@@ -16,11 +16,11 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanodistill.errors import MemoryLimit, NanoDistillError
+from nanodistill.errors import MemoryLimit, ModelError, NanoDistillError
 from nanodistill.events import Event, Listener, Notice
 from nanodistill.models.blas import load_fast_blas, set_threads
 from nanodistill.runfolder import read_json, write_json
@@ -29,7 +29,8 @@ from nanodistill.training.guard import Guard, Limits, Readings
 from nanodistill.training.metrics import MetricsWriter, keep_until
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import TrainingFolder
-from nanodistill.training.tokens import load_tokens
+from nanodistill.training.score import Scorer, Scoring
+from nanodistill.training.tokens import TokenRows, load_tokens
 
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
@@ -54,19 +55,26 @@ class Job:
     checkpointing: bool
     vocabulary: int
     parent: int
-    scored_by: Mapping[str, Any] | None
+    scored_by: Scoring | None
 
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),
             "options": self.options.to_json(),
             "limits": dict(vars(self.limits)),
+            "scored_by": None if self.scored_by is None else asdict(self.scored_by),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Job:
         options = TrainingOptions.from_json(value["options"])
-        return cls(**{**value, "options": options, "limits": Limits(**value["limits"])})
+        scored = value["scored_by"]
+        parts = {
+            "options": options,
+            "limits": Limits(**value["limits"]),
+            "scored_by": None if scored is None else Scoring.from_json(scored),
+        }
+        return cls(**{**value, **parts})
 
 
 def main(arguments: list[str]) -> int:
@@ -89,20 +97,31 @@ def attempt(folder: TrainingFolder) -> dict[str, Any]:
     try:
         return Child(folder).train()
     except NanoDistillError as known:
-        kind = "memory" if isinstance(known, MemoryLimit) else "refused"
-        return {
-            "ending": kind,
-            "error": type(known).__name__,
-            "message": known.message,
-            "next_step": known.next_step,
-            "exit": known.exit_code,
-        }
-    except (MemoryError, RuntimeError) as failed:
-        if isinstance(failed, RuntimeError) and not is_out_of_memory(str(failed)):
+        return refusal(known)
+    except (MemoryError, RuntimeError, ValueError) as failed:
+        if NO_GRADIENT in str(failed):
+            return refusal(
+                ModelError(
+                    f"MLX can't train this student: {failed}",
+                    next_step="Choose a student of another architecture.",
+                )
+            )
+        if not isinstance(failed, MemoryError) and not is_out_of_memory(str(failed)):
             raise
         return {"ending": "out of memory", "message": str(failed), "exit": 1}
 
 
+def refusal(error: NanoDistillError) -> dict[str, Any]:
+    return {
+        "ending": "memory" if isinstance(error, MemoryLimit) else "refused",
+        "error": type(error).__name__,
+        "message": error.message,
+        "next_step": error.next_step,
+        "exit": error.exit_code,
+    }
+
+
+NO_GRADIENT = "[Primitive::vjp] Not implemented"
 OUT_OF_MEMORY = ("insufficient memory", "outofmemory", "out of memory", "bad_alloc", "malloc")
 
 
@@ -190,7 +209,12 @@ class Child:
     ) -> Course:
         from nanodistill.training import adapters
         from nanodistill.training.loop import Course
-        from nanodistill.training.setting import checkpoint_layers, on_cpu, quickest_forward
+        from nanodistill.training.setting import (
+            checkpoint_layers,
+            hold_wired,
+            on_cpu,
+            quickest_forward,
+        )
 
         model, splits, options = loaded.model, load_tokens(self.folder.rows), self.job.options
         config = adapters.prepare(model, options)
@@ -209,14 +233,19 @@ class Child:
             micro_batch=self.job.micro_batch,
             multiple=1 if on_cpu() else GPU_MULTIPLE,
             vocabulary=self.job.vocabulary,
-            score=None,
+            score=self._scorer(loaded, splits),
             checkpoints=checkpoints,
             adapter=self.folder.adapter,
             adapter_config=adapters.adapter_config(config, options, self.job.student),
             metrics=metrics,
             guard=self._guard(say),
             stop_asked=self._stop_asked,
+            hold_memory=lambda: hold_wired(self.job.limits),
         )
+
+    def _scorer(self, loaded: LoadedModel, splits: Mapping[str, TokenRows]) -> Scorer | None:
+        scored = self.job.scored_by
+        return None if scored is None else Scorer(loaded, splits["valid"], scored)
 
     def _guard(self, say: Listener) -> Guard:
         import mlx.core as mx

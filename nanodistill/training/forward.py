@@ -22,7 +22,7 @@ computing the loss of a few rows both ways, and takes the whole model as it is
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -266,18 +266,6 @@ def sample_loss(forward: Forward, rows: TokenRows) -> float:
     batch = assemble(own, pair, weight=1 / int(rows.targets[pair].sum()), multiple=1)
     loss, _ = forward.loss(*forward.arrays("sample", batch))
     return float(loss)
-
-
-def shared_tokens(splits: Sequence[TokenRows]) -> int:
-    """How many tokens all rows begin with, leaving each row one of its prompt at least."""
-    rows = [split[row] for split in splits for row in range(len(split))]
-    most = min((int(split.prompts.min()) - 1 for split in splits if len(split)), default=0)
-    first = rows[0][:most] if rows else np.zeros(0, np.int32)
-    for row in rows:
-        differing = np.flatnonzero(row[: len(first)] != first)
-        if len(differing):
-            first = first[: differing[0]]
-    return len(first)
 
 
 def view(body: Module, **replaced: Any) -> Module:

@@ -78,6 +78,7 @@ class Course:
     metrics: MetricsWriter
     guard: Guard
     stop_asked: Callable[[], bool]
+    hold_memory: Callable[[], None]
 
     @property
     def batches(self) -> int:
@@ -193,6 +194,7 @@ class Session:
         return batches_of_update(course.train, rows, course.batches, course.multiple)
 
     def _begin(self) -> None:
+        self.course.hold_memory()  # mlx-lm's loop has just set a limit of its own
         self._save()
         if self._is_due(self._eval_every):
             done = {validation.update for validation in self.state.validations}

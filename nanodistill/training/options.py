@@ -109,12 +109,14 @@ class TrainingOptions:
         settings = TrainingSettings.model_validate({**value["settings"]})
         return cls(settings, MlxSettings.model_validate(value["beyond"]), value["seed"])
 
-    def run_id(self, dataset_fingerprint: str, student: str, metric: str | None) -> str:
+    def run_id(
+        self, dataset_fingerprint: str, student: str, scoring: Mapping[str, Any] | None
+    ) -> str:
         """The name of the run's folder: equal runs have equal names.
 
         Args:
             student: identity of the student's weights.
-            metric: what the best checkpoint is chosen by, where it is a score.
+            scoring: what the best checkpoint is chosen by, where it is a score.
         """
         settings = self.settings.model_dump(mode="json", exclude=BESIDE_THE_POINT)
         beyond = self.beyond.model_dump(mode="json", exclude=BESIDE_THE_POINT)
@@ -124,6 +126,6 @@ class TrainingOptions:
             "beyond": beyond,
             "seed": self.seed,
             "student": student,
-            "metric": metric if self.settings.best_by == "score" else None,
+            "scoring": scoring,
         }
         return tagged_hash("nanodistill.training.v1", value)[:12]

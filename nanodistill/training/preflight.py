@@ -30,7 +30,8 @@ from nanodistill.training.guard import Limits
 from nanodistill.training.modelfacts import UNTRAINABLE, ModelFacts, read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
-from nanodistill.training.tokens import TokenRows
+from nanodistill.training.score import Scoring
+from nanodistill.training.tokens import TokenRows, shared_tokens
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
@@ -44,9 +45,11 @@ SPLITS: tuple[Split, ...] = ("train", "valid")
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split under the student's tokenizer. `too_long` rows are dropped."""
+    """One split under the student's tokenizer. `too_long` rows are dropped; `numbers` are the
+    places of the others in the split."""
 
     rows: TokenRows
+    numbers: Sequence[int]
     all_lengths: Sequence[int]
     too_long: int
     no_room: int
@@ -57,10 +60,13 @@ class SplitReport:
     @classmethod
     def of(cls, encoded: Encoded, longest: int, *, mask_prompt: bool) -> SplitReport:
         """`no_room` counts those of the too long whose prompt alone fills `longest`."""
-        fits = [example for example in encoded.examples if len(example.tokens) <= longest]
+        examples = encoded.examples
+        numbers = [n for n, example in enumerate(examples) if len(example.tokens) <= longest]
+        fits = [examples[n] for n in numbers]
         kept = fits if mask_prompt else [example.unmasked() for example in fits]
         return cls(
             rows=TokenRows.of(kept),
+            numbers=numbers,
             all_lengths=[len(example.tokens) for example in encoded.examples],
             too_long=len(encoded.examples) - len(fits),
             no_room=sum(example.prompt >= longest for example in encoded.examples),
@@ -95,7 +101,7 @@ class Preflight:
     hardware: Hardware
     presets: Mapping[str, Any]
     findings: tuple[Finding, ...]
-    scored_by: Mapping[str, Any] | None
+    scored_by: Scoring | None
 
     @property
     def updates(self) -> int:
@@ -185,7 +191,10 @@ def preflight(
     problems = _problems(splits, options, facts)
     if problems:
         raise ConfigError("This can't be trained:", problems)
-    deal = _deal(splits["train"].rows, options)
+    scored = None
+    if options.settings.best_by == "score":
+        scored = Scoring.of(config, dataset, splits["valid"].numbers)
+    deal = _deal(splits, options)
     limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
     needed = estimate(facts, options, _load(splits, deal, options), hardware)
     if needed.weights > limits.memory_hard_limit_gb * GIB:
@@ -198,7 +207,9 @@ def preflight(
         Finding("preset", f"{name}: {', '.join(f'{k} = {v}' for k, v in used.items()) or 'none'}"),
     ]
     return Preflight(
-        run_id=options.run_id(dataset.fingerprint, student.identity, str(config.metric)),
+        run_id=options.run_id(
+            dataset.fingerprint, student.identity, None if scored is None else scored.identity
+        ),
         dataset={
             "path": str(dataset.path),
             "version": dataset.name,
@@ -214,7 +225,7 @@ def preflight(
         hardware=hardware,
         presets=used,
         findings=tuple(found),
-        scored_by=None,
+        scored_by=scored,
     )
 
 
@@ -275,9 +286,12 @@ def _too_big(needed: Estimate, limits: Limits) -> Problem:
     )
 
 
-def _deal(rows: TokenRows, options: TrainingOptions) -> Deal:
+def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:
+    """The order of the rows, fit to what is left of them once shared tokens are out."""
+    rows = splits["train"].rows
+    shared = shared_tokens([report.rows for report in splits.values()])
     batches = options.settings.gradient_accumulation_steps
-    return fit_window(rows.lengths, options.rows_per_update, batches, 1, options.seed)
+    return fit_window(rows.lengths - shared, options.rows_per_update, batches, 1, options.seed)
 
 
 def _load(splits: Mapping[str, SplitReport], deal: Deal, options: TrainingOptions) -> Load:

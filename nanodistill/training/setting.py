@@ -21,9 +21,9 @@ from nanodistill.hardware import GIB
 from nanodistill.models.blas import Blas, threads
 from nanodistill.training.adapters import trained_layers
 from nanodistill.training.checkpoints import Identity
-from nanodistill.training.forward import Forward, SharedForward, choose_forward, shared_tokens
+from nanodistill.training.forward import Forward, SharedForward, choose_forward
 from nanodistill.training.guard import Limits
-from nanodistill.training.tokens import TokenRows
+from nanodistill.training.tokens import TokenRows, shared_tokens
 
 if TYPE_CHECKING:
     from nanodistill.training.child import Job
@@ -38,11 +38,18 @@ def on_cpu() -> bool:
 
 
 def prepare_mlx(limits: Limits) -> None:
-    """Hold MLX to the user's memory limits. mlx-lm's loop raises the wired limit; see loop.py."""
+    """Hold MLX to the user's memory limits."""
     if on_cpu():
         mx.disable_compile()
     mx.set_memory_limit(int(limits.memory_hard_limit_gb * GIB))
     mx.set_cache_limit(int(limits.max_memory_gb * GIB * CACHE_SHARE))
+
+
+def hold_wired(limits: Limits) -> None:
+    """Wire no more memory than the user allows, where MLX wires any."""
+    if mx.metal.is_available():
+        most = int(mx.device_info()["max_recommended_working_set_size"])
+        mx.set_wired_limit(min(most, int(limits.max_memory_gb * GIB)))
 
 
 def checkpoint_layers(model: Module) -> None:

@@ -86,6 +86,18 @@ class TokenRows:
         return digest.hexdigest()
 
 
+def shared_tokens(splits: Sequence[TokenRows]) -> int:
+    """How many tokens all rows begin with, leaving each row one of its prompt at least."""
+    rows = [split[row] for split in splits for row in range(len(split))]
+    most = min((int(split.prompts.min()) - 1 for split in splits if len(split)), default=0)
+    first = rows[0][:most] if rows else np.zeros(0, np.int32)
+    for row in rows:
+        differing = np.flatnonzero(row[: len(first)] != first)
+        if len(differing):
+            first = first[: differing[0]]
+    return len(first)
+
+
 def save_tokens(path: Path, splits: Mapping[str, TokenRows]) -> None:
     """Write the splits to one file, atomically."""
     arrays = {
