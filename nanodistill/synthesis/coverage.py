@@ -14,11 +14,11 @@ ties fall by a hash, so that two axes never run in step.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-from nanodistill.records import tagged_hash
 
 LABEL = "label"
 
@@ -35,8 +35,10 @@ class Axis:
     def of(cls, name: str, values: Sequence[str] | Mapping[str, float]) -> Axis:
         return cls(name, values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0))
 
-    def share(self, value: str) -> float:
-        return self.weights[value] / sum(self.weights.values())
+    @functools.cached_property
+    def shares(self) -> Mapping[str, float]:
+        total = sum(self.weights.values())
+        return {value: weight / total for value, weight in self.weights.items()}
 
     def says(self, value: str) -> str:
         return self.hints.get(value, value)
@@ -77,14 +79,10 @@ def deal(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> Iterat
         path: tuple[tuple[str, str], ...] = ()
         for axis in axes:
             here = within.setdefault(path, Counter())
-            behind = _behind(axis, overall[axis.name]), _behind(axis, here)
-            value = max(
-                axis.weights,
-                key=lambda name: (
-                    round(behind[0][name] + behind[1][name], 9),
-                    tagged_hash("tie", [seed, axis.name, number, name]),
-                ),
-            )
+            behind = _behind(axis, overall[axis.name], here)
+            furthest = max(behind.values())
+            tied = [name for name, lack in behind.items() if lack == furthest]
+            value = min(tied, key=lambda name: _drawn(seed, axis.name, number, name))
             overall[axis.name][value] += 1
             here[value] += 1
             path += ((axis.name, value),)
@@ -92,7 +90,14 @@ def deal(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> Iterat
         number += 1
 
 
-def _behind(axis: Axis, counts: Counter[str]) -> dict[str, float]:
-    """How many rows each value lacks to its share, if one more row is dealt."""
-    next_total = counts.total() + 1
-    return {value: next_total * axis.share(value) - counts[value] for value in axis.weights}
+def _behind(axis: Axis, *counted: Counter[str]) -> dict[str, float]:
+    """How many rows each value lacks to its share, if one more row is dealt, over all counts."""
+    rows = sum(counts.total() + 1 for counts in counted)
+    return {
+        value: round(rows * share - sum(counts[value] for counts in counted), 9)
+        for value, share in axis.shares.items()
+    }
+
+
+def _drawn(*of: object) -> bytes:
+    return hashlib.blake2b("\0".join(map(str, of)).encode(), digest_size=8).digest()

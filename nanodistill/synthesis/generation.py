@@ -87,6 +87,7 @@ class Caller:
         self._memory = memory
         self._turns: Counter[str | None] = Counter()
         self._said: Counter[object] = Counter()
+        self._rotations: dict[str | None, tuple[Rotation, Rotation]] = {}
 
     def calls(self, slots: Sequence[Slot]) -> list[Call]:
         """Calls for all of `slots`, in order of their first ones."""
@@ -106,12 +107,28 @@ class Caller:
         label = slots[0].cell.label
         turn = self._turns[label]
         self._turns[label] += 1
-        chosen = seeds_for(self._task, label, turn)
+        chosen = self._shown(label, turn)
         if self._task.config.generation == "chat":
             said = (slots[0].cell, tuple(seed.id for seed in chosen))
             self._said[said] += 1
             return Call(slots, chosen, (), turn, self._said[said] - 1)
         return Call(slots, chosen, self._avoided(slots, chosen), turn, 0)
+
+    def _shown(self, label: str | None, turn: int) -> tuple[Seed, ...]:
+        """The label's own seeds in rotation; in a structured call, others up to the number."""
+        task, few = self._task, self._task.config.few_shot
+        if label not in self._rotations:
+            own = task.seeds_of(label)
+            others = [seed for seed in task.seeds if seed not in own]
+            self._rotations[label] = (
+                Rotation(own, task.config.random_seed),
+                Rotation(others, task.config.random_seed),
+            )
+        of_label, of_others = self._rotations[label]
+        chosen = of_label.at(turn, few)
+        if task.config.generation == "chat":
+            return chosen
+        return chosen + of_others.at(turn, few - len(chosen))
 
     def _avoided(self, slots: tuple[Slot, ...], chosen: tuple[Seed, ...]) -> tuple[str, ...]:
         if not self._task.config.coverage:
@@ -121,24 +138,26 @@ class Caller:
         return self._memory.nearest(slots[0].cell.label, about)
 
 
-def seeds_for(task: Task, label: str | None, turn: int) -> tuple[Seed, ...]:
-    """The seeds that the `turn`-th call of a label shows: its own in rotation, then others."""
-    few = task.config.few_shot
-    own = task.seeds_of(label)
-    chosen = rotated(own, few, turn, task.config.random_seed)
-    if task.config.generation == "chat" or len(chosen) >= few:
-        return chosen
-    others = [seed for seed in task.seeds if seed not in own]
-    return chosen + rotated(others, few - len(chosen), turn, task.config.random_seed)
-
-
-def rotated(seeds: Sequence[Seed], few: int, turn: int, random_seed: int) -> tuple[Seed, ...]:
+class Rotation:
     """A window that moves on with each turn over an order that changes with each cycle."""
-    if not seeds:
-        return ()
-    cycle, start = divmod(turn, len(seeds))
-    order = sorted(seeds, key=lambda seed: tagged_hash("show", [random_seed, cycle, seed.id]))
-    return tuple((order + order)[start : start + min(few, len(order))])
+
+    def __init__(self, seeds: Sequence[Seed], random_seed: int) -> None:
+        self._seeds = {seed.id: seed for seed in seeds}
+        self._random_seed = random_seed
+        self._cycle = -1
+        self._order: list[Seed] = []
+
+    def at(self, turn: int, few: int) -> tuple[Seed, ...]:
+        if not self._seeds:
+            return ()
+        cycle, start = divmod(turn, len(self._seeds))
+        if cycle != self._cycle:
+            self._cycle, self._order = cycle, self._ordered(cycle)
+        return tuple((self._order * 2)[start : start + min(few, len(self._order))])
+
+    def _ordered(self, cycle: int) -> list[Seed]:
+        drawn = {id: tagged_hash("show", [self._random_seed, cycle, id]) for id in self._seeds}
+        return [self._seeds[id] for id in sorted(drawn, key=drawn.__getitem__)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Literal
 
@@ -29,11 +30,12 @@ from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.engine import Survey
 
-LARGEST_ROUND = 20_000
+LARGEST_ROUND = 10_000
+MOST_MAIN_ROUNDS = 10
 SMALLEST_ROUND = 256
 MAIN_ROUNDS = 4
 NEW_ENOUGH = 0.05
-BARREN_ROUNDS = 2
+BARREN_ROUNDS, BARREN_ROWS = 2, 20
 
 StopReason = Literal["complete", "saturated", "max_rounds", "preview"]
 
@@ -66,32 +68,41 @@ class Rounds:
         self._memory = Memory()
         self._caller = Caller(task, self._memory)
 
-    async def fill(self, slots: Sequence[Slot], ledger: Ledger, listen: Listener) -> StopReason:
-        """Run rounds until `slots` are filled, or there is a reason to stop."""
-        left = list(slots)
-        barren = 0
+    async def fill(
+        self, slots: Iterator[Slot], wanted: int, ledger: Ledger, listen: Listener
+    ) -> StopReason:
+        """Run rounds until the first `wanted` of `slots` are filled, or something else ends it."""
+        fresh = islice(slots, wanted)
+        left: list[Slot] = []
+        barren: list[int] = []
+        filled_so_far = 0
         for number in range(1, self._task.config.max_rounds + 1):
-            if not left:
+            if filled_so_far == wanted:
                 break
-            asked = left[: self.size(len(slots), len(left), number)]
+            size = self.size(wanted, wanted - filled_so_far, number)
+            asked = await to_thread.run_sync(_taken, left, fresh, size)
             calls = await to_thread.run_sync(self._caller.calls, asked)
             if number == 1:
                 listen(announced(await self._teacher.survey(self._requests(calls))))
             filled = await self._work(calls, ledger)
-            left = [slot for slot in left if slot.number not in filled]
-            listen(Progress("rows", len(slots) - len(left), len(slots)))
+            left = [slot for slot in (*asked, *left[size:]) if slot.number not in filled]
+            filled_so_far += len(filled)
+            listen(Progress("rows", filled_so_far, wanted))
             listen(Notice(f"Round {number}: {len(filled)} of {len(asked)} rows were good."))
-            barren = 0 if len(filled) >= NEW_ENOUGH * len(asked) else barren + 1
-            if barren == BARREN_ROUNDS and left:
+            barren = [] if len(filled) >= NEW_ENOUGH * len(asked) else [*barren, len(asked)]
+            if len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS:
                 return "saturated"
-        return "max_rounds" if left else "complete"
+        return "complete" if filled_so_far == wanted else "max_rounds"
 
-    async def preview(self, slots: Sequence[Slot], wanted: int, ledger: Ledger) -> StopReason:
-        """The first calls that `fill` would make, until `wanted` rows are there."""
-        calls = self._caller.calls(slots[: self.size(len(slots), len(slots), 1)])
+    async def preview(
+        self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
+    ) -> StopReason:
+        """The first calls that `fill` would make, until `limit` rows are there."""
+        asked = _taken([], islice(slots, wanted), self.size(wanted, wanted, 1))
+        calls = self._caller.calls(asked)
         found = 0
-        while calls and found < wanted:
-            some = _first_calls(calls, wanted - found)
+        while calls and found < limit:
+            some = _first_calls(calls, limit - found)
             found += len(await self._work(some, ledger))
             calls = calls[len(some) :]
         return "preview"
@@ -103,11 +114,12 @@ class Rounds:
         Structured ones are told what to keep away from: the work is shared over
         some rounds, fewer where `max_rounds` leaves no time for top-ups.
         """
+        largest = max(LARGEST_ROUND, ceil(wanted / MOST_MAIN_ROUNDS))
         if self._task.config.generation == "chat":
-            return LARGEST_ROUND
+            return largest
         main = max(1, min(MAIN_ROUNDS, self._task.config.max_rounds // 2))
         share = left if number > main else ceil(wanted / main)
-        return min(LARGEST_ROUND, max(SMALLEST_ROUND, share))
+        return min(largest, max(SMALLEST_ROUND, share))
 
     def _requests(self, calls: Sequence[Call]) -> Requests:
         return Requests(calls, lambda call: self._writer.request(call, self._teacher))
@@ -126,6 +138,12 @@ class Rounds:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
         return {placed.slot.number for placed in rows}
+
+
+def _taken(left: Sequence[Slot], fresh: Iterator[Slot], size: int) -> list[Slot]:
+    """The next slots in plan order: those left over, then new ones."""
+    some = list(left[:size])
+    return [*some, *islice(fresh, size - len(some))]
 
 
 def announced(survey: Survey) -> Notice:

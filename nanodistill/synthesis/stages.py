@@ -15,7 +15,7 @@ only curation and version remain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import islice
 
 from anyio import to_thread
@@ -94,14 +94,15 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     for seed in seeds:
         place(seed, for_seeds, ledger)
     axes = axes_of(task, policy)
-    slots = list(islice(slots_of(axes, task), max(0, task.wanted - len(ledger.kept))))
+    slots, wanted = slots_of(axes, task), max(0, task.wanted - len(ledger.kept))
     writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
     rounds = _rounds(bench, writer, seen, ledger)
     if limit is None:
-        stopped = await rounds.fill(slots, ledger, listen)
+        stopped = await rounds.fill(slots, wanted, ledger, listen)
     else:
-        stopped = await rounds.preview(slots, limit, ledger)
-    return Made(policy, check, _prompts(task, writer, slots), _spent(bench), stopped)
+        stopped = await rounds.preview(slots, wanted, limit, ledger)
+    prompts = _prompts(task, writer, slots_of(axes, task))
+    return Made(policy, check, prompts, _spent(bench), stopped)
 
 
 def _own_rows(run: RunFolder, task: Task, ledger: Ledger, listen: Listener) -> SynthesisResult:
@@ -126,14 +127,11 @@ def _spent(bench: Bench) -> Spent:
     return Spent(account.made, account.reused, account.retried, run.usage, run.known_cost)
 
 
-def _prompts(task: Task, writer: Writer, slots: Sequence[Slot]) -> dict[str, str]:
-    """The templates in full, and the first generation call as it was sent."""
-    prompts = dict(task.prompts.templates)
-    if slots:
-        (first, *_) = Caller(task, Memory()).calls(slots[: task.config.examples_per_call])
-        turns = [f"[{turn['role']}]\n{turn['content']}" for turn in writer.messages(first)]
-        prompts["first generation call"] = "\n\n".join(turns)
-    return prompts
+def _prompts(task: Task, writer: Writer, slots: Iterator[Slot]) -> dict[str, str]:
+    """The templates in full, and a generation call of one row."""
+    (call,) = Caller(task, Memory()).calls([next(slots)])
+    turns = [f"[{turn['role']}]\n{turn['content']}" for turn in writer.messages(call)]
+    return {**task.prompts.templates, "generation call": "\n\n".join(turns)}
 
 
 def _first_new(ledger: Ledger, limit: int) -> tuple[Trace, ...]:

@@ -75,9 +75,15 @@ class Task:
 
     def seeds_of(self, label: str | None) -> tuple[Row, ...]:
         """The seeds of a label; all of them where there is none."""
-        if label is None:
-            return self.seeds
-        return tuple(seed for seed in self.seeds if self.label_of(seed) == label)
+        return self.seeds if label is None else self._by_label.get(label, ())
+
+    @functools.cached_property
+    def _by_label(self) -> Mapping[str | None, tuple[Row, ...]]:
+        groups: dict[str | None, tuple[Row, ...]] = {}
+        for seed in self.seeds:
+            label = self.label_of(seed)
+            groups[label] = (*groups.get(label, ()), seed)
+        return groups
 
     def label_of(self, seed: Seed) -> str | None:
         return match_label(seed.output, self.labels) if self.labels else None

@@ -31,7 +31,7 @@ def test_counts_follow_the_weights_on_every_axis(
     for axis in axes:
         counts = Counter(dict(cell.values)[axis.name] for cell in cells)
         for value in axis.weights:
-            assert abs(counts[value] - n * axis.share(value)) < 2.5, (axis.name, counts)
+            assert abs(counts[value] - n * axis.shares[value]) < 2.5, (axis.name, counts)
 
 
 def test_a_plan_is_the_beginning_of_a_longer_one() -> None:
