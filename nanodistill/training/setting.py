@@ -71,7 +71,7 @@ def quickest_forward(
     shared = 0 if job.checkpointing else shared_tokens(list(rows.values()))
     frozen = len(model.layers) - trained_layers(model, job.options)
     model.eval()
-    forward = choose_forward(model, rows, shared=shared, frozen=frozen, on_cpu=on_cpu())
+    forward = choose_forward(model, rows["train"], shared=shared, frozen=frozen, on_cpu=on_cpu())
     if isinstance(forward, SharedForward) and frozen:
         _keep(forward, rows, job, say)
     model.train()

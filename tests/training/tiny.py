@@ -49,9 +49,9 @@ def make_student(folder: Path, *, template: str = TEMPLATE, seed: int = 0, **sha
     mx.random.seed(seed)
     kind, arguments = _get_classes(config)
     model = kind(arguments.from_dict(config))
-    weights = {
+    weights: dict[str, mx.array] = {
         name: mx.random.normal(array.shape) * 0.05 if array.ndim > 1 else array
-        for name, array in tree_flatten(model.parameters())
+        for name, array in dict(tree_flatten(model.parameters())).items()
     }
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     return folder

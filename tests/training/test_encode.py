@@ -1,0 +1,108 @@
+"""Rows become the tokens that inference will send, and what should follow them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nanodistill.errors import ModelError
+from nanodistill.training.encode import Encoded, encode, load_tokenizer
+from nanodistill.training.tokens import TokenRows, load_tokens, save_tokens
+from training.tiny import BEGIN, END, INSTRUCTION, START, TEMPLATE, make_row, make_student
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+PROMPT = f"{START}system\n{INSTRUCTION}{END}\n{START}user\nhello{END}\n{START}assistant\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    return load_tokenizer(make_student(tmp_path_factory.mktemp("m") / "student"), {})
+
+
+def tokenizer_for(template: str, folder: Path) -> TokenizerWrapper:
+    return load_tokenizer(make_student(folder / "student", template=template), {})
+
+
+def texts(tokenizer: TokenizerWrapper, encoded: Encoded) -> list[tuple[str, str]]:
+    """Prompt and targets of each row, as text."""
+    return [
+        (
+            tokenizer.decode(example.tokens[: example.prompt]),
+            tokenizer.decode(example.tokens[example.prompt :]),
+        )
+        for example in encoded.examples
+    ]
+
+
+def test_the_prompt_is_the_generation_prompt_and_the_targets_end_the_answer(
+    tokenizer: TokenizerWrapper,
+) -> None:
+    encoded = encode([make_row("hello", "bug")], tokenizer, "cot")
+    assert texts(tokenizer, encoded) == [(PROMPT, f"bug{END}")]
+    assert (encoded.joined, encoded.unended, encoded.double_bos) == (0, 0, False)
+
+
+def test_thinking_is_part_of_the_answer_unless_the_output_alone_is_trained_on(
+    tokenizer: TokenizerWrapper,
+) -> None:
+    row = make_row("hello", "bug", thinking="It broke.")
+    assert texts(tokenizer, encode([row], tokenizer, "cot")) == [
+        (PROMPT, f"<thinking>It broke.</thinking>bug{END}")
+    ]
+    assert texts(tokenizer, encode([row], tokenizer, "answer")) == [(PROMPT, f"bug{END}")]
+
+
+def test_a_template_that_rewrites_the_prompt_gets_the_answer_put_behind_it(tmp_path: Path) -> None:
+    rewriting = TEMPLATE.replace(
+        "{% for m in messages %}",
+        "{% if not add_generation_prompt %}whole: {% endif %}{% for m in messages %}",
+    )
+    tokenizer = tokenizer_for(rewriting, tmp_path)
+    encoded = encode([make_row("hello", "bug")], tokenizer, "cot")
+    assert texts(tokenizer, encoded) == [(PROMPT, f"bug{END}")]
+    assert encoded.joined == 1
+
+
+def test_a_template_that_does_not_end_an_answer_gets_an_end(tmp_path: Path) -> None:
+    endless = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}" \
+        "{% if add_generation_prompt %}[assistant]{% endif %}"  # fmt: skip
+    tokenizer = tokenizer_for(endless, tmp_path)
+    encoded = encode([make_row("hello", "bug")], tokenizer, "cot")
+    assert texts(tokenizer, encoded)[0][1] == f"bug{END}"
+    assert (encoded.joined, encoded.unended) == (0, 1)
+
+
+def test_a_doubled_beginning_is_noticed(tmp_path: Path) -> None:
+    tokenizer = tokenizer_for(BEGIN * 2 + TEMPLATE, tmp_path)
+    assert encode([make_row("hello", "bug")], tokenizer, "cot").double_bos
+
+
+def test_a_template_that_refuses_the_conversation_is_an_error_of_the_student(
+    tmp_path: Path,
+) -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}" \
+        "{{ raise_exception('System role not supported') }}{% endif %}"  # fmt: skip
+    tokenizer = tokenizer_for(refusing, tmp_path)
+    with pytest.raises(ModelError, match="refuses the conversation: System role not supported"):
+        encode([make_row("hello", "bug")], tokenizer, "cot")
+
+
+def test_a_student_without_a_template_is_refused(tmp_path: Path) -> None:
+    folder = make_student(tmp_path / "student")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="has no chat template"):
+        load_tokenizer(folder, {})
+
+
+def test_tokens_are_kept_in_a_file(tokenizer: TokenizerWrapper, tmp_path: Path) -> None:
+    rows = TokenRows.of(encode([make_row("hello", "bug")], tokenizer, "cot").examples)
+    none = TokenRows.of([])
+    save_tokens(tmp_path / "rows.npz", {"train": rows, "valid": none})
+    read = load_tokens(tmp_path / "rows.npz")
+    assert read["train"].fingerprint == rows.fingerprint
+    assert (len(read["valid"]), read["train"][0].tolist()) == (0, rows[0].tolist())
+    assert rows.fingerprint != none.fingerprint
