@@ -214,6 +214,11 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+def load_validation() -> None:
+    """Import what `parse` needs, which takes a while, before the first answer comes."""
+    _validator({})
+
+
 _compiled: dict[int, tuple[Mapping[str, Any], Validator]] = {}
 
 

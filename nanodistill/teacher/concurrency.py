@@ -1,46 +1,105 @@
 """How many calls may be in flight: a level that finds itself.
 
-Doubling at first, then by one per round of answers, the level grows while it is
-in use. It shrinks by a share when the provider refuses or fails to keep up.
-Servers that queue in silence are seen by what concurrency buys: by Little's law
+It is looked at once for each generation of answers, as many as the level (half as
+many at first). Tripling at first, then by one, it grows while it is in use; it
+shrinks by a share when the provider refuses or fails to keep up.
+
+Servers that queue in silence are seen by what concurrency buys. By Little's law
 throughput is calls in flight over latency, so if twice as many in flight take
-(almost) twice as long, the second half only waits. Latencies are therefore kept
-apart by octave of calls in flight, and an octave that brings less than `GAIN`
-times the throughput of the one below it is left, and tried again later. This is
-the marginal form of the gradient of TCP Vegas (Brakmo and Peterson, 1995); a
-rise of latency that pays, as in a server that batches, is no reason to stop.
+(almost) twice as long, the second half only waits. What was seen is therefore kept
+by octave of calls in flight. Tripling ends when throughput has not grown at least
+with the square root of the calls in flight, in two generations running. An octave
+that brings hardly more throughput than one below is left, and tried again later, at
+ever longer intervals. This is the marginal form of the gradient of TCP Vegas (Brakmo
+and Peterson, 1995): a latency that rises but pays, as in a server that batches, is
+no reason to stop. A verdict takes the best of three windows of time, so that a stall
+of either machine is not taken for it.
 
 Each stage has its own latencies: its answers are of other lengths.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 START = 8
-START_STEP = 2.0
-GAIN = 1.1
-ENOUGH_BELOW = 8
-ENOUGH = 24
-MEMORY = 0.05
+START_FACTOR = 3.0
+AGAIN_FACTOR = 1.5
+PAYS = 0.14
+PAYS_AT_START = 0.5
+APART = 1.5
 DECREASE = 0.7
-RECOVERY = 0.25
-TRY_AGAIN_AFTER = 15.0
 SMALLEST = 1.0
 LEAST_BY_LATENCY = 4.0
 IN_USE = 0.75
+WINDOWS = 3
+FEWEST = 8
+TRY_AGAIN_AFTER = 3.0
+LONGEST_UNTIL_AGAIN = 120.0
 
 
 @dataclass(slots=True)
-class Latency:
-    """A running mean, plain at first and forgetting later."""
+class Sample:
+    """Some answers: how many, with how many calls in flight, after how long."""
 
     count: int = 0
-    mean: float = 0.0
+    in_flight: float = 0.0
+    latency: float = 0.0
+    in_use: int = 0
 
-    def add(self, seconds: float) -> None:
+    def add(self, in_flight: int, latency: float, *, in_use: bool = True) -> None:
         self.count += 1
-        self.mean += (seconds - self.mean) * max(1 / self.count, MEMORY)
+        self.in_flight += (in_flight - self.in_flight) / self.count
+        self.latency += (latency - self.latency) / self.count
+        self.in_use += in_use
+
+    @property
+    def throughput(self) -> float:
+        return self.in_flight / max(self.latency, 1e-6)
+
+    def pays(self, lower: Sample, exponent: float) -> bool:
+        """Whether throughput grew from `lower` to here as the calls in flight, to a power."""
+        more = self.in_flight / lower.in_flight
+        return self.throughput >= lower.throughput * float(more**exponent)
+
+
+class Seen:
+    """What one octave brought in its last windows of time; each lasts as long as a call does."""
+
+    def __init__(self) -> None:
+        self._windows: deque[Sample] = deque(maxlen=WINDOWS)
+        self._window = Sample()
+        self._began = 0.0
+
+    def add(self, in_flight: int, latency: float, now: float) -> None:
+        if self._window.count == 0:
+            self._began = now
+        self._window.add(in_flight, latency)
+        if self._window.count >= FEWEST and now - self._began >= self._window.latency:
+            self._windows.append(self._window)
+            self._window = Sample()
+
+    @property
+    def best(self) -> Sample:
+        """The sample of most throughput."""
+        return max(self._windows or [self._window], key=lambda sample: sample.throughput)
+
+    @property
+    def is_known(self) -> bool:
+        return len(self._windows) > 0 or self._window.count >= FEWEST
+
+    @property
+    def is_certain(self) -> bool:
+        return len(self._windows) == WINDOWS
+
+
+@dataclass(slots=True)
+class Closed:
+    """An octave that was left: until when, and for how long at a time."""
+
+    until: float
+    interval: float
 
 
 class Concurrency:
@@ -49,12 +108,13 @@ class Concurrency:
     def __init__(self, most: int, start: int = START) -> None:
         self._most = float(most)
         self._level = min(float(start), self._most)
-        self._starting = True
-        self._octaves: dict[tuple[str, int], Latency] = {}
+        self._factor = START_FACTOR
+        self._unpaid = 0
+        self._generation = Sample()
+        self._octaves: dict[tuple[str, int], Seen] = {}
+        self._closed: dict[tuple[str, int], Closed] = {}
         self._decreased_at = float("-inf")
         self._recover_to = 0.0
-        self._saturated: dict[tuple[str, int], float] = {}
-        self.round_trip = 0.0
 
     @property
     def limit(self) -> int:
@@ -62,17 +122,20 @@ class Concurrency:
 
     @property
     def is_starting(self) -> bool:
-        return self._starting
+        return self._factor > 1.0
+
+    def tried(self, stage: str, latency: float, now: float) -> None:
+        """Take note of an answer that came while no other call was under way."""
+        self._seen(stage, 1).add(1, latency, now)
 
     def answered(self, stage: str, in_flight: int, latency: float, now: float) -> None:
-        """Take note of an answer that came with `in_flight` calls under way, itself included."""
-        self.round_trip += (latency - self.round_trip) * (0.1 if self.round_trip else 1.0)
-        octave = in_flight.bit_length()
-        self._octaves.setdefault((stage, octave), Latency()).add(latency)
-        if self._only_waits(stage, octave, now):
-            return
-        if in_flight >= IN_USE * self._level and not self._is_closed(stage, now):
-            self._grow()
+        """Take note of an answer to a call that was launched as one of `in_flight`."""
+        self._seen(stage, in_flight.bit_length()).add(in_flight, latency, now)
+        in_use = in_flight >= IN_USE * self._level
+        self._generation.add(in_flight, latency, in_use=in_use)
+        if self._generation.count >= self._level / (2 if self.is_starting else 1):
+            self._look(stage, in_flight.bit_length(), now)
+            self._generation = Sample()
 
     def overloaded(self, launched_at: float, now: float, *, lasting: bool) -> None:
         """Shrink, once for all calls that were under way together.
@@ -83,46 +146,77 @@ class Concurrency:
         if launched_at < self._decreased_at:
             return
         self._decreased_at = now
-        self._starting = self._starting and not lasting
+        self._factor = 1.0
         self._recover_to = 0.0 if lasting else self._level
         self._level = max(SMALLEST, self._level * DECREASE)
 
-    def _grow(self) -> None:
-        if self._starting:
-            step = START_STEP
-        else:
-            step = RECOVERY if self._level < self._recover_to else 1.0 / self._level
-        self._level = min(self._most, self._level + step)
+    def _look(self, stage: str, octave: int, now: float) -> None:
+        if self._only_waits(stage, octave, now):
+            return
+        if self._generation.in_use < self._generation.count / 2:
+            return
+        if self._factor > 1.0:
+            self._go_on_starting(stage)
+        elif self._level < self._recover_to:
+            self._level = min(self._recover_to, self._level * AGAIN_FACTOR)
+        elif not self._next_is_closed(stage, now):
+            self._level += 1.0
+        self._level = min(self._level, self._most)
+
+    def _go_on_starting(self, stage: str) -> None:
+        lower = self._known_below(stage, self._generation.in_flight)
+        unpaid = lower is not None and not self._generation.pays(lower, PAYS_AT_START)
+        self._unpaid = self._unpaid + 1 if unpaid else 0
+        if self._unpaid == 0:
+            self._level *= self._factor
+        elif self._unpaid > 1:
+            self._factor = 1.0
 
     def _only_waits(self, stage: str, octave: int, now: float) -> bool:
-        here, lower = self._octaves[stage, octave], self._known_below(stage, octave)
-        if lower is None or here.count < ENOUGH:
+        here = self._octaves[stage, octave]
+        lower = self._known_below(stage, here.best.in_flight) if here.is_certain else None
+        if lower is None:
             return False
-        steps = octave - lower
-        gain = 2.0**steps * self._octaves[stage, lower].mean / here.mean
-        if gain >= GAIN**steps:
+        if here.best.pays(lower, PAYS):
+            self._closed.pop((stage, octave), None)
             return False
-        for left in range(lower + 1, octave + 1):
-            self._saturated[stage, left] = now
-            self._octaves.pop((stage, left), None)
-        self._leave(lower)
+        self._leave(stage, octave, lower.in_flight, now)
         return True
 
-    def _known_below(self, stage: str, octave: int) -> int | None:
-        """The next lower octave of which enough is known."""
-        for lower in range(octave - 1, 0, -1):
-            known = self._octaves.get((stage, lower))
-            if known is not None and known.count >= ENOUGH_BELOW:
-                return lower
+    def _leave(self, stage: str, octave: int, in_flight: float, now: float) -> None:
+        """Go back to so many `in_flight`, and close the octaves above."""
+        lower = int(in_flight).bit_length()
+        for left in range(lower + 1, octave + 1):
+            before = self._closed.get((stage, left))
+            interval = TRY_AGAIN_AFTER if before is None else 2.0 * before.interval
+            interval = min(interval, LONGEST_UNTIL_AGAIN)
+            self._closed[stage, left] = Closed(now + interval, interval)
+            self._octaves.pop((stage, left), None)
+        self._factor = 1.0
+        self._recover_to = 0.0
+        self._level = min(self._level, max(LEAST_BY_LATENCY, 2.0**lower - 1))
+
+    def _known_below(self, stage: str, in_flight: float) -> Sample | None:
+        """The best that is known well below; with one call in flight, one answer is enough."""
+        for octave in range(int(in_flight).bit_length(), 0, -1):
+            seen = self._octaves.get((stage, octave))
+            if seen is None or not (seen.is_known or octave == 1):
+                continue
+            if seen.best.in_flight <= in_flight / APART:
+                return seen.best
         return None
 
-    def _leave(self, octave: int) -> None:
-        """Go back to the top of `octave`."""
-        self._starting = False
-        self._recover_to = 0.0
-        self._level = min(self._level, max(LEAST_BY_LATENCY, 2.0**octave - 1))
+    def _seen(self, stage: str, octave: int) -> Seen:
+        return self._octaves.setdefault((stage, octave), Seen())
 
-    def _is_closed(self, stage: str, now: float) -> bool:
-        """Whether the next step up leads into an octave that was left a short while ago."""
-        left_at = self._saturated.get((stage, int(self._level + 1).bit_length()))
-        return left_at is not None and now - left_at < TRY_AGAIN_AFTER
+    def _next_is_closed(self, stage: str, now: float) -> bool:
+        """Whether the next step up leads into an octave that was left a short while ago.
+
+        When its time has come, it is entered at a larger step, as at the start.
+        """
+        closed = self._closed.get((stage, int(self._level + 1).bit_length()))
+        if closed is None:
+            return False
+        if now >= closed.until:
+            self._recover_to = min(self._most, 2.0 * self._level)
+        return now < closed.until

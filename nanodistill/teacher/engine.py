@@ -34,7 +34,7 @@ from nanodistill.journal import Journal, Sums
 from nanodistill.records import Message, Request, Usage
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.account import Account
-from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.answers import Answer, Failure, load_validation
 from nanodistill.teacher.asking import params_for
 from nanodistill.teacher.budget import Budget, Size
 from nanodistill.teacher.chains import Chains, Lost, in_batches
@@ -157,6 +157,7 @@ async def open_teacher(
     """
     offload = offload or own_threads()
     price = await offload(lambda: _price(config))
+    await offload(load_validation)
     before = await offload(lambda: sum(journal.sums().values(), Sums()))
     lost: dict[str, Lost] = {}
     async with recording(journal, offload) as recorder:

@@ -24,6 +24,8 @@ MINUTE = 60.0
 WINDOW = MINUTE / MARGIN
 SPREAD = 0.5
 SHORTEST_SPREAD = 0.1
+FEW_ANSWERS = 10
+SPREAD_STEP = 3
 LAST_SPREAD = 200
 OVERLOADS = frozenset({"rate_limit", "overloaded", "timeout", "connection"})
 
@@ -146,13 +148,14 @@ class Admission:
 
     def answered(self, ticket: Ticket, now: float, tokens: int, hints: RateHints | None) -> None:
         """An answer came; it was `tokens` long, prompt and all."""
-        together = max(ticket.in_flight, self.in_flight)
         tried = self.breaker.is_trying
         self.in_flight -= 1
         self.breaker.answered()
         self._tokens.correct(ticket.spent, tokens)
-        if not tried:
-            self._concurrency.answered(ticket.stage, together, now - ticket.at, now)
+        if tried:
+            self._concurrency.tried(ticket.stage, now - ticket.at, now)
+        else:
+            self._concurrency.answered(ticket.stage, ticket.in_flight, now - ticket.at, now)
         self._spread_out(now - ticket.at)
         if hints is not None:
             self._heed(hints, ticket.spent.tokens, now)
@@ -183,7 +186,7 @@ class Admission:
         if not self._concurrency.is_starting or self._answers > LAST_SPREAD:
             self._spread.rate = math.inf
             return
-        together = START + self._answers
+        together = START + SPREAD_STEP * max(0, self._answers - FEW_ANSWERS)
         self._spread.rate = together / max(SPREAD * latency, SHORTEST_SPREAD)
 
     def _heed(self, hints: RateHints, tokens: int, now: float) -> None:

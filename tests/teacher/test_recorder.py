@@ -103,13 +103,17 @@ async def test_work_that_blocks_all_threads_does_not_keep_records_from_the_disk(
 ) -> None:
     """A teacher of plain functions may take all the threads that there are for such work."""
     hold = threading.Event()
+
+    async def block() -> None:
+        await anyio.to_thread.run_sync(hold.wait)
+
     with open_journal(tmp_path / "journal.sqlite") as journal:
         async with (
             recording(journal, own_threads()) as recorder,
             anyio.create_task_group() as tasks,
         ):
             for _ in range(100):
-                tasks.start_soon(anyio.to_thread.run_sync, hold.wait)
+                tasks.start_soon(block)
             await anyio.wait_all_tasks_blocked()
             try:
                 with anyio.fail_after(10):
