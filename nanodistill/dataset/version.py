@@ -79,18 +79,18 @@ def parse_where(where: str | Path | None) -> Where:
 
 
 def open_version(where: str | Path | None, run: RunFolder | None) -> DatasetVersion:
-    """The version that is meant; see `parse_where`.
+    """The version that is meant; see `parse_where`. One on the Hub is fetched and verified.
 
     Raises:
         NoDataset: the latest was asked for and the run has none yet.
-        FolderError: there is no such version or folder, or it has to be pulled first.
+        FolderError: there is no such version or folder.
+        InputError, CheckFailed, Stopped: a Hub id that can't be fetched; see `hub.pull`.
     """
     meant = parse_where(where)
     if isinstance(meant, HubDataset):
-        raise FolderError(
-            f"There is no folder {meant}, and a dataset on the Hub has to be fetched first.",
-            next_step=f"Fetch it: nanodistill pull {meant} --into DIR, then name DIR.",
-        )
+        from nanodistill.hub.pull import fetch_dataset
+
+        return open_folder(fetch_dataset(meant))
     if isinstance(meant, Path):
         return open_folder(meant)
     if run is None:

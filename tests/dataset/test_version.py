@@ -70,11 +70,6 @@ def test_a_folder_that_is_none_or_holds_none(tmp_path: Path) -> None:
         open_version(tmp_path, None)
 
 
-def test_a_hub_id_is_to_be_pulled_first() -> None:
-    with pytest.raises(FolderError, match=r"nanodistill pull somebody/rows@main --into"):
-        open_version("somebody/rows@main", None)
-
-
 def test_a_newer_manifest_is_refused(run: RunFolder) -> None:
     version = write_version(run, draft())
     path = version.path / "manifest.json"

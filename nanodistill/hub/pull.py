@@ -1,0 +1,219 @@
+"""pull(): a dataset version or a model of the Hub, at one revision, in a folder.
+
+Files come through huggingface_hub's cache, where a download that was cut goes on
+and a second one finds the work done. Then they are checked (a dataset version by
+`dataset verify`, a model's files by the Hub's own hashes) and put into their
+folder in one step: the folder holds all of it or is not there.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanodistill.dataset.files import make_durable
+from nanodistill.dataset.manifest import FILE, read_manifest
+from nanodistill.dataset.verify import verify
+from nanodistill.errors import CheckFailed, FolderError, InputError
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.hub.client import SECONDS_TO_ANSWER, Hub, NoSuchRepository, border
+from nanodistill.hub.hashes import is_same, remote_hashes
+from nanodistill.hub.parcel import RepoType
+from nanodistill.hubrows import HubDataset
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull came to. `version` and `fingerprint` are a dataset's, None of a model."""
+
+    repo: str
+    kind: str
+    commit: str
+    path: Path
+    version: str | None
+    fingerprint: str | None
+    files: int
+    reused: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "path": str(self.path)}
+
+    def summary(self) -> str:
+        what = f"dataset version {self.version}" if self.version else f"model {self.repo}"
+        done = "was there already" if self.reused else "pulled and checked"
+        return f"{self.path}: {what}, {self.files} files, {done}."
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one commit, as they lie in the cache."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    @property
+    def commit(self) -> str:
+        return self.folder.name
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether `folder` holds these files and, hidden ones apart, no others."""
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        shown = {name for name in there if not is_hidden(name)}
+        return shown == set(self.names) and all(
+            filecmp.cmp(self.folder / name, folder / name, shallow=False) for name in self.names
+        )
+
+
+def pull(
+    where: str,
+    into: Path,
+    *,
+    kind: RepoType = "dataset",
+    hub: Hub | None = None,
+    listen: Listener = silent,
+) -> Pulled:
+    """Fetch `owner/name` or `owner/name@revision`, check it and put it into the folder `into`.
+
+    Raises:
+        InputError: there is no such repository or revision for us.
+        FolderError: it holds no dataset version, or `into` holds something else.
+        CheckFailed: what arrived is not what was pushed.
+        Stopped: the Hub can't be reached.
+    """
+    hub, meant = hub or Hub(), parse_repo(where)
+    if kind == "model":
+        return _put(meant, kind, _model_snapshot(meant, hub, listen), into)
+    try:
+        snapshot = _dataset_snapshot(meant, hub, listen)
+    except NoSuchRepository as missing:
+        raise NoSuchRepository(
+            missing.message, next_step=f"{missing.next_step} A model is pulled with --model."
+        ) from missing
+    verify(snapshot.folder)
+    return _put(meant, kind, snapshot, into)
+
+
+def fetch_dataset(where: HubDataset, *, hub: Hub | None = None, listen: Listener = silent) -> Path:
+    """The folder of a dataset version in huggingface_hub's cache, downloaded and verified.
+
+    Raises:
+        As `pull`.
+    """
+    snapshot = _dataset_snapshot(where, hub or Hub(), listen)
+    verify(snapshot.folder)
+    return snapshot.folder
+
+
+def parse_repo(where: str) -> HubDataset:
+    """`owner/name` or `owner/name@revision`.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        return HubDataset.parse(where)
+    except ValueError as wrong:
+        raise InputError(
+            f"{where!r} names no repository.", next_step="Write OWNER/NAME or OWNER/NAME@REVISION."
+        ) from wrong
+
+
+def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+    """The manifest first: it lists the other files, and its commit is the one they are taken of."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    api = hub.api
+    with border(hub, where.repo, "dataset"):
+        try:
+            manifest = Path(
+                api.hf_hub_download(
+                    where.repo,
+                    FILE,
+                    repo_type="dataset",
+                    revision=where.revision,
+                    cache_dir=hub.cache,
+                    etag_timeout=SECONDS_TO_ANSWER,
+                )
+            )
+        except RemoteEntryNotFoundError as missing:
+            raise FolderError(
+                f"{where} holds no dataset version of NanoDistill: it has no {FILE}.",
+                next_step="Its rows can be used all the same: set seed, test or training_data "
+                f"to {where}",
+            ) from missing
+    names = tuple(sorted({*read_manifest(manifest.parent).files, FILE}))
+    return _snapshot(where.repo, "dataset", manifest.parent.name, names, hub, listen)
+
+
+def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+    with border(hub, where.repo, "model"):
+        info = hub.api.model_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
+        assert info.sha is not None
+        hashes = remote_hashes(hub.api, where.repo, "model", info.sha)
+    names = tuple(sorted(name for name in hashes if not is_hidden(name)))
+    snapshot = _snapshot(where.repo, "model", info.sha, names, hub, listen)
+    wrong = [name for name in names if not is_same(snapshot.folder / name, hashes[name])]
+    if wrong:
+        raise CheckFailed(
+            f"{where} did not arrive as the Hub has it: {', '.join(wrong)}.",
+            next_step=f"Remove {snapshot.folder} and pull again.",
+        )
+    return snapshot
+
+
+def _snapshot(
+    repo: str, kind: RepoType, commit: str, names: Iterable[str], hub: Hub, listen: Listener
+) -> Snapshot:
+    names = tuple(names)
+    listen(Notice(f"fetching {len(names)} files of {repo} at {commit[:8]}"))
+    with border(hub, repo, kind):
+        folder = hub.api.snapshot_download(
+            repo,
+            repo_type=kind,
+            revision=commit,
+            cache_dir=hub.cache,
+            allow_patterns=list(names),
+            etag_timeout=SECONDS_TO_ANSWER,
+        )
+    return Snapshot(Path(folder), names)
+
+
+def _put(where: HubDataset, kind: RepoType, snapshot: Snapshot, into: Path) -> Pulled:
+    reused = into.is_dir() and any(into.iterdir())
+    if reused and not snapshot.is_in(into):
+        raise FolderError(
+            f"{into} holds something else already.", next_step="Name another folder: --into DIR"
+        )
+    if not reused:
+        _copy(snapshot, into)
+    manifest = read_manifest(into) if kind == "dataset" else None
+    return Pulled(
+        repo=where.repo,
+        kind=kind,
+        commit=snapshot.commit,
+        path=into,
+        version=manifest.name if manifest else None,
+        fingerprint=manifest.fingerprint if manifest else None,
+        files=len(snapshot.names),
+        reused=reused,
+    )
+
+
+def _copy(snapshot: Snapshot, into: Path) -> None:
+    """All files at their place in one step, read-only as the writer of versions leaves them."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    part = into.with_name(f".{into.name}.pulling")
+    shutil.rmtree(part, ignore_errors=True)
+    for name in snapshot.names:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(snapshot.folder / name, part / name)
+    make_durable(part)
+    part.rename(into)
+
+
+def is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

@@ -1,0 +1,221 @@
+"""push(): a parcel becomes a commit on main and a tag that stays.
+
+    look      what is there: the repository, its files by hash, its tags
+    send      the files that differ, in one commit on what was looked at
+    tag       the parcel's own tag on that commit
+
+Each step finds itself done when the push is run again: large files that arrived
+are asked for by hash and not sent twice, an unchanged main gets no commit, a tag
+with the same content is the end of the work. A commit that somebody else made in
+between is not written over: we look again. main holds what was pushed last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nanodistill.errors import InputError, Stopped
+from nanodistill.events import Listener, Notice, silent
+from nanodistill.hub.client import (
+    AGAIN,
+    SECONDS_TO_ANSWER,
+    Hub,
+    NoSuchRepository,
+    Stale,
+    border,
+)
+from nanodistill.hub.hashes import Known, is_same, remote_hashes, size_of
+from nanodistill.hub.parcel import Parcel
+from nanodistill.hub.scan import check
+
+LOOKS = 3
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push came to. `uploaded` are the files sent, `commit` where the tag points."""
+
+    repo: str
+    kind: str
+    tag: str
+    commit: str
+    url: str
+    private: bool
+    uploaded: tuple[str, ...]
+    removed: tuple[str, ...]
+    reused: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        seen = "private" if self.private else "public"
+        done = "was there already; nothing was sent" if self.reused else "pushed"
+        if self.uploaded:
+            files = "file" if len(self.uploaded) == 1 else "files"
+            done = f"pushed, {len(self.uploaded)} {files} sent"
+        return f"{self.url} ({seen}), tag {self.tag}: {done}."
+
+
+def push(
+    parcel: Parcel,
+    repo: str,
+    *,
+    public: bool = False,
+    hub: Hub | None = None,
+    allowed: Iterable[str] = (),
+    listen: Listener = silent,
+) -> Pushed:
+    """Put `parcel` into the repository `repo`, which is made where it is missing.
+
+    Args:
+        public: make a new repository public, or push to one that is.
+        allowed: texts that may be public though they look as if they should not.
+
+    Raises:
+        InputError: no token, no right, something in it that must not leave this machine, a
+            public repository that was not asked for, or a tag that holds something else.
+        Stopped: the network, the Hub or other pushes were in the way; run it again.
+    """
+    hub = hub or Hub()
+    check(parcel, secrets=[hub.known_token()], allowed=allowed, listen=listen)
+    work = Push(parcel, repo, public, hub, listen)
+    said = ""
+    for _ in range(LOOKS):
+        try:
+            return work.once()
+        except Stale as stale:
+            said = str(stale)
+            listen(Notice(f"{repo} changed while it was looked at ({said}); looking again"))
+    raise Stopped(f"{repo} is being changed by others: {said}.", next_step=AGAIN)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What is in the repository at one commit: hashes by path, commits by tag."""
+
+    commit: str
+    private: bool
+    hashes: Mapping[str, Known]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Push:
+    """One push on its way."""
+
+    parcel: Parcel
+    repo: str
+    public: bool
+    hub: Hub
+    listen: Listener
+
+    def once(self) -> Pushed:
+        remote = self._look_or_create()
+        if not remote.private and not self.public:
+            raise InputError(
+                f"{self.repo} is public, and pushing there was not asked for.",
+                next_step="Push with --public, or to another repository.",
+            )
+        if tagged := remote.tags.get(self.parcel.tag):
+            return self._tagged_already(remote, tagged)
+        changed = self._changed(remote.hashes)
+        outdated = tuple(sorted(filter(self.parcel.outdated, remote.hashes)))
+        commit = remote.commit
+        if changed or outdated:
+            commit = self._commit(remote, changed, outdated)
+        with border(self.hub, self.repo, self.parcel.kind):
+            self.hub.api.create_tag(
+                self.repo, tag=self.parcel.tag, revision=commit, repo_type=self.parcel.kind
+            )
+        return self._pushed(remote, commit, changed, outdated, reused=False)
+
+    def _look_or_create(self) -> Remote:
+        try:
+            return self._look()
+        except NoSuchRepository:
+            self._create()
+            return self._look()
+
+    def _look(self) -> Remote:
+        kind, api = self.parcel.kind, self.hub.api
+        with border(self.hub, self.repo, kind):
+            info = api.repo_info(self.repo, repo_type=kind, timeout=SECONDS_TO_ANSWER)
+            refs = api.list_repo_refs(self.repo, repo_type=kind)
+        assert info.sha is not None
+        tags = {tag.name: tag.target_commit for tag in refs.tags}
+        private = bool(info.private)
+        return Remote(info.sha, private, self._hashes(info.sha), tags)
+
+    def _hashes(self, commit: str) -> dict[str, Known]:
+        with border(self.hub, self.repo, self.parcel.kind):
+            return remote_hashes(self.hub.api, self.repo, self.parcel.kind, commit)
+
+    def _create(self) -> None:
+        seen = "public" if self.public else "private"
+        self.listen(Notice(f"making the {seen} {self.parcel.kind} repository {self.repo}"))
+        with border(self.hub, self.repo, self.parcel.kind):
+            self.hub.api.create_repo(
+                self.repo, private=not self.public, repo_type=self.parcel.kind, exist_ok=True
+            )
+
+    def _tagged_already(self, remote: Remote, commit: str) -> Pushed:
+        if changed := self._changed(self._hashes(commit)):
+            raise InputError(
+                f"{self.repo} has a tag {self.parcel.tag} already, and it holds something else: "
+                f"{', '.join(changed)}.",
+                next_step="Push to another repository, or delete that tag on the Hub first.",
+            )
+        self.listen(Notice(f"{self.repo} holds {self.parcel.name} already; nothing is left to do"))
+        return self._pushed(remote, commit, (), (), reused=True)
+
+    def _changed(self, hashes: Mapping[str, Known]) -> tuple[str, ...]:
+        return tuple(
+            path
+            for path, content in sorted(self.parcel.files.items())
+            if path not in hashes or not is_same(content, hashes[path])
+        )
+
+    def _commit(self, remote: Remote, changed: Iterable[str], outdated: Iterable[str]) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        contents = {path: self.parcel.files[path] for path in changed}
+        size = sum(map(size_of, contents.values()))
+        self.listen(Notice(f"sending {len(contents)} files, {size / 1e6:.1f} MB, to {self.repo}"))
+        with border(self.hub, self.repo, self.parcel.kind):
+            done = self.hub.api.create_commit(
+                self.repo,
+                [
+                    *(CommitOperationAdd(path, content) for path, content in contents.items()),
+                    *(CommitOperationDelete(path) for path in outdated),
+                ],
+                commit_message=f"NanoDistill: {self.parcel.name}",
+                repo_type=self.parcel.kind,
+                parent_commit=remote.commit,
+            )
+        return str(done.oid)
+
+    def _pushed(
+        self,
+        remote: Remote,
+        commit: str,
+        uploaded: tuple[str, ...],
+        removed: tuple[str, ...],
+        *,
+        reused: bool,
+    ) -> Pushed:
+        kind = self.parcel.kind
+        page = f"datasets/{self.repo}" if kind == "dataset" else self.repo
+        return Pushed(
+            repo=self.repo,
+            kind=kind,
+            tag=self.parcel.tag,
+            commit=commit,
+            url=f"{self.hub.name}/{page}",
+            private=remote.private,
+            uploaded=uploaded,
+            removed=removed,
+            reused=reused,
+        )

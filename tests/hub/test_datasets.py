@@ -1,0 +1,49 @@
+"""Dataset versions pushed and pulled with the real client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hub.small_hub import SmallHub
+from nanodistill.dataset import DatasetVersion, verify
+from nanodistill.hub import Hub, dataset_parcel, pull, push
+
+REPO = "owner/words"
+# huggingface_hub 1.33 hands large files to httpx by a name that httpx is giving up.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def test_a_version_is_pushed_privately_with_its_tag(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion
+) -> None:
+    done = push(dataset_parcel(version), REPO, hub=hub)
+    there = small_hub.repositories["dataset", REPO]
+    assert there.private
+    assert done.private
+    assert there.tags == {version.name: there.main}
+    pushed = {name for name in there.files if not name.startswith(".")}
+    assert pushed == {*version.manifest.files, "manifest.json"}
+    assert all(there.files[name] == (version.path / name).read_bytes() for name in pushed)
+
+
+def test_the_same_again_sends_nothing(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion
+) -> None:
+    first = push(dataset_parcel(version), REPO, hub=hub)
+    small_hub.requests.clear()
+    again = push(dataset_parcel(version), REPO, hub=hub)
+    assert (again.reused, again.uploaded, again.commit) == (True, (), first.commit)
+    assert "nothing was sent" in again.summary()
+    assert [request for request in small_hub.requests if not request.startswith("GET")] == []
+
+
+def test_a_pulled_version_is_the_one_that_was_pushed(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion, tmp_path: Path
+) -> None:
+    push(dataset_parcel(version), REPO, hub=hub)
+    done = pull(f"{REPO}@{version.name}", tmp_path / "here", hub=hub)
+    assert verify(tmp_path / "here").version.fingerprint == version.fingerprint
+    assert (done.version, done.reused) == (version.name, False)
+    assert pull(REPO, tmp_path / "here", hub=hub).reused
