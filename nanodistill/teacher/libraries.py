@@ -12,13 +12,17 @@ import warnings
 from functools import cache
 from typing import Any
 
-PRICES_FROM_DISK = "LITELLM_LOCAL_MODEL_COST_MAP"
+SWITCHES = ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_DISABLE_BUG_REPORT_LINK")
+
+
+LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "openai", "httpx", "instructor")
 
 
 @cache
 def load_litellm() -> Any:
     """LiteLLM with prices from its own files, no telemetry, no retries and nothing printed."""
-    os.environ[PRICES_FROM_DISK] = "True"
+    os.environ.update(dict.fromkeys(SWITCHES, "True"))
+    silence()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import litellm
@@ -27,8 +31,7 @@ def load_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.num_retries = 0
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        silence(logging.getLogger(name))
+    silence()  # again: it sets levels itself
     return litellm
 
 
@@ -38,12 +41,12 @@ def load_instructor() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import instructor
-    silence(logging.getLogger("instructor"))
     return instructor
 
 
-def silence(logger: logging.Logger) -> None:
-    """Our output is ours: handlers that a library has put up are taken down."""
-    logger.handlers.clear()
-    logger.propagate = False
-    logger.addHandler(logging.NullHandler())
+def silence() -> None:
+    """No word of the libraries' own: at DEBUG they log headers and what providers answer."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.disabled = True
+        logger.setLevel(logging.CRITICAL + 1)  # for the loggers below it

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from anyio import to_thread
 
 from nanodistill.records import Request
 from nanodistill.teacher.forms import StructuredOutput
@@ -51,9 +53,10 @@ class LiteLLMProvider:
 
     _open = 0
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: Way, on_close: Callable[[], None] | None = None) -> None:
         self._litellm = load_litellm()
         self._way = way
+        self._on_close = on_close
         LiteLLMProvider._open += 1
 
     @property
@@ -71,6 +74,8 @@ class LiteLLMProvider:
         if not LiteLLMProvider._open:
             await self._litellm.close_litellm_async_clients()
             self._litellm.in_memory_llm_clients_cache.flush_cache()
+        if self._on_close is not None:
+            await to_thread.run_sync(self._on_close)
 
     async def attempt(self, request: Request, wording: Wording) -> Reply:
         """One call, in one form of structured output."""

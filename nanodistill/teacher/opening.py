@@ -17,7 +17,7 @@ from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.forms import Memory, StructuredOutput, first_forms
 from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.litellm_provider import LiteLLMProvider, Way, without_retries
-from nanodistill.teacher.mlx import register_mlx_provider
+from nanodistill.teacher.mlx import close_mlx_provider, register_mlx_provider
 from nanodistill.teacher.prices import price_of
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.replies import Reader
@@ -57,7 +57,7 @@ def open_provider(
         )
     check_teacher(config)
     resolved = resolved_teacher(config, listen)
-    faults = Faults(Redactor.of(config.litellm_kwargs))
+    faults = Faults(Redactor.of([config.litellm_kwargs, resolved.secrets]))
     memory = Memory(f"{resolved.endpoint} {resolved.model}", remember, teller(listen))
     structured = StructuredOutput(
         steps=memory.resumed(remembered, first_forms(resolved, config.structured_output)),
@@ -74,7 +74,9 @@ def open_provider(
         reader=Reader(faults, price_of(config.teacher, config.teacher_price)),
     )
     trusted = trust(way.settings)
-    through_litellm = LiteLLMProvider(way)
+    through_litellm = LiteLLMProvider(
+        way, on_close=close_mlx_provider if resolved.provider == "mlx" else None
+    )
     if config.transport == "auto" and may_go_directly(resolved, way.settings):
         return DirectProvider(way, through_litellm, trusted)
     return through_litellm

@@ -42,6 +42,11 @@ class Resolved:
         return f"{self.provider} {parts.scheme}://{host}{parts.path.rstrip('/')}"
 
     @property
+    def secrets(self) -> dict[str, str | None]:
+        """What may not be told, beyond what the user's settings name."""
+        return {"api_key": self.key, "password": urlsplit(self.base or "").password}
+
+    @property
     def is_known(self) -> bool:
         """Whether LiteLLM's table has the model."""
         return entry_of(self.model) is not None
