@@ -428,16 +428,22 @@ async def test_work_is_pulled_as_it_is_needed(tmp_path: Path) -> None:
     assert pulled <= 1024
 
 
+def calls_in_memory() -> int:
+    return sum(isinstance(each, Request | Completion) for each in gc.get_objects())
+
+
 async def test_memory_does_not_grow_with_the_work(tmp_path: Path) -> None:
     """However much is planned and done, what is kept of it are some hundred calls.
 
     In bytes, for 100,000 calls: tests/benchmarks/hundred_thousand.py.
     """
     held = []
+    gc.collect()
+    before = calls_in_memory()
 
     async def answer(text: str) -> Completion:
         if int(text) % 500 == 499:
-            held.append(sum(isinstance(each, Request | Completion) for each in gc.get_objects()))
+            held.append(calls_in_memory() - before)
         return Completion(text, "stop", Usage(1, 1))
 
     async with running(tmp_path, answer) as teacher:
