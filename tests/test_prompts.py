@@ -46,6 +46,32 @@ def test_what_is_wrong_with_a_template_is_said(template: str, says: str) -> None
     assert says in str(refused.value)
 
 
+def test_in_chat_a_template_with_the_label_is_the_turn_and_one_without_the_system_message() -> None:
+    ours = make_prompts(PromptTemplates(), chat=True)
+    assert ours.render("chat_generation_turn", label="spam") == "Write a new example of spam."
+    turn = make_prompts(PromptTemplates(synthetic_generation_system="A {label}!"), chat=True)
+    assert turn.render("chat_generation_turn", label="spam") == "A spam!"
+    system = make_prompts(PromptTemplates(synthetic_generation_system="Be brief."), chat=True)
+    assert system.render("chat_generation_system") == "Be brief."
+    assert system.render("chat_generation_turn", label="x") == "Write a new example of x."
+    assert "synthetic_generation_system" not in system.templates
+
+
+@pytest.mark.parametrize(
+    ("template", "labels", "says"),
+    [
+        ("A {label}", False, "the outputs are open"),
+        ("{label} {policy}", True, "no other placeholder"),
+        ("", True, "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_turn_is_said(template: str, labels: bool, says: str) -> None:
+    custom = PromptTemplates(synthetic_generation_system=template)
+    with pytest.raises(ConfigError, match="custom_synthetic_generation_prompt") as refused:
+        make_prompts(custom, chat=True, labels=labels)
+    assert says in str(refused.value)
+
+
 def test_hashes_tell_prompts_apart() -> None:
     ours, theirs = (
         make_prompts(PromptTemplates(synthetic_generation_system=text)).hashes()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.curation.near import words_of
+from nanodistill.prompts import CHAT_SYSTEM, CHAT_TURN, GENERATION
 from nanodistill.records import Message, Request, Seed, tagged_hash
 from nanodistill.synthesis.coverage import Axis, Cell
 from nanodistill.synthesis.task import Task
@@ -30,9 +31,6 @@ REMEMBERED = 100
 LONGEST_SHOWN = 2000
 TOKENS_PER_WORD = 3
 ROOM = 48
-NEW_ONE, ITS_ANSWER = "Write a new one.", "Its answer:"
-ORDERS = ("write a new one", "its answer")
-"""How our orders read, by their words: an input that repeats one is a leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ class Writer:
         if self.task.config.generation == "chat":
             return list(self._as_chat(call))
         return [
-            {"role": "system", "content": self._system(for_chat=False)},
+            {"role": "system", "content": self._directions()},
             {"role": "user", "content": self._as_order(call)},
         ]
 
@@ -208,23 +206,20 @@ class Writer:
             params["seed"] = self.task.config.random_seed
         return params
 
-    def _system(self, *, for_chat: bool) -> str:
-        prompts, name = self.task.prompts, "synthetic_generation_system"
-        if for_chat and name not in prompts.custom:
-            name = "chat_generation_system"
-        return prompts.render(name, instruction=self.task.instruction, policy=self.policy)
+    def _directions(self) -> str:
+        facts = {"instruction": self.task.instruction, "policy": self.policy}
+        return self.task.prompts.render(GENERATION, **facts)
 
     def _as_chat(self, call: Call) -> Iterator[Message]:
-        yield {"role": "system", "content": self._system(for_chat=True)}
+        if CHAT_SYSTEM in self.task.prompts.templates:
+            yield {"role": "system", "content": self.task.prompts.render(CHAT_SYSTEM)}
         for seed in call.shown:
             yield {"role": "user", "content": self._turn(Cell(_label_alone(call.slots[0].cell)))}
             yield {"role": "assistant", "content": seed.input}
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
 
     def _turn(self, cell: Cell) -> str:
-        asked = [NEW_ONE]
-        if cell.label is not None:
-            asked.append(f"{ITS_ANSWER} {cell.label}")
+        asked = [self.task.prompts.render(CHAT_TURN, label=cell.label or "")]
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 

@@ -9,6 +9,7 @@ from nanodistill.curation.contamination import Contamination
 from nanodistill.curation.dedup import Duplicates
 from nanodistill.curation.inputs import Fits, NoLeaks, NoLoops, NoRefusal, Tidy
 from nanodistill.curation.labels import LabelInSet
+from nanodistill.curation.near import words_of
 from nanodistill.curation.sieve import Step
 from nanodistill.curation.verify import (
     Confident,
@@ -18,9 +19,11 @@ from nanodistill.curation.verify import (
     ValidResponse,
     Verified,
 )
+from nanodistill.prompts import CHAT_TURN
 from nanodistill.records import Seed, Trace
-from nanodistill.synthesis.generation import ORDERS
 from nanodistill.synthesis.task import Task
+
+LONG_ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Seen:
 
 def input_steps(task: Task, seen: Seen) -> list[Step]:
     """What a generated input has to pass. A habit of the seeds themselves is no fault."""
-    tidying: list[Step] = [Tidy(), NoRefusal(), NoLoops(), NoLeaks(task.labels, ORDERS)]
+    tidying: list[Step] = [Tidy(), NoRefusal(), NoLoops(), NoLeaks(task.labels, _orders(task))]
     return [
         *(step for step in tidying if leaves_alone(step, task.seeds)),
         Fits.of(task.seeds),
@@ -64,6 +67,13 @@ def row_steps(task: Task) -> list[Step]:
     if task.verifier is not None:
         steps.append(Verified(task.verifier))
     return steps
+
+
+def _orders(task: Task) -> list[str]:
+    """What chat turns ask for, by its words, where it is long enough to be told from an input."""
+    turn = task.prompts.templates.get(CHAT_TURN, "").partition("{label}")[0]
+    words = words_of(turn)
+    return [" ".join(words)] if len(words) >= LONG_ENOUGH else []
 
 
 def leaves_alone(step: Step, seeds: Sequence[Seed]) -> bool:

@@ -135,7 +135,9 @@ def load_task(config: DistillationConfig, listen: Listener) -> Task:
         labels=labels,
         response=response,
         form=form,
-        prompts=make_prompts(config.prompt_templates),
+        prompts=make_prompts(
+            config.prompt_templates, chat=config.generation == "chat", labels=bool(labels)
+        ),
         parser=_parser(config),
         verifier=_verifier(config),
         rubric=_rubric(config),

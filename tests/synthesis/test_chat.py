@@ -29,11 +29,11 @@ def test_a_call_shows_seeds_of_its_label_as_earlier_turns(tmp_path: Path) -> Non
     run(config_in(tmp_path, **CHAT, few_shot=2), teacher)
     for request in teacher.asked:
         roles = [turn["role"] for turn in request.messages]
-        assert roles == ["system", *["user", "assistant"] * 2, "user"]
+        assert roles == [*["user", "assistant"] * 2, "user"]
         orders = {turn["content"] for turn in request.messages if turn["role"] == "user"}
         assert len(orders) == 1
         shown = [turn["content"] for turn in request.messages if turn["role"] == "assistant"]
-        label = orders.pop().rsplit(": ", 1)[1]
+        label = orders.pop().removeprefix("Write a new example of ").rstrip(".")
         assert all({"input": text, "output": label} in SEEDS for text in shown)
         assert request.params["stop"] == ["\n"]
     assert max(request.ordinal for request in teacher.asked) > 0

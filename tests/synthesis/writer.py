@@ -109,7 +109,7 @@ class Writer:
             raise RowFailed("refusal", "I would rather not")
         order = request.messages[-1]["content"]
         if request.schema is None:
-            (label,) = re.findall(r"Its answer: (\w+)", order)
+            (label,) = re.findall(r"Write a new example of (\w+)", order)
             return self._message(label, dice)
         (label,) = re.findall(r'right answer (?:is )?"(\w+)"', order) or [dice.choice(LABELS)]
         wished = re.search(r"Write (\d+|one) new", order)
