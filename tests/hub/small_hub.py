@@ -61,6 +61,7 @@ class SmallHub:
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.before_commit: Callable[[], None] | None = None
+        self.hold_back = False
         self.refusals: dict[str, int] = {}
         self.endpoint = ""
         self._loop = asyncio.new_event_loop()
@@ -277,8 +278,11 @@ class SmallHub:
 
     async def commit(self, request: web.Request) -> web.Response:
         lines = [json.loads(line) for line in (await request.text()).splitlines()]
+        hold_back = self.hold_back
         if self.before_commit is not None:
             await asyncio.to_thread(self.before_commit)
+        if hold_back:
+            return refuse(503, message="the one who asked is gone")
         repository, _ = self._at(request)
         if lines[0]["value"].get("parentCommit", repository.main) != repository.main:
             return refuse(412, message="A commit has happened since. Please refresh and try again.")
