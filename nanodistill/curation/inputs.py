@@ -30,6 +30,18 @@ REFUSAL = re.compile(
     r"(?:\w+\W+)?(?:assist|help (?:you|with (?:that|this))|fulfil|comply|generate|respond))",
     re.IGNORECASE,
 )
+ASSISTANT = re.compile(
+    r"\b(?:i'?m|i am|as) an? ai\b|\bai (?:language )?(?:model|assistant)\b"
+    r"|\bhow (?:can|may) i (?:assist|help) you\b"
+    r"|\b(?:i'?m|i am|we'?re|we are) here to (?:help|assist)\b"
+    r"|\b(?:glad|happy) to (?:help|assist)\b"
+    r"|\bsorry (?:for your loss|to hear (?:about|that))\b"
+    r"|\bsorry for (?:any|the) (?:confusion|inconvenience)\b"
+    r"|\bapologi[sz]e for (?:any|the) (?:confusion|inconvenience)\b"
+    r"|\bfeel free to (?:ask|contact|reach)\b"
+    r"|\blet me know if (?:you (?:need|have)|there is) any",
+    re.IGNORECASE,
+)
 NAMED = r"\b(?:answer|category|label|output)\s*(?:is\s*)?:?\s*\W?{}\b"
 TIMES_LONGER = 3
 ALWAYS_ALLOWED_WORDS = 60
@@ -59,6 +71,17 @@ class NoRefusal:
     def __call__(self, row: Trace) -> Trace | Refused:
         found = REFUSAL.match(row.input.replace("’", "'"))
         return Refused("refusal", found[0]) if found else row
+
+
+@dataclass(frozen=True)
+class NoAssistant:
+    """Refuses what is said in an assistant's set phrases: a reply, where an input was wanted."""
+
+    name: str = "assistant's voice"
+
+    def __call__(self, row: Trace) -> Trace | Refused:
+        found = ASSISTANT.search(row.input.replace("’", "'"))
+        return Refused("assistant_voice", found[0]) if found else row
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nanodistill.curation.contamination import Contamination
 from nanodistill.curation.dedup import Duplicates
-from nanodistill.curation.inputs import Fits, NoLeaks, NoLoops, NoRefusal, Tidy
+from nanodistill.curation.inputs import Fits, NoAssistant, NoLeaks, NoLoops, NoRefusal, Tidy
 from nanodistill.curation.labels import LabelInSet
 from nanodistill.curation.near import words_of
 from nanodistill.curation.sieve import Step
@@ -44,7 +44,8 @@ class Seen:
 
 def input_steps(task: Task, seen: Seen) -> list[Step]:
     """What a generated input has to pass. A habit of the seeds themselves is no fault."""
-    tidying: list[Step] = [Tidy(), NoRefusal(), NoLoops(), NoLeaks(task.labels, _orders(task))]
+    leaks = NoLeaks(task.labels, _orders(task))
+    tidying: list[Step] = [Tidy(), NoRefusal(), NoAssistant(), NoLoops(), leaks]
     return [
         *(step for step in tidying if leaves_alone(step, task.seeds)),
         Fits.of(task.seeds),

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from nanodistill.curation.contamination import Contamination
 from nanodistill.curation.dedup import Duplicates
-from nanodistill.curation.inputs import Fits, NoLeaks, NoLoops, NoRefusal, Tidy, tidied
+from nanodistill.curation.inputs import Fits, NoAssistant, NoLeaks, NoLoops, NoRefusal, Tidy, tidied
 from nanodistill.curation.labels import LabelInSet, find_labels, match_label
 from nanodistill.curation.response import load_response
 from nanodistill.curation.sieve import Refused, Sieve, Step, StepCounts
@@ -156,6 +156,20 @@ def test_an_input_without_words_is_empty() -> None:
 )
 def test_refusals(text: str, refuses: bool) -> None:
     assert refusal(NoRefusal(), row(text)) == ("refusal" if refuses else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "refuses"),
+    [
+        ("I'm an AI designed to help with your papers.", True),
+        ("I’m sorry for any inconvenience. How can I assist you today?", True),
+        ("We are here to help with account setup.", True),
+        ("I am sorry to write again, but nobody could help me.", False),
+        ("Can you help me? I need any help I can get.", False),
+    ],
+)
+def test_the_voice_of_an_assistant(text: str, refuses: bool) -> None:
+    assert refusal(NoAssistant(), row(text)) == ("assistant_voice" if refuses else None)
 
 
 def test_loops() -> None:
