@@ -12,6 +12,7 @@ from nanodistill.events import Listener
 from nanodistill.journal import Journal, open_journal, read_journal
 from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.answers import Asker
+from nanodistill.synthesis.givingup import given_up
 from nanodistill.synthesis.judging import Judge, TeacherAndJudge
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
@@ -25,7 +26,7 @@ FORM_NOTE = "structured output of {}"
 
 @dataclass(frozen=True)
 class Bench:
-    """What the stages work with."""
+    """What the stages work with. Unless it `writes`, only the journal is written to."""
 
     task: Task
     run: RunFolder
@@ -33,7 +34,7 @@ class Bench:
     teacher: Teaching
     judge: Judge | None
     listen: Listener
-    keeps_policy: bool = True
+    writes: bool = True
 
     @property
     def asker(self) -> Asker:
@@ -62,7 +63,9 @@ async def open_bench(
             providers = _providers(stack, config, journal, listen, provider)
             signals = await _signals(stack, stop)
             teacher = await stack.enter_async_context(
-                open_teacher(config, journal, providers, listen, signals)
+                open_teacher(
+                    config, journal, providers, listen, signals, given_up=given_up(journal, task)
+                )
             )
             judge = None
             if isinstance(providers, TeacherAndJudge):

@@ -166,7 +166,7 @@ async def _rehearsing(
             rehearsal = Rehearsal(bench.teacher)
             judge = bench.judge and replace(bench.judge, teacher=rehearsal)
             yield (
-                replace(bench, teacher=rehearsal, judge=judge, keeps_policy=False, run=run),
+                replace(bench, teacher=rehearsal, judge=judge, writes=False, run=run),
                 rehearsal,
             )
 

@@ -14,6 +14,7 @@ from nanodistill.records import Message, Request
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.account import Account
 from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.chains import Lost
 from nanodistill.teacher.engine import Survey
 
 
@@ -36,6 +37,10 @@ class Rehearsal:
     @property
     def account(self) -> Account:
         return self._teacher.account
+
+    @property
+    def lost(self) -> Mapping[str, Lost]:
+        return self._teacher.lost
 
     def request(
         self,

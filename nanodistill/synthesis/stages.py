@@ -31,6 +31,7 @@ from nanodistill.synthesis.answering import Answering
 from nanodistill.synthesis.bench import Bench, open_bench
 from nanodistill.synthesis.draft import Made, Spent, write_dataset
 from nanodistill.synthesis.generation import Caller, Memory, Slot, Writer
+from nanodistill.synthesis.givingup import give_up
 from nanodistill.synthesis.ledger import Ledger
 from nanodistill.synthesis.owndata import curate_own_rows, place
 from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
@@ -72,7 +73,7 @@ async def synthesize(
         ledger = Ledger(kept, rejected)
         await to_thread.run_sync(write_json, run.config, config.to_json())
         if config.training_data is not None:
-            return await to_thread.run_sync(_own_rows, run, task, ledger, listen)
+            return await to_thread.run_sync(_own_rows, run, task, ledger, listen, limit)
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
             made = await ask(bench, ledger, limit)
         if limit is not None:
@@ -87,7 +88,7 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     seeds, check = await settle_seeds(task, teacher, bench.asker, listen)
     settled = await settle_policy(task, teacher, bench.run.policy, listen)
     policy = settled.policy
-    if bench.keeps_policy:
+    if bench.writes:
         await to_thread.run_sync(keep_policy, bench.run.policy, settled)
     seen = Seen.of(task)
     for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
@@ -99,16 +100,22 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     rounds = _rounds(bench, writer, seen, ledger)
     if limit is None:
         stopped = await rounds.fill(slots, wanted, ledger, listen)
+        if bench.writes:
+            await to_thread.run_sync(give_up, bench.journal, task, teacher.lost, stopped)
     else:
         stopped = await rounds.preview(slots, wanted, limit, ledger)
     prompts = _prompts(task, writer, slots_of(axes, task))
     return Made(policy, check, prompts, _spent(bench), stopped)
 
 
-def _own_rows(run: RunFolder, task: Task, ledger: Ledger, listen: Listener) -> SynthesisResult:
+def _own_rows(
+    run: RunFolder, task: Task, ledger: Ledger, listen: Listener, limit: int | None
+) -> SynthesisResult:
     """The stages that remain where the user brings the rows."""
     task = curate_own_rows(task, ledger, listen)
-    made = Made(None, None, {}, Spent(), "complete")
+    made = Made(None, None, {}, Spent(), "complete" if limit is None else "preview")
+    if limit is not None:
+        return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
     return _result(task, ledger, made, write_dataset(run, task, ledger, made))
 
 
@@ -135,8 +142,8 @@ def _prompts(task: Task, writer: Writer, slots: Iterator[Slot]) -> dict[str, str
 
 
 def _first_new(ledger: Ledger, limit: int) -> tuple[Trace, ...]:
-    """The first generated rows that were kept."""
-    new = (row for row in ledger.kept.traces() if row.source == "synthetic")
+    """The first rows that were kept and are no seeds."""
+    new = (row for row in ledger.kept.traces() if row.source != "seed")
     return tuple(islice(new, limit))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from nanodistill.records import Message, Request
 from nanodistill.teacher.account import Account
 from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.chains import Lost
 from nanodistill.teacher.engine import Survey
 
 
@@ -16,6 +17,9 @@ class Teaching(Protocol):
 
     @property
     def account(self) -> Account: ...
+
+    @property
+    def lost(self) -> Mapping[str, Lost]: ...
 
     def request(
         self,

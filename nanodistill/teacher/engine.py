@@ -78,6 +78,11 @@ class Teacher:
         """What this session has made, reused and spent so far."""
         return self._session.account
 
+    @property
+    def lost(self) -> Mapping[str, Lost]:
+        """Why requests have no response in this session, by key."""
+        return self._session.lost
+
     def request(
         self,
         stage: str,
@@ -146,11 +151,13 @@ async def open_teacher(
     stop: StopSignal,
     *,
     offload: Offload | None = None,
+    given_up: Mapping[str, Lost] | None = None,
 ) -> AsyncIterator[Teacher]:
     """A teacher that asks `provider` and keeps what comes back in `journal`.
 
     Closing it commits what has arrived; it does not close the provider. `offload` runs what
-    blocks; unset, threads of its own do.
+    blocks; unset, threads of its own do. What an earlier session had `lost` and did without is
+    not asked again where it is `given_up`.
 
     Raises:
         ConfigError: max_cost_usd is set and no price is known.
@@ -159,7 +166,7 @@ async def open_teacher(
     price = await offload(lambda: _price(config))
     await offload(load_validation)
     before = await offload(lambda: sum(journal.sums().values(), Sums()))
-    lost: dict[str, Lost] = {}
+    lost = dict(given_up or {})
     async with recording(journal, offload) as recorder:
         session = Session(
             provider=provider,

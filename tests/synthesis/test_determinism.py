@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import BudgetReached, RunStopped, TeacherRefused
+from nanodistill.errors import BudgetReached, RunStopped, TeacherRefused, Transient
 from nanodistill.records import Request
 from nanodistill.synthesis import SynthesisResult
 from nanodistill.teacher.provider import Reply
@@ -105,3 +105,28 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 def test_another_seed_makes_another_dataset(tmp_path: Path) -> None:
     one = plain(config_in(tmp_path, **CHAT))
     assert plain(config_in(tmp_path, **CHAT, name="other", random_seed=1)) != one
+
+
+class Flaky(Shuffled):
+    """Every seventh call fails, each time it is made."""
+
+    async def complete(self, request: Request) -> Reply:
+        if int(request.key, 16) % 7 == 0:
+            raise Transient("server_error", "try later")
+        return await super().complete(request)
+
+
+def test_a_finished_run_leaves_alone_what_it_did_without(tmp_path: Path) -> None:
+    config = config_in(tmp_path, **CHAT, max_retries=0)
+    first = run(config, Flaky(Writer(), 1))
+    assert first.kept == 72
+    assert first.failed["server_error"] > 3
+    teacher = Writer()
+    again = run(config, teacher)
+    assert teacher.asked == []
+    assert fingerprint(again) == fingerprint(first)
+    assert again.failed == first.failed
+    more = run(config_in(tmp_path, **CHAT, max_retries=0, augment_factor=7), teacher)
+    assert more.failed == {}
+    failed_before = [request for request in teacher.asked if int(request.key, 16) % 7 == 0]
+    assert len(failed_before) >= first.failed["server_error"] - 2
