@@ -33,6 +33,10 @@ class NoSuchRepository(InputError):
     """The Hub has no such repository for us; it does not say whether it is there for others."""
 
 
+class Offline(InputError):
+    """HF_HUB_OFFLINE is set, and the work takes the Hub."""
+
+
 @dataclass(frozen=True)
 class Hub:
     """Which Hub, as whom, and where downloads are kept; None is what huggingface_hub would take."""
@@ -102,7 +106,7 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
     match error:
         case errors.OfflineModeIsEnabled():
             told = f"HF_HUB_OFFLINE is set, so {repo} can't be asked for."
-            return InputError(told, next_step="Unset it.")
+            return Offline(told, next_step="Unset it.")
         case errors.RevisionNotFoundError():
             there = f"{hub.name}/{_page(repo, kind)}"
             return InputError(

@@ -18,9 +18,9 @@ from typing import Any
 from nanodistill.dataset.files import make_durable
 from nanodistill.dataset.manifest import FILE, read_manifest
 from nanodistill.dataset.verify import verify
-from nanodistill.errors import CheckFailed, FolderError, InputError
+from nanodistill.errors import CheckFailed, FolderError, InputError, Stopped
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.hub.client import SECONDS_TO_ANSWER, Hub, NoSuchRepository, border
+from nanodistill.hub.client import SECONDS_TO_ANSWER, Hub, NoSuchRepository, Offline, border
 from nanodistill.hub.hashes import is_same, remote_hashes
 from nanodistill.hub.parcel import RepoType
 from nanodistill.hubrows import HubDataset
@@ -123,21 +123,44 @@ def parse_repo(where: str) -> HubDataset:
 
 
 def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+    """From the Hub; where that can't be reached, what the cache holds of this revision."""
+    try:
+        with border(hub, where.repo, "dataset"):
+            hub.api.dataset_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
+    except (Stopped, Offline) as unreached:
+        if (cached := _cached(where, hub)) is None:
+            raise
+        listen(Notice(f"{unreached.message} Taking the copy of {where} in the cache.", "warning"))
+        return cached
+    return _downloaded(where, hub, listen)
+
+
+def _cached(where: HubDataset, hub: Hub) -> Snapshot | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        where.repo, FILE, cache_dir=hub.cache, revision=where.revision, repo_type="dataset"
+    )
+    if not isinstance(found, str):
+        return None
+    snapshot = Snapshot(Path(found).parent, _listed(Path(found).parent))
+    whole = all((snapshot.folder / name).is_file() for name in snapshot.names)
+    return snapshot if whole else None
+
+
+def _downloaded(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     """The manifest first: it lists the other files, and its commit is the one they are taken of."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    api = hub.api
     with border(hub, where.repo, "dataset"):
         try:
-            manifest = Path(
-                api.hf_hub_download(
-                    where.repo,
-                    FILE,
-                    repo_type="dataset",
-                    revision=where.revision,
-                    cache_dir=hub.cache,
-                    etag_timeout=SECONDS_TO_ANSWER,
-                )
+            manifest = hub.api.hf_hub_download(
+                where.repo,
+                FILE,
+                repo_type="dataset",
+                revision=where.revision,
+                cache_dir=hub.cache,
+                etag_timeout=SECONDS_TO_ANSWER,
             )
         except RemoteEntryNotFoundError as missing:
             raise FolderError(
@@ -145,8 +168,12 @@ def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot
                 next_step="Its rows can be used all the same: set seed, test or training_data "
                 f"to {where}",
             ) from missing
-    names = tuple(sorted({*read_manifest(manifest.parent).files, FILE}))
-    return _snapshot(where.repo, "dataset", manifest.parent.name, names, hub, listen)
+    folder = Path(manifest).parent
+    return _snapshot(where.repo, "dataset", folder.name, _listed(folder), hub, listen)
+
+
+def _listed(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted({*read_manifest(folder).files, FILE}))
 
 
 def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:

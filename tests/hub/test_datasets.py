@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hub.small_hub import SmallHub
 from nanodistill.dataset import DatasetVersion, verify
-from nanodistill.hub import Hub, dataset_parcel, pull, push
+from nanodistill.errors import Stopped
+from nanodistill.events import Event as Told
+from nanodistill.hub import Hub, dataset_parcel, fetch_dataset, pull, push
+from nanodistill.hubrows import HubDataset
 
 REPO = "owner/words"
 # huggingface_hub 1.33 hands large files to httpx by a name that httpx is giving up.
@@ -47,3 +51,17 @@ def test_a_pulled_version_is_the_one_that_was_pushed(
     assert verify(tmp_path / "here").version.fingerprint == version.fingerprint
     assert (done.version, done.reused) == (version.name, False)
     assert pull(REPO, tmp_path / "here", hub=hub).reused
+
+
+def test_without_the_hub_a_version_that_was_fetched_once_is_taken_from_the_cache(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion
+) -> None:
+    push(dataset_parcel(version), REPO, hub=hub)
+    named = HubDataset(REPO, version.name)
+    fetched = fetch_dataset(named, hub=hub)
+    gone = replace(hub, endpoint="http://127.0.0.1:9")
+    told: list[Told] = []
+    assert fetch_dataset(named, hub=gone, listen=told.append) == fetched
+    assert "Taking the copy of" in str(told[0])
+    with pytest.raises(Stopped, match="can't be reached"):
+        fetch_dataset(HubDataset(REPO, "v0009"), hub=gone)
