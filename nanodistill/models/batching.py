@@ -138,6 +138,9 @@ class Batch:
         self._generator = self._new_generator()
 
     def close(self) -> None:
+        import mlx.core as mx
+
+        mx.synchronize(self._generator.stream)
         self._generator.close()
 
     def _new_generator(self) -> BatchGenerator:

@@ -25,6 +25,7 @@ import anyio
 from nanodistill.models.batching import Batch, Generated, Step
 from nanodistill.models.generation import Prompt, prompt_tokens, within_context
 from nanodistill.models.sampling import Sampling
+from nanodistill.models.threads import release_streams
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectSendStream
@@ -228,6 +229,7 @@ class _Worker:
         while not isinstance(message := self._inbox.get(), _Close):
             if isinstance(message, _Join):
                 self._tell[message.request] = message.tell
+        release_streams()
         self._fail_all(end)
 
     def _serve(self, batch: Batch) -> None:

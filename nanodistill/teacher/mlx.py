@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from nanodistill.events import Listener, silent
 from nanodistill.models.generation import PromptTooLong
 from nanodistill.models.generator import GenerationFailed, Generator
 from nanodistill.models.sampling import Sampling
+from nanodistill.models.threads import release_streams
 from nanodistill.teacher.libraries import load_litellm
 
 if TYPE_CHECKING:
@@ -82,7 +83,6 @@ class LocalModels:
         self.listener = listener
         self._lock = threading.Lock()
         self._generators: dict[str, Future[Generator]] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load model")
 
     async def answer(self, call: Call) -> Generated:
         """Raises ModelError, InputError, GenerationFailed, TimeoutError."""
@@ -113,14 +113,21 @@ class LocalModels:
         with self._lock:
             future = self._generators.get(name)
             if future is None or (future.done() and future.exception() is not None):
-                future = self._loader.submit(self._load, name)
-                self._generators[name] = future
+                future = self._generators[name] = Future()
+                future.set_running_or_notify_cancel()
+                threading.Thread(target=self._load, args=(name, future), daemon=True).start()
             return future
 
-    def _load(self, name: str) -> Generator:
+    def _load(self, name: str, future: Future[Generator]) -> None:
         from nanodistill.models.loading import load_model
 
-        return Generator(load_model(name, listener=self.listener), max_batch=MAX_BATCH)
+        try:
+            loaded = load_model(name, listener=self.listener)
+            release_streams()
+            future.set_result(Generator(loaded, max_batch=MAX_BATCH))
+        except Exception as error:  # noqa: BLE001 - raised in every call that waits for the model
+            release_streams()
+            future.set_exception(error)
 
 
 LOCAL_MODELS = LocalModels(silent)
