@@ -18,8 +18,9 @@ from nanodistill.config import DistillationConfig
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
 from nanodistill.teacher.asking import is_transport, params_for
-from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.libraries import load_instructor, load_litellm
 from nanodistill.teacher.resolving import MLX, Resolved, resolve
+from nanodistill.teacher.wording import MODES, mode_named
 
 PYTHON = "python:"
 API_KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
@@ -50,6 +51,7 @@ def check_teacher(config: DistillationConfig) -> None:
         problems = [
             *missing_key(resolved, config.litellm_kwargs),
             *wrong_parameters(resolved, config),
+            *wrong_instructor_settings(config.instructor_kwargs),
         ]
         if problems:
             raise ConfigError("The teacher can't be used:", problems)
@@ -144,6 +146,25 @@ NOT_SENT = frozenset(
 
 def forced(sent: Mapping[str, Any]) -> Iterable[str]:
     return sent.get("allowed_openai_params") or ()
+
+
+def wrong_instructor_settings(given: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is not instructor's to be told, or none of its modes."""
+    if not given:
+        return
+    instructor = load_instructor()
+    theirs = set(inspect.signature(instructor.AsyncInstructor.create).parameters)
+    allowed = (theirs | {"mode"}) - OURS_TO_TELL_INSTRUCTOR
+    for name in given:
+        if name not in allowed:
+            what = f"can't be set; there is {', '.join(sorted(allowed))}"
+            yield Problem(f"instructor_kwargs.{name}", what)
+    if (mode := mode_named(given.get("mode", MODES[0]))) not in MODES:
+        what = f"{mode} can't be used{nearest(mode, MODES)}; there is {', '.join(MODES)}"
+        yield Problem("instructor_kwargs.mode", what)
+
+
+OURS_TO_TELL_INSTRUCTOR = frozenset({"self", "kwargs", "response_model", "messages", "max_retries"})
 
 
 def place_of(name: str, config: DistillationConfig) -> str:

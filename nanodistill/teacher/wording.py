@@ -23,6 +23,8 @@ from nanodistill.teacher.libraries import load_instructor
 
 Form = Literal["json_schema", "tools", "json", "text"]
 INSTRUCTOR_MODES: Mapping[Form, str] = {"tools": "TOOLS", "json": "JSON", "text": "MD_JSON"}
+MODES = ("TOOLS", "TOOLS_STRICT", "JSON", "JSON_SCHEMA", "MD_JSON")
+"""Those of instructor's that ask a provider of OpenAI's format for one answer."""
 ANSWER = "Answer"
 
 
@@ -125,7 +127,7 @@ async def worded_by_instructor(
         kept.update(arguments)
         raise _Kept
 
-    chosen_mode = instructor.Mode[str(chosen.pop("mode", mode)).rpartition(".")[2].upper()]
+    chosen_mode = instructor.Mode[mode_named(chosen.pop("mode", mode))]
     client = instructor.from_litellm(keep, mode=chosen_mode)
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
     with suppress(_Kept):
@@ -133,6 +135,11 @@ async def worded_by_instructor(
             response_model=answer_model(schema), messages=messages, max_retries=0, **chosen
         )
     return _wording_in(kept)
+
+
+def mode_named(mode: object) -> str:
+    """The name of one of instructor's modes, given as a name or as the mode itself."""
+    return str(mode).rpartition(".")[2].upper()
 
 
 def _wording_in(kept: Mapping[str, Any]) -> Wording:

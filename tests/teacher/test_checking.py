@@ -127,6 +127,22 @@ def test_usual_parameters_are_known() -> None:
     assert told("openai/any", api_key="k" * 9, **usual) == ""
 
 
+def test_what_instructor_can_not_be_told() -> None:
+    def wrong(**given: Any) -> str:
+        base = {"api_base": "http://127.0.0.1:9/v1"}
+        try:
+            check_teacher(config(litellm_kwargs=base, instructor_kwargs=given))
+        except ConfigError as refused:
+            return str(refused)
+        return ""
+
+    assert wrong(mode="JSON", strict=False) == ""
+    assert "instructor_kwargs.max_retries" in wrong(max_retries=3)
+    assert "instructor_kwargs.temperature" in wrong(temperature=1)
+    assert "did you mean 'MD_JSON'" in wrong(mode="MDJSON")
+    assert "ANTHROPIC_TOOLS can't be used" in wrong(mode="anthropic_tools")
+
+
 def test_functions(tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text("def answer(text): return text\nnumber = 3\n")
     assert told(f"python:{tmp_path}/mine.py:answer") == ""
