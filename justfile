@@ -54,6 +54,11 @@ eval run="pipelines/quickstart.toml" *args: setup
 export run="pipelines/quickstart.toml" *args: setup
     {{ nanodistill }} export "$@"
 
+# Put the run's dataset version on the Hub, or with `--what fused` its model; private unless `--public`
+[no-exit-message]
+push run repo *args: setup
+    {{ nanodistill }} push "$@"
+
 # Check style, types and tests; arguments go to pytest: `just test -k journal`
 test *args: setup lint
     {{ python }} -m pytest -q "$@"

@@ -4,6 +4,7 @@
     stages      plan, synth, train, eval, distill, ask, status, doctor
     datasets    dataset show, verify, diff, edit, prune
     delivery    export, serve
+    hub         push, pull
 
 An error of ours ends a command with that error's exit code, and nothing else
 decides exit codes. With `--json` the last line on standard output is one JSON
@@ -17,13 +18,13 @@ from collections.abc import Sequence
 
 import click
 
-from nanodistill.cli import datasets, delivery, stages
+from nanodistill.cli import datasets, delivery, hub, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.errors import NanoDistillError
 
 INTERRUPTED = 130
 
-__all__ = ["cli", "datasets", "delivery", "main", "run", "stages"]
+__all__ = ["cli", "datasets", "delivery", "hub", "main", "run", "stages"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def version(run: RunFolder) -> DatasetVersion:
     return write_version(run, draft(rejected=rejections()))
+
+
+def environment(small: SmallHub, home: Path) -> dict[str, str]:
+    """For a process of its own: huggingface_hub reads its settings once."""
+    settings = {
+        "HF_ENDPOINT": small.endpoint,
+        "HF_TOKEN": WRITER,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return {**os.environ, **settings}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from threading import Event
 import pytest
 from dataset.drafts import draft, placed
 
-from hub.conftest import as_account
+from hub.conftest import as_account, environment
 from hub.small_hub import READER, STRANGER, WRITER, SmallHub
 from nanodistill.dataset import DatasetVersion, verify, write_version
 from nanodistill.errors import CheckFailed, FolderError, InputError, Stopped
@@ -176,18 +175,6 @@ from nanodistill.dataset import open_version
 from nanodistill.hub import dataset_parcel, push
 push(dataset_parcel(open_version(Path(sys.argv[1]), None)), "owner/words")
 """
-
-
-def environment(small: SmallHub, home: Path) -> dict[str, str]:
-    settings = {
-        "HF_ENDPOINT": small.endpoint,
-        "HF_TOKEN": WRITER,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    return {**os.environ, **settings}
 
 
 def test_a_killed_push_goes_on(

@@ -1,0 +1,148 @@
+"""The files of a model that is pushed, with a card and nanodistill.json beside the weights.
+
+An adapter's own config names its base by the path that it was trained from; what
+is pushed names it without folders of this machine. A fused model is pushed as
+export left it. The tag is the training run's and the content's: another card on
+the same weights is another tag.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanodistill.config import DistillationConfig
+from nanodistill.dataset import Manifest, heal_index, open_version
+from nanodistill.errors import InputError
+from nanodistill.evaluation.results import RESULTS, read_results
+from nanodistill.events import Listener
+from nanodistill.exporting.manifest import FILE, ExportManifest, Lineage, read_manifest
+from nanodistill.exporting.source import find_source
+from nanodistill.hub import Parcel
+from nanodistill.hub.hashes import Content, sha256_of
+from nanodistill.records import tagged_hash
+from nanodistill.runfolder import RunFolder
+from nanodistill.sharing.modelcard import Shown, card_of
+
+CARD = "README.md"
+FORMAT = 1
+
+
+def adapter_parcel(
+    config: DistillationConfig,
+    run: RunFolder,
+    repo: str,
+    *,
+    run_id: str | None,
+    dataset: str | Path | None,
+    listen: Listener,
+) -> Parcel:
+    """The best adapter of a training run (the latest).
+
+    Args:
+        dataset: what it was trained on, where that is no version of this run.
+
+    Raises:
+        InputError: there is none, or its base is not the config's student any more.
+    """
+    trained_on = None if dataset is None else open_version(dataset, run)
+    source = find_source(config, run, run_id, trained_on, listen)
+    told = ExportManifest.of(
+        config, source, to="mlx", form="as base", key="", baked=False, parity=None
+    )
+    shown = Shown(
+        repo=repo,
+        name=config.name,
+        form="adapter",
+        base_kind=source.base.kind,
+        lineage=told.lineage,
+        task=told.task,
+        dataset=source.dataset.manifest,
+        results=_results(run, told.lineage),
+    )
+    settings = json.loads((source.adapter / "adapter_config.json").read_bytes())
+    settings["model"] = told.lineage.base
+    about = {
+        "format": FORMAT,
+        "form": "adapter",
+        "lineage": told.lineage.model_dump(mode="json"),
+        "task": told.task.model_dump(mode="json"),
+    }
+    files: dict[str, Content] = {
+        "adapters.safetensors": source.adapter / "adapters.safetensors",
+        "adapter_config.json": _json(settings),
+        FILE: _json(about),
+    }
+    return _parcel(shown, files)
+
+
+def fused_parcel(run: RunFolder, repo: str) -> Parcel:
+    """The exported model of the run.
+
+    Raises:
+        InputError: nothing was exported yet.
+    """
+    told = read_manifest(run.model) if run.model.is_dir() else None
+    if told is None:
+        raise InputError(
+            f"{run.root} holds no exported model yet.",
+            next_step="Make it first: nanodistill export RUN.toml",
+        )
+    shown = Shown(
+        repo=repo,
+        name=told.name,
+        form="fused",
+        base_kind="hub" if "/" in told.lineage.base else "folder",
+        lineage=told.lineage,
+        task=told.task,
+        dataset=_dataset(run, told.lineage),
+        results=_results(run, told.lineage),
+        parity=told.parity,
+    )
+    files: dict[str, Content] = {
+        path.name: path
+        for path in run.model.iterdir()
+        if path.is_file() and not path.name.startswith(".")
+    }
+    return _parcel(shown, files)
+
+
+def _parcel(shown: Shown, files: Mapping[str, Content]) -> Parcel:
+    whole: dict[str, Content] = {**files, CARD: card_of(shown).encode()}
+    content = {name: sha256_of(whole[name]) for name in sorted(whole)}
+    digest = tagged_hash("nanodistill.pushed.v1", content)
+    return Parcel(
+        kind="model",
+        name=f"{shown.form} of {shown.name}, training run {shown.lineage.run}",
+        files=whole,
+        tag=f"{shown.form}-{shown.lineage.run}-{_short(digest)}",
+        own_texts=(shown.task.instruction, *(shown.task.labels or ())),
+    )
+
+
+def _short(digest: str) -> str:
+    return digest.rpartition(":")[2][:8]
+
+
+def _dataset(run: RunFolder, lineage: Lineage) -> Manifest | None:
+    """What the model learned from, where this run has it."""
+    for version in heal_index(run).versions:
+        if version.fingerprint == lineage.fingerprint:
+            return open_version(version.name, run).manifest
+    return None
+
+
+def _results(run: RunFolder, lineage: Lineage) -> dict[str, Any] | None:
+    """The evaluation of exactly these weights, if there was one."""
+    folder: Path = run.evaluation / lineage.run
+    if not (folder / RESULTS).is_file():
+        return None
+    results = read_results(folder)
+    weights = f"{lineage.base_identity}+adapter-sha256:{lineage.adapter_sha256}"
+    return results if results["identities"]["student"] == weights else None
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
