@@ -25,7 +25,7 @@ from nanodistill.events import Event, Listener, Notice
 from nanodistill.models.blas import load_fast_blas, set_threads
 from nanodistill.runfolder import read_json, write_json
 from nanodistill.training.batches import Deal
-from nanodistill.training.guard import Guard, Limits, Readings
+from nanodistill.training.guard import Guard, Limits, MachineReadings
 from nanodistill.training.metrics import MetricsWriter, keep_until
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import TrainingFolder
@@ -53,7 +53,6 @@ class Job:
     window: int
     micro_batch: int
     checkpointing: bool
-    vocabulary: int
     parent: int
     scored_by: Scoring | None
 
@@ -232,7 +231,6 @@ class Child:
             valid=rows.get("valid"),
             micro_batch=self.job.micro_batch,
             multiple=1 if on_cpu() else GPU_MULTIPLE,
-            vocabulary=self.job.vocabulary,
             score=self._scorer(loaded, splits),
             checkpoints=checkpoints,
             adapter=self.folder.adapter,
@@ -252,7 +250,7 @@ class Child:
 
         return Guard(
             self.job.limits,
-            Readings.of_this_run(),
+            MachineReadings.of_this_run(),
             mlx_memory=lambda: mx.get_active_memory() + mx.get_cache_memory(),
             release=mx.clear_cache,
             wait=self._wait,

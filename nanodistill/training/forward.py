@@ -46,7 +46,8 @@ Arrays = tuple[mx.array, ...]
 class Forward(Protocol):
     """How losses are computed. `prefix` tokens are left out of the rows that it is given."""
 
-    prefix: int
+    @property
+    def prefix(self) -> int: ...
 
     def arrays(self, split: str, batch: Batch, /) -> Arrays:
         """What `loss` takes of a batch of that split."""

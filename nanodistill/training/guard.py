@@ -16,6 +16,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 import psutil
 
@@ -50,14 +51,23 @@ class CpuTimes:
     ours: float
 
 
-class Readings:
-    """The machine as psutil sees it, for the processes under `root`."""
+class Readings(Protocol):
+    """What the guard goes by."""
+
+    def memory(self) -> int:
+        """Bytes that our processes hold."""
+
+    def cpu(self) -> CpuTimes: ...
+
+
+class MachineReadings:
+    """The machine as psutil sees it; ours are the processes under `root`."""
 
     def __init__(self, root: psutil.Process) -> None:
         self._root = root
 
     @classmethod
-    def of_this_run(cls) -> Readings:
+    def of_this_run(cls) -> MachineReadings:
         """Under the command that started us, or us where it is gone."""
         own = psutil.Process()
         parent = own.parent()

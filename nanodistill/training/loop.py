@@ -51,6 +51,8 @@ Ending = Literal["done", "early", "stopped"]
 SMALLER = 0.25
 """What a roll-back does to the learning rate."""
 SMOOTHING = 0.9
+HOPELESS = 1.5
+"""A smoothed loss of so many times the untrained student's, and a nat, is no loss of learning."""
 NEVER = 1 << 60
 
 
@@ -70,7 +72,6 @@ class Course:
     valid: TokenRows | None
     micro_batch: int
     multiple: int
-    vocabulary: int
     score: Callable[[], float] | None
     checkpoints: Checkpoints
     adapter: Path
@@ -136,7 +137,7 @@ class Session:
         if found is not None:
             course.model.load_weights(list(found.adapter().items()), strict=False)
         self.updates.start(course.model, None if found is None else found.optimizer())
-        self._ending: Ending = "done"
+        self._ending: Ending = "stopped"
         self._recent = _Recent()
         self._begun = monotonic() - self.state.seconds
         self._unsaved = not stored
@@ -173,7 +174,7 @@ class Session:
         """Called by mlx-lm's loop; what stands after `yield` runs after that batch's step."""
         try:
             self._begin()
-            while self.state.update < self.total:
+            while self.state.update < self.total and not self._out_of_patience():
                 rows = self.deal.rows_of(self.state.update)
                 for place, batch in enumerate(self._batches_of(rows)):
                     if self._must_stop():
@@ -181,9 +182,6 @@ class Session:
                     mx.random.seed(self._seed_of(place))
                     yield self.course.forward.arrays("train", batch)
                 self._after_update(rows)
-                if self._out_of_patience():
-                    self._ending = "early"
-                    break
             self._finish()
         except MemoryLimit:
             self._save()
@@ -216,7 +214,6 @@ class Session:
         if not self.course.stop_asked():
             return False
         self._save()
-        self._ending = "stopped"
         return True
 
     def _seed_of(self, place: int) -> int:
@@ -249,14 +246,11 @@ class Session:
             state.first_loss = state.smoothed_loss = loss
         before = state.first_loss if state.smoothed_loss is None else state.smoothed_loss
         state.smoothed_loss = SMOOTHING * before + (1 - SMOOTHING) * loss
-        self._refuse_hopeless(state.smoothed_loss, "loss")
-
-    def _refuse_hopeless(self, loss: float, what: str) -> None:
-        """Stop a loss well above where it began and above that of guessing among all tokens."""
-        blind = math.log(self.course.vocabulary) + 1
-        first = self.state.first_loss or 0.0
-        if not math.isfinite(loss) or loss > max(blind, 1.5 * first):
-            raise Diverged(f"after update {self.state.update} the {what} is {loss:.2f}")
+        if state.smoothed_loss > HOPELESS * state.first_loss + 1:
+            raise Diverged(
+                f"after update {state.update} the loss is {state.smoothed_loss:.2f}, "
+                f"much more than the {state.first_loss:.2f} of the beginning"
+            )
 
     def _record(self) -> None:
         recent, state = self._recent, self.state
@@ -295,7 +289,8 @@ class Session:
         course.model.train()
         if state.first_loss is None:
             state.first_loss = loss
-        self._refuse_hopeless(loss, "validation loss")
+        if not math.isfinite(loss):
+            raise Diverged(f"after update {state.update} the validation loss is {loss}")
         found = Validation(state.update, loss, score)
         better = is_better(found, state.best)
         state.validations.append(found)
@@ -333,6 +328,7 @@ class Session:
         return sum(v.update > best.update for v in validations) >= patience
 
     def _finish(self) -> None:
+        self._ending = "done" if self.state.update == self.total else "early"
         self._save()
         best = self.state.best
         chosen = self.state.update if best is None else best.update

@@ -136,7 +136,6 @@ class Preflight:
             window=self.deal.window,
             micro_batch=self.options.settings.batch_size,
             checkpointing=self.options.settings.gradient_checkpointing,
-            vocabulary=self.facts.vocabulary,
             parent=0,
             scored_by=self.scored_by,
         )

@@ -36,7 +36,9 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def make_student(folder: Path, *, template: str = TEMPLATE, seed: int = 0, **shape: Any) -> Path:
+def make_student(
+    folder: Path, *, template: str = TEMPLATE, spread: float = 0.05, **shape: Any
+) -> Path:
     """An MLX folder with a random model of the kind that `shape` names."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -46,11 +48,11 @@ def make_student(folder: Path, *, template: str = TEMPLATE, seed: int = 0, **sha
     size = _write_tokenizer(folder, template)
     config = {**SHAPE, "vocab_size": size, "eos_token_id": size - 1, **shape}
     (folder / "config.json").write_text(json.dumps(config))
-    mx.random.seed(seed)
+    mx.random.seed(0)
     kind, arguments = _get_classes(config)
     model = kind(arguments.from_dict(config))
     weights: dict[str, mx.array] = {
-        name: mx.random.normal(array.shape) * 0.05 if array.ndim > 1 else array
+        name: mx.random.normal(array.shape) * spread if array.ndim > 1 else array
         for name, array in dict(tree_flatten(model.parameters())).items()
     }
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
