@@ -174,7 +174,7 @@ def _first_line(failed: Exception) -> str:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Keep the library's progress bars off the terminal, which is not ours to write on."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

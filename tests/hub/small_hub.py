@@ -236,8 +236,10 @@ class SmallHub:
         return web.json_response(entries)
 
     async def paths_info(self, request: web.Request) -> web.Response:
-        form = request.content_type != "application/json"
-        asked = (await request.post()).getall("paths") if form else (await request.json())["paths"]
+        if request.content_type == "application/json":
+            asked = list((await request.json())["paths"])
+        else:
+            asked = [str(path) for path in (await request.post()).getall("paths")]
         files = self._files(request)
         entries = [file_entry(name, files[name]) for name in asked if name in files]
         entries += [

@@ -118,7 +118,11 @@ def test_pushes_that_are_always_too_late_end(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
     there = small_hub.add("dataset", REPO, {}, private=True)
-    small_hub.before_commit = lambda: there.commit({"n": str(len(there.commits)).encode()}) and None
+
+    def first_another() -> None:
+        there.commit({"n": str(len(there.commits)).encode()})
+
+    small_hub.before_commit = first_another
     with pytest.raises(Stopped, match=r"being changed by others.*\n.*same command again"):
         push(dataset_parcel(version), REPO, hub=hub)
     assert there.tags == {}

@@ -67,7 +67,7 @@ def test_a_key_in_a_row_stops_the_push_and_is_not_shown(
     small_hub: SmallHub, hub: Hub, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [*placed(), ("train", trace(50, input=f"my key is {KEY}"))]
-    version = write_version(run, draft(rows))  # type: ignore[arg-type]
+    version = write_version(run, draft(rows))
     monkeypatch.setenv("SOME_API_KEY", KEY)
     with pytest.raises(InputError, match=r"data/train-.*a key or token of this environ") as refused:
         push(dataset_parcel(version), REPO, hub=hub)
@@ -78,7 +78,7 @@ def test_a_key_in_a_row_stops_the_push_and_is_not_shown(
 def test_an_address_in_a_row_is_pointed_out(small_hub: SmallHub, hub: Hub, run: RunFolder) -> None:
     rows = [*placed(), ("train", trace(50, input="write to jane@firm.com"))]
     told: list[Told] = []
-    version = write_version(run, draft(rows))  # type: ignore[arg-type]
+    version = write_version(run, draft(rows))
     push(dataset_parcel(version), REPO, hub=hub, listen=told.append)
     assert "an e-mail address (jane@firm.com)" in str(told[0])
     assert ("dataset", REPO) in small_hub.repositories
