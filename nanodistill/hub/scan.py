@@ -37,9 +37,7 @@ KEY_SHAPES = re.compile(
 ADDRESS = re.compile(
     r"[A-Za-z0-9._%+-]+@(?!example\.)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![A-Za-z0-9])"
 )
-PERSONS_FOLDER = re.compile(
-    r"(?<![\w.:/-])(?:/(?:home|Users)/[\w.-]+|/root(?=/)|[A-Za-z]:\\+Users\\+[\w.-]+)[^\s\"'`)]*"
-)
+PERSONS_FOLDERS = r"/(?:home|Users)/[\w.-]+|/root(?=/)|[A-Za-z]:\\+Users\\+[\w.-]+"
 SHOWN = 10
 WHAT = {
     "secret": "a key or token of this environment",
@@ -108,7 +106,7 @@ class Search:
     """What to look for."""
 
     redact: Redactor
-    paths: tuple[str, ...]
+    paths: re.Pattern[str]
     allowed: tuple[str, ...]
 
     def secret(self, text: str) -> bool:
@@ -120,7 +118,7 @@ class Search:
             text = text.replace(allowed, "")
         for key in KEY_SHAPES.findall(text):
             yield "key", f"{key[:4]}…"
-        for path in [*PERSONS_FOLDER.findall(text), *(p for p in self.paths if p in text)]:
+        for path in self.paths.findall(text):
             yield "path", path
         for address in ADDRESS.findall(text):
             yield "address", address
@@ -138,11 +136,11 @@ def known_secrets() -> set[str]:
     return secrets_in(dict(os.environ)) | ({token} if token else set())
 
 
-def local_paths() -> tuple[str, ...]:
-    """Folders that tell of this machine."""
-    folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
-    deep = {str(folder) for folder in folders if len(folder.parts) > 2}
-    return tuple(sorted(deep | {f"{tempfile.gettempdir()}/"}))
+def local_paths() -> re.Pattern[str]:
+    """Folders that tell of this machine, and those that anybody's home would be in."""
+    own = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
+    named = [re.escape(f"{folder}/") for folder in own if folder.parts[1:]]
+    return re.compile(rf"(?<![\w.:/-])(?:{'|'.join([PERSONS_FOLDERS, *sorted(named)])})[^\s\"'`)]*")
 
 
 def _in_file(

@@ -172,6 +172,15 @@ def test_a_folder_with_something_else_is_left_alone(
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["mine.txt"]
 
 
+def test_a_large_file_that_is_not_accepted(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion
+) -> None:
+    """The client wraps what its threads meet in errors of its own."""
+    small_hub.refusals["PUT /store/"] = 403
+    with pytest.raises(InputError, match="may not do that with the dataset owner/words"):
+        push(dataset_parcel(version), REPO, hub=hub)
+
+
 PUSHING = """
 import sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def parcel(text: str, name: str = "README.md") -> Parcel:
         ("sk-proj-aaaabbbbccccdddd1111", "key"),
         ("see /home/somebody/run/x.json", "path"),
         ("see /Users/some.body/run", "path"),
+        (f"see {tempfile.gettempdir()}/run/x.json", "path"),
         (r"see C:\\Users\\somebody", "path"),
         (f"see {Path.cwd()}/outputs", "path"),
         ("ask jane.doe@firm.co.uk", "address"),
@@ -47,6 +49,7 @@ def test_what_is_found(text: str, kind: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "text",
     [
+        "https://somewhere.org/tmp/x and /tmp",
         "https://huggingface.co/home/x and datasets/home/y",
         "write to you@example.com",
         "Mail help@shop.org.",  # the instruction's own words
