@@ -8,7 +8,7 @@ order, because whoever calls the sieve does so at the end of a round.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,11 +35,16 @@ class Step(Protocol):
 
 
 class StepCounts:
-    """How many rows reached each step, and what it dropped by reason, in order of first use."""
+    """How many rows reached each step, and what it dropped by reason, in the order of the steps."""
 
     def __init__(self) -> None:
         self.reached: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {}
+
+    def list(self, steps: Iterable[str]) -> None:
+        """Name the steps in their order; others come after them."""
+        for step in steps:
+            self.reach(step, 0)
 
     def reach(self, step: str, rows: int = 1) -> None:
         self.reached[step] += rows

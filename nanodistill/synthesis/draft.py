@@ -190,6 +190,7 @@ def _stages(ledger: Ledger) -> tuple[StageCount, ...]:
     return tuple(
         StageCount(stage=name, reached=rows, refused=steps.dropped[name].total())
         for name, rows in steps.reached.items()
+        if rows
     )
 
 

@@ -19,7 +19,7 @@ from nanodistill.synthesis.ledger import Ledger, Placed
 from nanodistill.synthesis.task import Task
 from nanodistill.teacher.answers import Answer, Failure
 
-STEP = "parsing"
+PARSING = "parsing"
 WORTH_A_LOOK = ("malformed", "truncated")
 
 
@@ -57,7 +57,7 @@ class Reader:
                 ledger.fail(slot.cell.name, outcome.kind)
             return
         slots = [*call.slots, *[call.slots[-1]] * (len(rows) - len(call.slots))]
-        ledger.steps.reach(STEP, len(slots))
+        ledger.steps.reach(PARSING, len(slots))
         for place, slot in enumerate(slots):
             if place >= len(call.slots):
                 ledger.request(slot.cell.name)
@@ -66,7 +66,7 @@ class Reader:
             if place >= len(call.slots) and isinstance(found, Trace):
                 found = Rejection(found, "surplus", f"{len(call.slots)} rows were asked for")
             if isinstance(found, Rejection):
-                ledger.steps.drop(STEP, found.reason)
+                ledger.steps.drop(PARSING, found.reason)
             yield slot, found
 
     def _trace(

@@ -41,7 +41,7 @@ from nanodistill.synthesis.result import SynthesisResult
 from nanodistill.synthesis.rounds import Rounds
 from nanodistill.synthesis.seedrows import settle_seeds
 from nanodistill.synthesis.shelf import Shelf
-from nanodistill.synthesis.steps import Seen, input_steps, row_steps
+from nanodistill.synthesis.steps import Seen, input_steps, row_steps, step_names
 from nanodistill.synthesis.task import Task, load_task
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
@@ -91,6 +91,7 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     if bench.writes:
         await to_thread.run_sync(keep_policy, bench.run.policy, settled)
     seen = Seen.of(task)
+    ledger.steps.list(step_names(task, seen))
     for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
     for seed in seeds:
         place(seed, for_seeds, ledger)
@@ -135,10 +136,19 @@ def _spent(bench: Bench) -> Spent:
 
 
 def _prompts(task: Task, writer: Writer, slots: Iterator[Slot]) -> dict[str, str]:
-    """The templates in full, and a generation call of one row."""
+    """The templates that were used, in full, and a generation call of one row."""
+    config = task.config
+    unused = {
+        "cot_system": not task.thinks,
+        "policy_extraction_system": not config.extract_policy,
+        "judge_system": config.judge is None,
+    }
+    used = {
+        name: text for name, text in task.prompts.templates.items() if not unused.get(name, False)
+    }
     (call,) = Caller(task, Memory()).calls([next(slots)])
     turns = [f"[{turn['role']}]\n{turn['content']}" for turn in writer.messages(call)]
-    return {**task.prompts.templates, "generation call": "\n\n".join(turns)}
+    return {**used, "generation call": "\n\n".join(turns)}
 
 
 def _first_new(ledger: Ledger, limit: int) -> tuple[Trace, ...]:

@@ -21,6 +21,8 @@ from nanodistill.curation.verify import (
 )
 from nanodistill.prompts import CHAT_TURN
 from nanodistill.records import Seed, Trace
+from nanodistill.synthesis.answering import ANSWERS, JUDGE, LABELS
+from nanodistill.synthesis.reading import PARSING
 from nanodistill.synthesis.task import Task
 
 LONG_ENOUGH = 3
@@ -75,6 +77,13 @@ def _orders(task: Task) -> list[str]:
     turn = task.prompts.templates.get(CHAT_TURN, "").partition("{label}")[0]
     words = words_of(turn)
     return [" ".join(words)] if len(words) >= LONG_ENOUGH else []
+
+
+def step_names(task: Task, seen: Seen) -> list[str]:
+    """All that a generated row goes through, in order."""
+    answers = ANSWERS if task.asks_answers else LABELS
+    inputs = [step.name for step in input_steps(task, seen)]
+    return [PARSING, *inputs, answers, *(step.name for step in row_steps(task)), JUDGE]
 
 
 def leaves_alone(step: Step, seeds: Sequence[Seed]) -> bool:

@@ -41,6 +41,20 @@ def test_no_prompt_for_a_trace_shows_the_answer(tmp_path: Path) -> None:
             assert not any(label in request.messages[1]["content"] for label in LABELS)
 
 
+def test_the_card_lists_the_steps_in_order_and_the_prompts_that_were_used(tmp_path: Path) -> None:
+    result = run(config_in(tmp_path, extract_policy=False), Writer(repeats=0.2))
+    assert result.dataset is not None
+    manifest = result.dataset.manifest
+    steps = [step.stage for step in manifest.stages]
+    assert steps[:2] == ["parsing", "tidy"]
+    assert steps.index("duplicates") < steps.index("answers") < steps.index("label in set")
+    assert "judge" not in steps
+    refused = {step.stage: step.refused for step in manifest.stages}
+    assert refused["duplicates"] == sum(result.rejected.values())
+    prompts = {"cot_system", "synthetic_generation_system", "generation call"}
+    assert manifest.prompts.keys() == prompts
+
+
 def test_each_cell_gets_its_quota_and_its_account(tmp_path: Path) -> None:
     teacher = Writer(short=0.3, broken=0.1, repeats=0.1)
     result = run(config_in(tmp_path), teacher)
