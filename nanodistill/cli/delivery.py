@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -44,3 +45,26 @@ def export(
         work.config, to, options=options, run_id=run_id, dataset=dataset, listen=work.listen
     )
     return Ending(result.to_json(), result.summary(), result.next_command(work.config.name))
+
+
+@command("serve", to_stderr=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
+              help="Port to listen on; 0 takes any free one.")  # fmt: skip
+def serve(work: Work, host: str, port: int) -> Ending:
+    """Serve the student behind OpenAI's chat interface, until Ctrl-C or SIGTERM.
+
+    NANODISTILL_SERVE_KEY holds the API key that is asked for; unset, none is.
+    """
+    from nanodistill.runfolder import RunFolder
+    from nanodistill.serve import serve as run_server
+
+    served = run_server(
+        work.config,
+        RunFolder(work.config.run_folder),
+        host=host,
+        port=port,
+        api_key=os.environ.get("NANODISTILL_SERVE_KEY") or None,
+        listen=work.listen,
+    )
+    return Ending({"served": served}, f"{served} requests were answered.")

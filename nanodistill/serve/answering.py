@@ -1,0 +1,186 @@
+"""From a request to an answer, whole or as a stream of pieces.
+
+An answer that must be of a schema and can't be held to it while it is drawn (or
+not to all of it) is checked when it is whole and drawn again, with other random
+numbers, up to `ATTEMPTS` times; it is streamed only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from nanodistill.errors import InputError
+from nanodistill.models.generator import GeneratorClosed
+from nanodistill.models.sampling import Sampling
+from nanodistill.records import FinishReason, Message
+from nanodistill.serve.constraint import Grammars
+from nanodistill.serve.schema import ANY_OBJECT, BadSchema, Grammar, check_schema, problem
+from nanodistill.serve.splitting import Piece, splitter_for
+from nanodistill.serve.wire import ChatRequest, Refused, Usage
+
+if TYPE_CHECKING:
+    from nanodistill.models.batching import Generated, Step
+    from nanodistill.models.generation import Prompt
+    from nanodistill.models.loading import LoadedModel
+    from nanodistill.models.sampling import Processor
+    from nanodistill.serve.served import Choice
+
+ATTEMPTS = 3
+RETRY_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an answer ended."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request made ready: what the model gets, and what answer is wanted."""
+
+    messages: list[Message]
+    sampling: Sampling
+    schema: Mapping[str, Any] | None
+    grammar: Grammar | None
+
+    @property
+    def needs_check(self) -> bool:
+        return self.schema is not None and (self.grammar is None or not self.grammar.complete)
+
+    def again(self, attempt: int) -> Sampling:
+        """Sampling of a further attempt: not the same answer once more."""
+        seed = None if self.sampling.seed is None else self.sampling.seed + attempt
+        warmth = max(self.sampling.temperature, RETRY_TEMPERATURE)
+        return replace(self.sampling, temperature=warmth, seed=seed)
+
+
+class Generates(Protocol):
+    """What is asked of `models.generator.Generator` here."""
+
+    @property
+    def loaded(self) -> LoadedModel: ...
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
+    ) -> Generated: ...
+
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
+    ) -> AsyncGenerator[Step]: ...
+
+
+class Answering:
+    """Answers requests with one model."""
+
+    def __init__(self, choice: Choice, generator: Generates) -> None:
+        self._choice = choice
+        self._generator = generator
+        self._grammars = Grammars(generator.loaded)
+        self._own = self._grammar(choice.schema) if choice.schema is not None else None
+
+    async def prepare(self, request: ChatRequest) -> Ask:
+        """Raises Refused for what can't be followed."""
+        schema, grammar = await self._wanted(request)
+        return Ask(
+            messages=request.conversation(self._choice.instruction, self._choice.form),
+            sampling=Sampling(
+                max_tokens=request.limit or self._choice.max_new_tokens,
+                temperature=request.temperature or 0.0,
+                top_p=request.top_p or 1.0,
+                top_k=request.top_k or 0,
+                min_p=request.min_p or 0.0,
+                repetition_penalty=request.repetition_penalty or 1.0,
+                stop=request.stops,
+                seed=request.seed,
+            ),
+            schema=schema,
+            grammar=grammar,
+        )
+
+    async def pieces(self, ask: Ask) -> AsyncGenerator[Piece | Ended]:
+        """The answer as it comes; the last is how it ended.
+
+        Raises:
+            Refused: the prompt is too long, or no attempt gave an answer of the schema.
+        """
+        try:
+            if ask.needs_check:
+                pieces, ended = await self._checked(ask)
+                for piece in pieces:
+                    yield piece
+                yield ended
+                return
+            splitter = splitter_for(self._choice.form)
+            stream = self._generator.stream(
+                ask.messages, ask.sampling, processors=self._processors(ask)
+            )
+            async with aclosing(stream) as steps:
+                async for step in steps:
+                    for piece in splitter.add(step.text):
+                        yield piece
+                    if step.finished is not None:
+                        for piece in splitter.end():
+                            yield piece
+                        yield _ended(step.finished)
+        except InputError as refused:
+            code = "context_length_exceeded"
+            raise Refused(400, refused.message, param="messages", code=code) from refused
+        except GeneratorClosed as closed:
+            raise Refused(503, "The server is shutting down.", retry_after=5) from closed
+
+    async def _checked(self, ask: Ask) -> tuple[list[Piece], Ended]:
+        """The first answer that is of the schema. One that was cut off is given as it is."""
+        schema = ask.schema or ANY_OBJECT
+        drawn, wrong = 0, ""
+        for attempt in range(ATTEMPTS):
+            sampling = ask.again(attempt) if attempt else ask.sampling
+            answer = await self._generator.generate(
+                ask.messages, sampling, processors=self._processors(ask)
+            )
+            drawn += answer.completion_tokens
+            splitter = splitter_for(self._choice.form)
+            pieces = [*splitter.add(answer.text), *splitter.end()]
+            content = "".join(piece.text for piece in pieces if piece.kind == "content")
+            wrong = problem(content, schema) or ""
+            if not wrong or answer.finish_reason == "length":
+                usage = Usage(answer.prompt_tokens, drawn)
+                return pieces, Ended(answer.finish_reason, usage)
+        raise Refused(
+            500,
+            f"The model gave no answer of the schema in {ATTEMPTS} attempts: {wrong}",
+            code="schema_not_met",
+        )
+
+    def _processors(self, ask: Ask) -> list[Any]:
+        return [self._grammars.constraint(ask.grammar)] if ask.grammar is not None else []
+
+    async def _wanted(
+        self, request: ChatRequest
+    ) -> tuple[Mapping[str, Any] | None, Grammar | None]:
+        """The schema of the answer: the request's own, else the run's."""
+        asked = request.response_format
+        if asked is None:
+            return self._choice.schema, self._own
+        if asked.type == "text":
+            return None, None
+        schema = asked.json_schema.held if asked.json_schema else ANY_OBJECT
+        try:
+            return schema, await anyio.to_thread.run_sync(self._grammar, schema)
+        except BadSchema as bad:
+            raise Refused(400, str(bad), param="response_format") from bad
+
+    def _grammar(self, schema: Mapping[str, Any]) -> Grammar | None:
+        check_schema(schema)
+        return self._grammars.grammar(schema, self._choice.form)
+
+
+def _ended(answer: Generated) -> Ended:
+    return Ended(answer.finish_reason, Usage(answer.prompt_tokens, answer.completion_tokens))

@@ -1,0 +1,257 @@
+"""The HTTP side: routes, key, body, queue, streams.
+
+    POST /v1/chat/completions     GET /v1/models     GET /health
+
+Every error is JSON in OpenAI's form. A browser's page elsewhere can't use the
+server behind its user's back: only `application/json` is read, which no page may
+send to another origin without asking, and nothing allows it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from aiohttp import web
+
+from nanodistill.events import Listener, Notice
+from nanodistill.records import tagged_hash
+from nanodistill.serve.answering import Answering, Ask, Ended
+from nanodistill.serve.limits import Limits
+from nanodistill.serve.splitting import Piece
+from nanodistill.serve.wire import ChatRequest, Envelope, Refused, read_request
+
+if TYPE_CHECKING:
+    from nanodistill.serve.served import Choice
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+FIELD = {"thinking": "reasoning_content", "content": "content"}
+SMOOTHING = 0.2
+
+
+@dataclass
+class Queue:
+    """How many requests are in the house, and how long one takes."""
+
+    limits: Limits
+    inside: int = 0
+    draining: bool = False
+    served: int = 0
+    seconds: float = field(default=1.0)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Raises Refused if there is none."""
+        if self.draining:
+            raise Refused(503, "The server is shutting down.", retry_after=5)
+        if self.inside >= self.limits.requests:
+            waiting = self.inside - self.limits.batch
+            wait = self.seconds * waiting / self.limits.batch
+            raise Refused(
+                429,
+                f"{self.limits.batch} requests are being answered and {waiting} wait; "
+                "there is no place for more.",
+                code="queue_full",
+                retry_after=max(1, math.ceil(wait)),
+            )
+        self.inside += 1
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self.served += 1
+            self.seconds += SMOOTHING * (time.monotonic() - begun - self.seconds)
+
+
+class Service:
+    """The handlers, and what they share."""
+
+    def __init__(
+        self, choice: Choice, answering: Answering, limits: Limits, listen: Listener
+    ) -> None:
+        self.queue = Queue(limits)
+        self._choice = choice
+        self._answering = answering
+        self._limits = limits
+        self._listen = listen
+        self._began = int(time.time())
+        self._fingerprint = f"fp_{tagged_hash('nanodistill.served.v1', choice.identity)[:12]}"
+
+    def app(self, api_key: str | None) -> web.Application:
+        app = web.Application(
+            client_max_size=self._limits.body, middlewares=[self._errors, _with_key(api_key)]
+        )
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{name}", self.model)
+        app.router.add_get("/health", self.health)
+        return app
+
+    async def health(self, _: web.Request) -> web.Response:
+        state = "draining" if self.queue.draining else "ok"
+        told = {"status": state, "model": self._choice.name, "requests": self.queue.inside}
+        return web.json_response(told, status=503 if self.queue.draining else 200)
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        self._check_model(request.match_info["name"])
+        return web.json_response(self._model())
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        asked = read_request(await self._body(request))
+        self._check_model(asked.model)
+        with self.queue.place():
+            deadline = anyio.current_time() + self._limits.seconds
+            try:
+                with _until(deadline):
+                    ask = await self._answering.prepare(asked)
+                    if not asked.stream:
+                        return await self._whole(ask)
+                return await self._stream(request, asked, ask, deadline)
+            except TimeoutError as late:
+                raise self._late() from late
+
+    async def _whole(self, ask: Ask) -> web.Response:
+        texts = {"thinking": "", "content": ""}
+        async with aclosing(self._answering.pieces(ask)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Piece):
+                    texts[piece.kind] += piece.text
+                else:
+                    ended = piece
+        answer = self._envelope().completion(
+            texts["content"], texts["thinking"] or None, ended.reason, ended.usage
+        )
+        return web.json_response(answer)
+
+    async def _stream(
+        self, request: web.Request, asked: ChatRequest, ask: Ask, deadline: float
+    ) -> web.StreamResponse:
+        """Server-sent events. What goes wrong before the first piece still has a status."""
+        envelope = self._envelope()
+        async with aclosing(self._answering.pieces(ask)) as pieces:
+            with _until(deadline):
+                first = await anext(pieces)
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+            )
+            await response.prepare(request)
+            await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
+            try:
+                with _until(deadline):
+                    await self._send_pieces(response, envelope, asked, first, pieces)
+            except (Refused, TimeoutError) as stopped:
+                refused = stopped if isinstance(stopped, Refused) else self._late()
+                await _send(response, refused.to_json())
+        with suppress(ConnectionResetError):
+            await response.write(b"data: [DONE]\n\n")
+            await response.write_eof()
+        return response
+
+    async def _send_pieces(
+        self,
+        response: web.StreamResponse,
+        envelope: Envelope,
+        asked: ChatRequest,
+        first: Piece | Ended,
+        rest: AsyncGenerator[Piece | Ended],
+    ) -> None:
+        piece = first
+        while isinstance(piece, Piece):
+            await _send(response, envelope.chunk({FIELD[piece.kind]: piece.text}))
+            piece = await anext(rest)
+        await _send(response, envelope.chunk({}, piece.reason))
+        if asked.include_usage:
+            await _send(response, envelope.usage_chunk(piece.usage))
+
+    async def _body(self, request: web.Request) -> Any:
+        if request.content_type != "application/json":
+            raise Refused(415, "Send the body as application/json.")
+        try:
+            with anyio.fail_after(self._limits.body_seconds):
+                return json.loads(await request.read())
+        except TimeoutError as slow:
+            raise Refused(408, "The body did not come in time.") from slow
+        except (ValueError, RecursionError) as broken:
+            raise Refused(400, f"The body is not JSON: {broken}") from broken
+
+    def _check_model(self, name: str) -> None:
+        if name != self._choice.name:
+            raise Refused(
+                404,
+                f"There is no model {name!r} here; there is {self._choice.name!r}.",
+                code="model_not_found",
+                param="model",
+            )
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self._choice.name,
+            "object": "model",
+            "created": self._began,
+            "owned_by": "nanodistill",
+        }
+
+    def _envelope(self) -> Envelope:
+        return Envelope(self._choice.name, self._fingerprint)
+
+    def _late(self) -> Refused:
+        seconds = self._limits.seconds
+        return Refused(
+            503, f"The answer was not there after {seconds:g} s.", code="timeout", retry_after=5
+        )
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            return _error(refused)
+        except web.HTTPException as other:
+            return _error(Refused(other.status, other.reason), other.headers)
+        except Exception as failed:  # noqa: BLE001 - one request's failure is not the server's
+            told = f"{type(failed).__name__}: {failed}"
+            self._listen(Notice(f"a request failed: {told}", "warning"))
+            return _error(Refused(500, "The answer could not be computed."))
+
+
+def _with_key(api_key: str | None) -> Any:
+    """Asks for the key on every route but /health."""
+    wanted = f"Bearer {api_key}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if api_key is not None and request.path != "/health":
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, wanted):
+                raise Refused(401, "Wrong or missing API key.", code="invalid_api_key")
+        return await handler(request)
+
+    return check
+
+
+def _until(deadline: float) -> AbstractContextManager[object]:
+    """Raises TimeoutError once `deadline` has passed."""
+    return anyio.fail_after(deadline - anyio.current_time())
+
+
+async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:
+    await response.write(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n")
+
+
+def _error(refused: Refused, headers: Mapping[str, str] | None = None) -> web.Response:
+    kept = {name: held for name, held in (headers or {}).items() if name == "Allow"}
+    if refused.retry_after is not None:
+        kept["Retry-After"] = str(refused.retry_after)
+    return web.json_response(refused.to_json(), status=refused.status, headers=kept)

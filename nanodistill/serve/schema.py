@@ -1,0 +1,118 @@
+"""What answer is wanted: free text, any JSON object, or JSON of a schema.
+
+The schema is put to the model as a grammar: only tokens are drawn that lead to
+an answer of it, with thinking before it where the format has thinking. What the
+grammar library can't express is left out of the grammar and found by checking
+the answer, which is drawn again a few times; a schema is honoured or refused,
+never ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.serve.splitting import Marks, marks_of
+from nanodistill.thinking import FORMATS, thinks
+
+if TYPE_CHECKING:
+    from nanodistill.thinking import Format
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+SPACE = r"(\n[ ]{0,16}|[ ])?"
+"""White space between JSON tokens. Bounded, because a small model may write nothing else; and
+without an empty line, which in some formats ends the thinking."""
+
+
+class BadSchema(ValueError):
+    """A schema that is none, or that refers to something outside itself."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A grammar for llguidance. `complete` means that what it lets through needs no check."""
+
+    text: str
+    complete: bool
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raises BadSchema."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as wrong:
+        raise BadSchema(f"the schema is no JSON schema: {wrong.message}") from wrong
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise BadSchema(f"the schema refers to {reference}, and nothing outside it is fetched")
+
+
+def problem(content: str, schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with an answer, None if it is of the schema."""
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    try:
+        value = json.loads(content)
+    except ValueError as broken:
+        return f"it is not JSON: {broken}"
+    nothing_fetched: Any = Registry()
+    found = next(Draft202012Validator(schema, registry=nothing_fetched).iter_errors(value), None)
+    return None if found is None else f"{found.json_path}: {found.message}"
+
+
+def grammar_for(schema: Mapping[str, Any], form: Format, *, lenient: bool) -> str | None:
+    """The grammar of an answer in `form` with content of `schema`; None where a format's text
+    can't be told by a grammar.
+
+    `lenient` leaves out of the grammar what the library can't express.
+    """
+    if form is FORMATS["json"]:
+        return f"start: answer\n{_answer(_in_json_form(schema), lenient)}"
+    if not thinks(form):
+        return f"start: answer\n{_answer(schema, lenient)}"
+    marks = marks_of(form)
+    if marks is None or not marks.can_be_streamed:
+        return None
+    return f"start: thought answer | answer\n{_thought(marks)}{_answer(schema, lenient)}"
+
+
+def _thought(marks: Marks) -> str:
+    """Thinking ends with the first mark that ends it."""
+    mark = marks.between.strip()
+    lead, _, tail = marks.between.partition(mark)
+    return (
+        f"thought: {json.dumps(marks.before)} inside {json.dumps(tail)}\n"
+        f"inside[suffix={json.dumps(lead + mark)}]: /(?s:.*)/\n"
+    ).replace(' ""\n', "\n")
+
+
+def _answer(schema: Mapping[str, Any], lenient: bool) -> str:
+    told = {"whitespace_pattern": SPACE, "lenient": lenient}
+    return f"answer: %json {json.dumps({**schema, 'x-guidance': told})}\n"
+
+
+def _in_json_form(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of the `json` thinking format around an answer of `schema`. What the schema
+    refers to moves up with it, because references begin at the root."""
+    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return {
+        "type": "object",
+        "properties": {"reasoning": {"type": "string"}, "answer": dict(schema)},
+        "required": ["answer"],
+        "additionalProperties": False,
+        **shared,
+    }
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        own = [held for key, held in value.items() if key == "$ref" and isinstance(held, str)]
+        return own + [found for held in value.values() for found in _references(held)]
+    if isinstance(value, list):
+        return [found for held in value for found in _references(held)]
+    return []

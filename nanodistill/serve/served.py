@@ -1,0 +1,94 @@
+"""Which model is served, and how it was trained to be asked.
+
+The exported model where it is of the latest training run, or alone there is
+(pulled from elsewhere); else the latest run's adapter on its base. Either way
+the instruction, the thinking format and the schema are those of the dataset
+that it learned from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.errors import InputError
+from nanodistill.evaluation.reading import output_format
+from nanodistill.exporting.folder import heal
+from nanodistill.exporting.manifest import ExportManifest, read_manifest
+from nanodistill.exporting.source import find_source
+from nanodistill.models.loading import LoadedModel, load_model
+from nanodistill.training.runs import latest_run
+
+if TYPE_CHECKING:
+    from nanodistill.config import DistillationConfig
+    from nanodistill.events import Listener
+    from nanodistill.runfolder import RunFolder
+    from nanodistill.thinking import Format
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model to load, and what is known of how to ask it. `what` says it to a person."""
+
+    name: str
+    model: Path
+    adapter: Path | None
+    identity: str
+    instruction: str
+    form: Format
+    schema: dict[str, Any] | None
+    max_new_tokens: int
+    what: str
+
+    def load(self, listen: Listener) -> LoadedModel:
+        return load_model(self.model, adapter=self.adapter, listener=listen)
+
+
+def choose(config: DistillationConfig, run: RunFolder, listen: Listener) -> Choice:
+    """What to serve of this run.
+
+    Raises:
+        InputError: nothing was trained or exported.
+    """
+    heal(run.model)
+    exported, latest = read_manifest(run.model), latest_run(run)
+    if exported is not None and (latest is None or exported.lineage.run == latest[0].run):
+        return _exported(config, run, exported)
+    if latest is None:
+        raise InputError(
+            f"{run.root} holds no trained student and no exported model yet.",
+            next_step="Train one first: nanodistill train RUN.toml",
+        )
+    return _trained(config, run, listen)
+
+
+def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManifest) -> Choice:
+    task = manifest.task
+    return Choice(
+        name=config.name,
+        model=run.model,
+        adapter=None,
+        identity=manifest.key,
+        instruction=task.instruction,
+        form=output_format(task.thinking_format, task.train_on),
+        schema=task.response_schema,
+        max_new_tokens=config.max_new_tokens,
+        what=f"the exported model of training run {manifest.lineage.run}",
+    )
+
+
+def _trained(config: DistillationConfig, run: RunFolder, listen: Listener) -> Choice:
+    source = find_source(config, run, None, None, listen)
+    manifest = source.dataset.manifest
+    return Choice(
+        name=config.name,
+        model=source.base.path,
+        adapter=source.adapter,
+        identity=source.key(),
+        instruction=manifest.instruction,
+        form=output_format(manifest.thinking_format, source.train_on),
+        schema=manifest.response_schema,
+        max_new_tokens=config.max_new_tokens,
+        what=f"the adapter of training run {source.run} on {source.base_name}",
+    )

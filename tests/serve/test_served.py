@@ -1,0 +1,61 @@
+"""Which model is served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation.tiny import INSTRUCTION
+
+from nanodistill.errors import InputError
+from nanodistill.events import silent
+from nanodistill.exporting.manifest import ExportManifest
+from nanodistill.exporting.source import find_source
+from nanodistill.runfolder import RunFolder
+from nanodistill.serve.served import choose
+from nanodistill.thinking import FORMATS
+from serve.conftest import Student, make_student
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Student:
+    return make_student(tmp_path)
+
+
+def put_exported(student: Student, of_run: str) -> None:
+    """What an export of the training run `of_run` leaves in model/, but for the weights."""
+    source = find_source(student.config, student.run, None, None, silent)
+    manifest = ExportManifest.of(
+        student.config, source, to="mlx", form="as base", key="k", baked=False, parity=None
+    )
+    lineage = manifest.lineage.model_copy(update={"run": of_run})
+    student.run.model.mkdir(exist_ok=True)
+    manifest.model_copy(update={"lineage": lineage}).write(student.run.model)
+
+
+def test_the_exported_model_if_it_is_of_the_latest_run(fresh: Student) -> None:
+    trained = choose(fresh.config, fresh.run, silent)
+    assert trained.adapter == fresh.run.training / "r1" / "adapters"
+    assert trained.what == "the adapter of training run r1 on model"
+    put_exported(fresh, "r1")
+    exported = choose(fresh.config, fresh.run, silent)
+    assert (exported.model, exported.adapter) == (fresh.run.model, None)
+    for each in (trained, exported):
+        assert each.instruction == INSTRUCTION
+        assert each.form is FORMATS["none"]
+        assert each.max_new_tokens == 8
+    put_exported(fresh, "r0")
+    assert choose(fresh.config, fresh.run, silent) == trained
+
+
+def test_an_exported_model_that_came_from_elsewhere(fresh: Student, tmp_path: Path) -> None:
+    put_exported(fresh, "r9")
+    pulled = RunFolder(tmp_path / "pulled")
+    shutil.copytree(fresh.run.model, pulled.model)
+    assert choose(fresh.config, pulled, silent).model == pulled.model
+
+
+def test_nothing_to_serve(fresh: Student, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no trained student and no exported model"):
+        choose(fresh.config, RunFolder(tmp_path / "empty"), silent)
