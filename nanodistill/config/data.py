@@ -37,7 +37,9 @@ class DataSettings(Settings):
         default=None, description="System prompt of the policy call, as text or a path."
     )
     custom_synthetic_generation_prompt: Annotated[str | None, InputPath()] = Field(
-        default=None, description="System prompt of generation calls, as text or a path."
+        default=None,
+        description="System prompt of generation calls, as text or a path; in chat generation, "
+        "where it has {label}, what each turn asks for.",
     )
     response_parser: Annotated[str | Any | None, ObjectRef()] = Field(
         default=None,
