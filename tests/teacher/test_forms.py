@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import pytest
 
 from nanodistill.errors import RowFailed, RunStopped
@@ -56,6 +57,18 @@ async def test_a_refused_form_is_left_once_for_the_run(
     (notice,) = run.notices
     assert '"tools"' in notice
     assert "response_format" in notice
+
+
+async def test_calls_under_way_together_step_down_once(
+    teacher_server: TeacherServer, transport: str
+) -> None:
+    teacher_server.set(response_format="refuse", latency=0.05)
+    settings, run = config_for(teacher_server.url, transport=transport), Run()
+    async with opened(settings, **run.memory) as provider, anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(provider.complete, request(f"number {number}", schema=SCHEMA))
+    assert len(run.notices) == 1
+    assert teacher_server.total == 10
 
 
 async def test_a_resumed_run_starts_with_what_worked(

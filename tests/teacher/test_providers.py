@@ -11,7 +11,7 @@ import pytest
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
 from nanodistill.records import Usage
-from nanodistill.teacher.direct import DirectProvider
+from nanodistill.teacher.direct import LARGEST_BODY, DirectProvider
 from nanodistill.teacher.litellm_provider import LiteLLMProvider
 from nanodistill.teacher.provider import RateHints
 from teacher.opened import KEY, SCHEMA, config_for, opened, request
@@ -205,6 +205,13 @@ async def test_faults(
     assert teacher_server.total == 1, "nothing below us may try again"
     assert KEY not in repr(error)
     assert len(error.message) < 400
+
+
+async def test_an_endless_body_is_not_read_to_its_end(teacher_server: TeacherServer) -> None:
+    teacher_server.next(raw(" " * (LARGEST_BODY + 1)))
+    error = await fault(config_for(teacher_server.url))
+    assert error.kind == "bad_body"
+    assert "32 MiB" in error.message
 
 
 @pytest.mark.parametrize("hint", ["seconds", "date", "milliseconds", "openai", "anthropic"])

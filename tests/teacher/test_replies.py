@@ -87,6 +87,16 @@ def test_a_good_one() -> None:
     )
 
 
+def test_parts_of_the_tokens_are_no_more_than_the_whole() -> None:
+    usage = {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 9},
+        "completion_tokens_details": {"reasoning_tokens": 9},
+    }
+    assert read(GOOD | {"usage": usage}).usage == Usage(3, 2, 3, 2)
+
+
 def test_half_a_surrogate_pair_is_replaced() -> None:
     assert read(with_message(content="a \ud83d b \U0001f600")).text == "a \ufffd b \U0001f600"
 
@@ -127,9 +137,7 @@ def test_no_answer(body: Any, fate: type[CallError], kind: str) -> None:
     assert (type(caught.value), caught.value.kind) == (fate, kind)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "read_as"), [(-3, 0), (2.0, 2), ("7", 7), (None, 0), (True, 1)]
-)
+@pytest.mark.parametrize(("tokens", "read_as"), [(-3, 0), (2.0, 2), ("7", 7), (None, 0), (True, 1)])
 def test_odd_numbers_of_tokens(tokens: Any, read_as: int) -> None:
     body = GOOD | {"usage": {"prompt_tokens": tokens, "completion_tokens": 1}}
     assert read(body).usage == Usage(read_as, 1)
