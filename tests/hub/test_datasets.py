@@ -9,7 +9,7 @@ import pytest
 
 from hub.small_hub import SmallHub
 from nanodistill.dataset import DatasetVersion, verify
-from nanodistill.errors import Stopped
+from nanodistill.errors import CheckFailed, Stopped
 from nanodistill.events import Event as Told
 from nanodistill.hub import Hub, dataset_parcel, fetch_dataset, pull, push
 from nanodistill.hubrows import HubDataset
@@ -65,3 +65,30 @@ def test_without_the_hub_a_version_that_was_fetched_once_is_taken_from_the_cache
     assert "Taking the copy of" in str(told[0])
     with pytest.raises(Stopped, match="can't be reached"):
         fetch_dataset(HubDataset(REPO, "v0009"), hub=gone)
+
+
+def test_what_was_changed_in_the_cache_is_not_trained_on(
+    small_hub: SmallHub, hub: Hub, version: DatasetVersion
+) -> None:
+    push(dataset_parcel(version), REPO, hub=hub)
+    spoil(next(fetch_dataset(HubDataset(REPO), hub=hub).glob("data/train-*")))
+    with pytest.raises(CheckFailed, match="has changed since it was written"):
+        fetch_dataset(HubDataset(REPO), hub=hub)
+
+
+def test_a_model_that_is_not_as_the_hub_has_it_is_not_put_in_place(
+    small_hub: SmallHub, hub: Hub, tmp_path: Path
+) -> None:
+    files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    small_hub.add("model", "owner/model", files, private=True)
+    pull("owner/model", tmp_path / "here", kind="model", hub=hub)
+    assert hub.cache is not None
+    spoil(next(hub.cache.rglob("model.safetensors")))
+    with pytest.raises(CheckFailed, match=r"did not arrive as the Hub has it: model\.safetensors"):
+        pull("owner/model", tmp_path / "there", kind="model", hub=hub)
+    assert not (tmp_path / "there").exists()
+
+
+def spoil(file: Path) -> None:
+    """Change a byte and not the length."""
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
