@@ -38,7 +38,6 @@ from nanodistill.teacher.answers import Answer, Failure, load_validation
 from nanodistill.teacher.asking import params_for
 from nanodistill.teacher.budget import Budget, Size
 from nanodistill.teacher.chains import Chains, Lost, in_batches
-from nanodistill.teacher.concurrency import START
 from nanodistill.teacher.flow import Flow
 from nanodistill.teacher.limits import Admission
 from nanodistill.teacher.mlx import MAX_BATCH
@@ -173,12 +172,7 @@ async def open_teacher(
             recorder=recorder,
             chains=Chains(journal, lost),
             lost=lost,
-            admission=Admission(
-                config.max_concurrency,
-                config.requests_per_minute,
-                config.tokens_per_minute,
-                start=MAX_BATCH if config.teacher.startswith(MLX) else START,
-            ),
+            admission=_admission(config),
             budget=Budget(config, price, before),
             retry=RetryPolicy(config.max_retries, Random()),
             account=Account(),
@@ -189,6 +183,14 @@ async def open_teacher(
         )
         with awake():
             yield Teacher(config, session, price)
+
+
+def _admission(config: DistillationConfig) -> Admission:
+    """The limits to begin with. What suits a model in this process is known: one full batch."""
+    given = config.requests_per_minute, config.tokens_per_minute
+    if config.teacher.startswith(MLX):
+        return Admission(min(config.max_concurrency, MAX_BATCH), *given, start=MAX_BATCH)
+    return Admission(config.max_concurrency, *given)
 
 
 def _price(config: DistillationConfig) -> Price | None:
