@@ -63,6 +63,7 @@ BUSY = re.compile(r"overload|over capacity|at capacity|too busy|no available (se
 UNREADABLE = re.compile(
     r"Empty or invalid response from LLM endpoint\. Received: (?P<body>.*)", re.DOTALL
 )
+RETRY_AFTER = re.compile(r"retry-after(-ms)?", re.IGNORECASE)
 TRY_LATER = re.compile(r"rate[_ -]?limit|too many requests", re.IGNORECASE)
 OF_THE_ROW = ("messages", "input", "prompt", "contents", "user")
 
@@ -95,7 +96,7 @@ class Evidence:
             return cls(status, as_text(error), headers)
         told = error.get("message") or error.get("detail") or error.get("msg") or error
         marks = [as_text(error[name]) for name in ("code", "type", "status") if error.get(name)]
-        more = as_text(error["metadata"]) if error.get("metadata") else ""
+        more = " ".join(as_text(error[name]) for name in ("metadata", "details") if error.get(name))
         text = (
             as_text(told) + "".join(f" [{mark}]" for mark in marks) + (f" {more}" if more else "")
         )
@@ -121,7 +122,8 @@ def kind_of_http(evidence: Evidence) -> str:
     if status in STATUS_KINDS:
         return STATUS_KINDS[status]
     if status >= 500 or status == 200:
-        return "overloaded" if BUSY.search(text) else "server_error"
+        asks_to_wait = status == 503 and any(map(RETRY_AFTER.fullmatch, evidence.headers))
+        return "overloaded" if asks_to_wait or BUSY.search(text) else "server_error"
     return "bad_request" if status >= 400 else "address"
 
 

@@ -164,6 +164,20 @@ def test_the_wait_of_a_refusal_goes_with_it() -> None:
     assert (fault.retry_after, fault.is_refusal, fault.status) == (4, True, 429)
 
 
+def test_a_503_that_says_when_to_come_back_is_a_refusal() -> None:
+    fault = FAULTS.of_http(Evidence.of_text(503, "no", {"Retry-After": "4"}))
+    assert isinstance(fault, Transient)
+    assert (fault.kind, fault.retry_after) == ("overloaded", 4)
+
+
+def test_the_wait_in_googles_details() -> None:
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]
+    body = [{"error": {"code": 429, "message": "quota", "status": "X", "details": details}}]
+    fault = FAULTS.of_http(Evidence.of_body(429, body, {}))
+    assert isinstance(fault, Transient)
+    assert (fault.kind, fault.retry_after) == ("rate_limit", 34)
+
+
 def test_quotes_are_short_and_hold_no_secret() -> None:
     page = f"<html><head><title>502 Bad\nGateway</title></head>{'<p>x</p>' * 900}</html>"
     fault = FAULTS.of_http(Evidence.of_text(502, page, {}))
