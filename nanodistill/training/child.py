@@ -169,6 +169,7 @@ class Child:
         at = 0 if found is None else found.state.update
         keep_until(self.folder.metrics, -1 if found is None else at)
         metrics = MetricsWriter(self.folder.metrics)
+        metrics.write("started", at, pid=os.getpid())
         say = self._teller(metrics, at)
         for path in damaged:
             say(warning(f"checkpoint {path.name} is damaged; going on from the one before"))

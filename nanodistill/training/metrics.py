@@ -2,6 +2,7 @@
 
 Every record has `kind` and `update`:
 
+    started      pid: a child begins
     train        loss, smoothed, learning_rate, gradient_norm, tokens_per_second, …
     valid        loss, score, best
     checkpoint   path
@@ -63,19 +64,37 @@ def keep_until(path: Path, update: int) -> None:
 
 
 class MetricsReader:
-    """Hands out the records that were added since the last call."""
+    """Hands out the records of one child, each once, as they are added.
 
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+    A child that goes on replaces the file before it begins, so what is read counts only from
+    its own `started`.
+    """
+
+    def __init__(self, path: Path, pid: int) -> None:
         self._path = path
-        self._at = path.stat().st_size if from_end and path.exists() else 0
+        self._pid = pid
+        self._at = 0
+        self._inode = -1
+        self._begun = False
 
     def new(self) -> list[Record]:
+        records = list(parse(self._read()))
+        for place, record in enumerate(records):
+            if record["kind"] == "started" and record["pid"] == self._pid:
+                self._begun = True
+                return records[place + 1 :]
+        return records if self._begun else []
+
+    def _read(self) -> bytes:
         try:
             with self._path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._inode:
+                    self._inode, self._at, self._begun = inode, 0, False
                 file.seek(self._at)
                 data = file.read()
         except FileNotFoundError:
-            return []
+            return b""
         whole = data.rfind(b"\n") + 1
         self._at += whole
-        return list(parse(data[:whole]))
+        return data[:whole]

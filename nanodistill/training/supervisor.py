@@ -3,7 +3,9 @@
 A child that dies of memory is started again from its last checkpoint with half
 the batch and twice the accumulation, which trains the same updates; when the
 batch is one row, with gradient checkpointing; after that the student does not
-fit. What was changed is told, and kept in adjusted.json for the next time.
+fit. What was changed is told, and kept in adjusted.json for the next time. One
+that dies of something else (a driver, a signal) goes on as it was, if it had
+got further than its last start.
 
 The child is in a session of its own: Ctrl-C and a closed terminal reach the
 command alone, which asks the child to write a checkpoint and end. If the
@@ -58,8 +60,16 @@ class Fit:
         return f"{said}, with gradient checkpointing" if self.checkpointing else said
 
 
-class Killed(Exception):
-    """The child died of something that is not memory."""
+class Died(NanoDistillError):
+    """The child died of something that is not memory; `how` in a few words."""
+
+    def __init__(self, how: str, said: str, log: Path) -> None:
+        super().__init__(
+            f"The training process died: {said}",
+            next_step=f"Its whole output is in {log}. Run the command again to go on from the "
+            "last checkpoint.",
+        )
+        self.how = how
 
 
 def supervise(
@@ -74,22 +84,24 @@ def supervise(
 
     Raises:
         MemoryLimit: the guard stopped it, or nothing made it fit.
-        NanoDistillError: what the child raised, or that it died.
+        Died: it died, and would again.
+        NanoDistillError: what the child raised.
     """
     fit = _remembered(folder, Fit(job.micro_batch, job.checkpointing))
     while True:
         job = replace(job, micro_batch=fit.micro_batch, checkpointing=fit.checkpointing)
-        outcome = _attempt(folder, job, follow, listen, stop)
+        saved = last_saved(folder)
+        try:
+            outcome = _attempt(folder, job, follow, listen, stop)
+        except Died as died:
+            if last_saved(folder) == saved or stop.is_set():
+                raise
+            text = f"the training process died ({died.how}); going on from the last checkpoint"
+            listen(Notice(text, level="warning"))
+            continue
         if outcome["ending"] != "out of memory" or stop.is_set():
             return _judged(outcome)
-        smaller = fit.smaller()
-        if smaller is None:
-            raise MemoryLimit(
-                "Training ran out of memory with one row to a batch and gradient checkpointing.",
-                next_step="Choose a smaller or quantized student, a smaller max_seq_length, "
-                "fewer lora_layers, or a machine with more memory.",
-            )
-        fit = smaller
+        fit = _smaller(fit)
         write_json(folder.adjusted, asdict(fit))
         listen(
             Notice(
@@ -98,6 +110,24 @@ def supervise(
                 level="warning",
             )
         )
+
+
+def _smaller(fit: Fit) -> Fit:
+    smaller = fit.smaller()
+    if smaller is None:
+        raise MemoryLimit(
+            "Training ran out of memory with one row to a batch and gradient checkpointing.",
+            next_step="Choose a smaller or quantized student, a smaller max_seq_length, "
+            "fewer lora_layers, or a machine with more memory.",
+        )
+    return smaller
+
+
+def last_saved(folder: TrainingFolder) -> str:
+    """The name of the latest checkpoint: as long as it changes, training gets further."""
+    if not folder.checkpoints.is_dir():
+        return ""
+    return max((p.name for p in folder.checkpoints.iterdir() if p.name.isdigit()), default="")
 
 
 def _remembered(folder: TrainingFolder, fit: Fit) -> Fit:
@@ -127,10 +157,10 @@ def _attempt(
     _wait_for_former(folder, listen)
     folder.outcome.unlink(missing_ok=True)
     write_json(folder.job, replace(job, parent=os.getpid()).to_json())
-    reader = MetricsReader(folder.metrics, from_end=True)
     with folder.log.open("ab") as log:
         log_from = log.tell()
         child = _start(folder, log)
+        reader = MetricsReader(folder.metrics, child.pid)
         try:
             _watch(child, reader, follow, stop)
         finally:
@@ -206,12 +236,8 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
         written = log.read().decode(errors="replace")[-LOG_TAIL:]
     if code == -signal.SIGKILL or is_out_of_memory(written):
         return {"ending": "out of memory"}
-    last = written.strip().splitlines()[-1:] or [f"exit status {code}"]
-    raise NanoDistillError(
-        f"The training process died: {last[0]}",
-        next_step=f"Its whole output is in {folder.log}. Run the command again to go on from the "
-        "last checkpoint.",
-    )
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    raise Died(how, (written.strip().splitlines() or [how])[-1], folder.log)
 
 
 def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:

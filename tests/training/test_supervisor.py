@@ -1,0 +1,159 @@
+"""The supervisor: a child that dies of memory, of something else, or is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from nanodistill.config import DistillationConfig
+from nanodistill.dataset import DatasetVersion
+from nanodistill.errors import MemoryLimit, ModelError, NanoDistillError
+from nanodistill.events import Event, Notice, Progress, Table, silent
+from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.training import train, trainer
+from nanodistill.training.child import is_out_of_memory
+from nanodistill.training.guard import Limits
+from nanodistill.training.metrics import read_records
+from nanodistill.training.runs import latest_run
+from nanodistill.training.supervisor import Fit, supervise
+from training.tiny import make_config, make_student, some_rows
+
+SETTINGS: dict[str, Any] = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 1}
+ROWS = cast("DatasetVersion", some_rows())
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("supervised") / "student")
+
+
+def child() -> psutil.Process:
+    """The live child of this process that trains."""
+    for found in psutil.Process().children():
+        with contextlib.suppress(psutil.ZombieProcess):
+            if "nanodistill.training.child" in found.cmdline():
+                return found
+    raise AssertionError("no child trains")
+
+
+class Killer:
+    """A listener that kills the child at the first progress of each of its first `times` lives."""
+
+    def __init__(self, times: int, number: signal.Signals = signal.SIGKILL) -> None:
+        self.left = times
+        self.number = number
+        self.armed = True
+        self.notices: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.notices.append(event.text)
+            self.armed = self.armed or "going on from the last checkpoint" in event.text
+        if isinstance(event, Progress) and self.left and self.armed:
+            self.armed = False
+            self.left -= 1
+            child().send_signal(self.number)
+
+
+def train_with(config: DistillationConfig, listen: Callable[[Event], None]) -> Any:
+    return train(config, ROWS, RunFolder(config.run_folder), listen=listen)
+
+
+def test_a_child_that_dies_of_memory_goes_on_with_less(student: Path, tmp_path: Path) -> None:
+    killer = Killer(2)
+    config = make_config(student, tmp_path, **SETTINGS)
+    result = train_with(config, killer)
+    said = [text for text in killer.notices if "out of memory" in text]
+    assert said == [
+        "training ran out of memory; going on from the last checkpoint with batches of 2, 2 to an "
+        "update",
+        "training ran out of memory; going on from the last checkpoint with batches of 1, 4 to an "
+        "update",
+    ]
+    assert (result.steps, result.resumed_from is not None) == (12, True)
+    found = latest_run(RunFolder(config.run_folder))
+    assert found is not None
+    folder = found[1]
+    assert read_json(folder.adjusted) == {"micro_batch": 1, "checkpointing": False}
+    trained = [r["update"] for r in read_records(folder.metrics) if r["kind"] == "train"]
+    assert trained == list(range(1, 13)), "each update told once"
+
+
+def test_what_never_fits_is_given_up_with_a_way_out(student: Path, tmp_path: Path) -> None:
+    killer = Killer(9)
+    config = make_config(student, tmp_path, **(SETTINGS | {"batch_size": 2}))
+    with pytest.raises(MemoryLimit, match="one row to a batch and gradient checkpointing") as end:
+        train_with(config, killer)
+    assert end.value.exit_code == 4
+    assert killer.left == 6, "two rows, one row, one row with checkpointing"
+
+
+def test_a_child_that_dies_otherwise_goes_on_as_it_was(student: Path, tmp_path: Path) -> None:
+    killer = Killer(1, signal.SIGSEGV)
+    config = make_config(student, tmp_path, **SETTINGS)
+    assert train_with(config, killer).steps == 12
+    assert any("died (signal 11); going on from the last checkpoint" in t for t in killer.notices)
+
+
+def test_a_child_that_dies_without_getting_further_is_an_error(
+    student: Path, tmp_path: Path
+) -> None:
+    killer = Killer(9, signal.SIGSEGV)
+    config = make_config(student, tmp_path, **(SETTINGS | {"save_steps": 99}))
+    with pytest.raises(NanoDistillError, match="The training process died: ") as end:
+        train_with(config, killer)
+    assert "log.txt" in str(end.value)
+    assert end.value.exit_code == 1
+
+
+def test_a_student_that_breaks_after_preflight_is_named(student: Path, tmp_path: Path) -> None:
+    own = make_student(tmp_path / "student")
+
+    def tear(event: Event) -> None:
+        if isinstance(event, Table):
+            weights = own / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(ModelError, match="can't be loaded"):
+        train_with(make_config(own, tmp_path, **SETTINGS), tear)
+
+
+def test_the_guards_stop_reaches_the_command(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With limits that no process can keep; the checkpoint of the beginning is written."""
+
+    def starved(folder: Any, job: Any, **more: Any) -> Any:
+        return supervise(folder, replace(job, limits=Limits(0.01, 0.02, 1.0)), **more)
+
+    monkeypatch.setattr(trainer, "supervise", starved)
+    config = make_config(student, tmp_path, **SETTINGS)
+    with pytest.raises(MemoryLimit, match=r"more than memory_hard_limit_gb = 0\.02") as end:
+        train_with(config, silent)
+    assert end.value.exit_code == 4
+    monkeypatch.undo()
+    assert train_with(config, silent).resumed_from == 0
+
+
+def test_less_memory_is_half_the_batch_then_checkpointing_then_nothing() -> None:
+    fits: list[Fit | None] = [Fit(5, False)]
+    while (last := fits[-1]) is not None:
+        fits.append(last.smaller())
+    assert fits[:-1] == [Fit(5, False), Fit(3, False), Fit(2, False), Fit(1, False), Fit(1, True)]
+
+
+def test_errors_about_memory_are_known() -> None:
+    assert is_out_of_memory("std::bad_alloc")
+    assert is_out_of_memory("[malloc] Unable to allocate 17179869184 bytes.")
+    assert is_out_of_memory(
+        "[METAL] Command buffer execution failed: Insufficient Memory "
+        "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+    )
+    assert not is_out_of_memory("[matmul] Last dimension of first input does not match")
