@@ -24,13 +24,13 @@ LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 FUSED_EXAMPLE = """\
 from mlx_lm import generate, load
 
-model, tokenizer = load({repo!r})
+model, tokenizer = load("{repo}")
 """
 ADAPTER_EXAMPLE = """\
 from huggingface_hub import snapshot_download
 from mlx_lm import generate, load
 {imported}
-adapter = snapshot_download({repo!r})
+adapter = snapshot_download("{repo}")
 model, tokenizer = load({base}, adapter_path=adapter)
 """
 ASKING = """\
@@ -149,7 +149,8 @@ def _loading(shown: Shown) -> str:
     if shown.form == "fused":
         return FUSED_EXAMPLE.format(repo=shown.repo)
     embedded = shown.base_kind == "embedded"
-    base = repr(shown.lineage.base)
+    name, _, revision = shown.lineage.base.partition("@")
+    base = json.dumps(name) + (f", revision={json.dumps(revision)}" if revision else "")
     return ADAPTER_EXAMPLE.format(
         repo=shown.repo,
         base=f"str(resolve_model({base}).path)" if embedded else base,
@@ -163,7 +164,7 @@ def _packages(shown: Shown) -> str:
 
 
 def _listed(messages: list[dict[str, str]]) -> str:
-    lines = ",\n".join(f"    {message!r}" for message in messages)
+    lines = ",\n".join(f"    {json.dumps(each, ensure_ascii=False)}" for each in messages)
     return f"[\n{lines},\n]"
 
 
@@ -200,13 +201,9 @@ def _terms(shown: Shown) -> str:
 
 
 def _limits(shown: Shown) -> str:
-    told = [
-        "It was trained for the one task above; on anything else it is no better than its base."
-    ]
+    told = ["It was trained for the one task above; how it does on anything else was not measured."]
     if shown.lineage.teacher:
-        told.append(
-            "It learned from rows that a model wrote, with that model's errors and leanings."
-        )
+        told.append("It learned from rows that a model wrote, with their errors and leanings.")
     if shown.results is None:
         told.append("How often it is right was not measured.")
     elif shown.results["paired"]["p"] >= SIGNIFICANT:

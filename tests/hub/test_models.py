@@ -137,6 +137,7 @@ def test_the_card_says_what_a_person_asks(small_hub: SmallHub, hub: Hub, trained
     assert source.adapter_sha256 in told
     assert "teacher: `scripted`" in told
     assert "The base model's licence is not known" in told
+    assert f'{{"role": "system", "content": "{INSTRUCTION}"}}' in told
 
 
 def test_figures_of_other_weights_are_not_shown(
