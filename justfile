@@ -54,6 +54,11 @@ eval run="pipelines/quickstart.toml" *args: setup
 export run="pipelines/quickstart.toml" *args: setup
     {{ nanodistill }} export "$@"
 
+# Serve the student behind OpenAI's chat interface on this machine: `just serve my.toml --port 8081`
+[no-exit-message]
+serve run="pipelines/quickstart.toml" *args: setup
+    {{ nanodistill }} serve "$@"
+
 # Put the run's dataset version on the Hub, or with `--what fused` its model; private unless `--public`
 [no-exit-message]
 push run repo *args: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     "--gguf-type", type=click.Choice(["f16", "q8_0"]), default="f16", show_default=True,
     help="How a GGUF file stores the weights: 16 bits, or about 8.5.",
 )  # fmt: skip
+@click.option(
+    "--converter", type=click.Path(path_type=Path), metavar="DIR",
+    help="Use llama.cpp's converter in this environment; it is made if DIR is not there (6 GB).",
+)  # fmt: skip
 def export(
     work: Work,
     to: To,
@@ -35,12 +40,13 @@ def export(
     run_id: str | None,
     bake_instruction: bool,
     gguf_type: GgufType,
+    converter: Path | None,
 ) -> Ending:
     """Write the trained student as one model, and score it again before it counts."""
     from nanodistill import api
     from nanodistill.exporting.targets import Options
 
-    options = Options(bake_instruction=bake_instruction, gguf_type=gguf_type)
+    options = Options(bake_instruction, gguf_type, converter)
     result = api.export(
         work.config, to, options=options, run_id=run_id, dataset=dataset, listen=work.listen
     )

@@ -19,7 +19,7 @@ def make(job: Job) -> Made:
     """Do `job` in this process, which must not have imported mlx yet."""
     load_fast_blas()
     from nanodistill.exporting.folder import write_weights
-    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.fuse import fused, unpacked
     from nanodistill.exporting.gguf.writer import write_gguf
 
     base, target = Path(job.base), Path(job.target)
@@ -27,7 +27,10 @@ def make(job: Job) -> Made:
     if job.form == "f16" or job.form == "q8_0":
         write_gguf(model, base, target, job.form, job.settings)
         return Made(len(model.changed), target.stat().st_size)
-    write_weights(model, target, job.form)
+    if job.form == "plain":
+        write_weights(unpacked(model), target, "unquantized")
+    else:
+        write_weights(model, target, job.form)
     return Made(len(model.changed), sum(file.stat().st_size for file in target.iterdir()))
 
 

@@ -37,12 +37,13 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """A model with its adapter in it. `changed` modules are plain float32; `stored` says how the
-    base had them. `config` is the base's config.json as mlx_lm understood it."""
+    """A model with its adapter in it. `changed` modules are plain float32, with how the base had
+    them. `config` is the base's config.json as mlx_lm understood it, `dtype` its number type."""
 
     model: Module
     config: dict[str, Any]
     changed: Mapping[str, Stored]
+    dtype: mx.Dtype
 
 
 def fused(base: Path, adapter: Path) -> Fused:
@@ -68,7 +69,16 @@ def fused(base: Path, adapter: Path) -> Fused:
         raise ModelError(f"The adapter in {adapter} doesn't fit {base}: {error}") from error
     adapted = {p: m.fuse() for p, m in model.named_modules() if hasattr(m, "fuse")}
     _replace(model, adapted)
-    return Fused(model, config, stored)
+    return Fused(model, config, stored, usual)
+
+
+def unpacked(fused: Fused) -> Fused:
+    """The same model with every module plain, in the number type that the base has."""
+    packed = {p: m for p, m in fused.model.named_modules() if "scales" in m}
+    _replace(fused.model, {path: plain(module) for path, module in packed.items()})
+    fused.model.set_dtype(fused.dtype)
+    config = {k: v for k, v in fused.config.items() if not k.startswith("quantization")}
+    return Fused(fused.model, config, {}, fused.dtype)
 
 
 def touched_modules(weights: Path) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 MlxForm = Literal["as base", "8 bits", "unquantized"]
 GgufType = Literal["f16", "q8_0"]
 Form = MlxForm | GgufType
+Written = Form | Literal["plain"]
+"""`plain` is unpacked as a whole: Hugging Face weights, for other programs to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Job:
 
     base: str
     adapter: str
-    form: Form
+    form: Written
     target: str
     settings: Mapping[str, Any]
 

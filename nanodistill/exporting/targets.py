@@ -18,9 +18,10 @@ from typing import Any, Literal, Protocol
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Listener, Notice
 from nanodistill.exporting import llamacpp
+from nanodistill.exporting.converter import convert, program_in
 from nanodistill.exporting.folder import copy_beside
 from nanodistill.exporting.forms import mlx_forms
-from nanodistill.exporting.gguf.architectures import check_writable
+from nanodistill.exporting.gguf.architectures import check_writable, unwritable
 from nanodistill.exporting.job import Form, GgufType, Job
 from nanodistill.exporting.maker import make
 from nanodistill.exporting.ollama import (
@@ -42,6 +43,11 @@ Reader = Literal["llama.cpp", "mlx"]
 SCORED_BY_READING = (
     "the file is scored by reading it back: llama.cpp (pip install xllamacpp) is not installed"
 )
+NOT_READ_BACK = (
+    "what the converter was given is scored, and not the file: NanoDistill can't read it back, "
+    "and llama.cpp (pip install xllamacpp) is not installed"
+)
+UNPACKED = "unpacked"
 FIRST_TURN_ALONE = (
     "Ollama's template language can't say this chat template for more than one turn; "
     "the first turn is exact"
@@ -54,11 +60,13 @@ class Options:
 
     `bake_instruction` puts the instruction into the chat template, for
     conversations without a system message; `gguf_type` is how a GGUF file
-    stores the weights.
+    stores the weights; `converter` an environment with llama.cpp's converter, used
+    in place of our own writer.
     """
 
     bake_instruction: bool = False
     gguf_type: GgufType = "f16"
+    converter: Path | None = None
 
 
 class Target(Protocol):
@@ -102,7 +110,8 @@ def target_for(
     """The target that `to` names. Raises InputError if the student can't be written so."""
     if to == "mlx":
         return MlxTarget(run.model, source, options)
-    check_writable(source.base_config, source.base_name)
+    if options.converter is None:
+        check_writable(source.base_config, source.base_name)
     place = run.root / "ollama" if to == "ollama" else run.root / "gguf" / options.gguf_type
     reader: Reader = "llama.cpp" if llamacpp.is_at_hand() else "mlx"
     gguf = GgufTarget(place, source, options, config.name, listen, reader)
@@ -167,6 +176,7 @@ class GgufTarget:
             "bake_instruction": self.options.bake_instruction,
             "gguf_type": self.options.gguf_type,
             "reader": self.reader,
+            "converter": self.options.converter is not None,
         }
 
     @property
@@ -174,14 +184,41 @@ class GgufTarget:
         return (self.options.gguf_type,)
 
     def build(self, form: Form, folder: Path) -> None:
-        base, adapter = str(self.source.base.path), str(self.source.adapter)
-        settings = {"name": self.name, "template": self._template()}
-        make(Job(base, adapter, form, str(folder / self.file), settings))
+        if self.options.converter is None:
+            base, adapter = str(self.source.base.path), str(self.source.adapter)
+            settings = {"name": self.name, "template": self._template()}
+            make(Job(base, adapter, form, str(folder / self.file), settings))
+        else:
+            self._convert(self.options.converter, folder)
+
+    def _convert(self, environment: Path, folder: Path) -> None:
+        """By llama.cpp's converter, which is given the whole model unpacked."""
+        program = program_in(environment, self.listen)
+        unpacked = folder / UNPACKED
+        unpacked.mkdir()
+        base, adapter = self.source.base.path, str(self.source.adapter)
+        make(Job(str(base), adapter, "plain", str(unpacked), {}))
+        copy_beside(base, unpacked)
+        if self.options.bake_instruction:
+            bake(unpacked, self.source.instruction)
+        convert(program, unpacked, folder / self.file, self.options.gguf_type)
 
     def score(self, gate: Gate, folder: Path) -> Parity:
-        if self.reader == "llama.cpp":
-            return gate.check_in_llamacpp(folder / self.file)
-        self.listen(Notice(SCORED_BY_READING))
+        """In llama.cpp, or by reading the file back, or, where that can't be read here, by what
+        the converter was given."""
+        given = folder / UNPACKED
+        try:
+            if self.reader == "llama.cpp":
+                return gate.check_in_llamacpp(folder / self.file)
+            if unwritable(self.source.base_config) is not None:
+                self.listen(Notice(NOT_READ_BACK, "warning"))
+                return gate.check(given)
+            self.listen(Notice(SCORED_BY_READING))
+            return self._read_back(gate, folder)
+        finally:
+            shutil.rmtree(given, ignore_errors=True)
+
+    def _read_back(self, gate: Gate, folder: Path) -> Parity:
         read = folder / "read-back"
         read.mkdir()
         convert_gguf(folder / self.file, read)

