@@ -28,11 +28,16 @@ GPU_SHARE, CPU_SHARE = 0.35, 0.5
 
 @dataclass(frozen=True)
 class Load:
-    """The work of one run: rows in a batch, its widest, tokens in all and targets among them."""
+    """The work of one run.
+
+    Of a batch: its rows, the widest row's tokens, the targets. Of the whole run: tokens through
+    the layers below the trained ones, tokens trained, targets trained, tokens validated.
+    """
 
     rows: int
     width: int
     targets: int
+    below_tokens: int
     trained_tokens: int
     trained_targets: int
     scored_tokens: int
@@ -102,11 +107,10 @@ def _seconds(facts: ModelFacts, load: Load, layers: int, hardware: Hardware) -> 
     if speed is None:
         return None
     head = facts.vocabulary * facts.hidden
-    body = max(1, facts.parameters - head)
-    backward = layers / facts.layers
-    products = body * (load.trained_tokens * (1 + backward) + load.scored_tokens)
-    products += 2 * head * load.trained_targets
-    return 2 * products / speed
+    layer = max(1, facts.parameters - head) / facts.layers
+    below = (facts.layers - layers) * layer * load.below_tokens
+    trained = layers * layer * (2 * load.trained_tokens + load.scored_tokens)
+    return 2 * (below + trained + 2 * head * load.trained_targets) / speed
 
 
 def speed_of(hardware: Hardware) -> float | None:

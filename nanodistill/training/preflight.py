@@ -8,26 +8,34 @@ once, each with the number that would do. The rest is told in one table.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from nanodistill.config.mlx_config import yaml_text
-from nanodistill.errors import ConfigError, Problem
+from nanodistill.errors import ConfigError
 from nanodistill.events import Listener, Table
 from nanodistill.hardware import GIB, Hardware, detect_hardware, preset
 from nanodistill.models.resolve import ResolvedModel, resolve_model
-from nanodistill.training.batches import Deal, fit_window, padding_share
+from nanodistill.training.batches import Deal, fit_window
 from nanodistill.training.child import Job
-from nanodistill.training.encode import Encoded, encode, load_tokenizer
+from nanodistill.training.encode import encode, load_tokenizer
 from nanodistill.training.estimates import Estimate, Load, estimate
+from nanodistill.training.findings import (
+    Finding,
+    SplitReport,
+    machine_found,
+    plan_found,
+    problems_of,
+    rows_found,
+    template_found,
+    too_big,
+)
 from nanodistill.training.follow import load_trackio
 from nanodistill.training.guard import Limits
-from nanodistill.training.modelfacts import UNTRAINABLE, ModelFacts, read_facts
+from nanodistill.training.modelfacts import ModelFacts, read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
 from nanodistill.training.score import Scoring
@@ -39,50 +47,7 @@ if TYPE_CHECKING:
     from nanodistill.records import Split
     from nanodistill.runfolder import RunFolder
 
-MOST_DROPPED = 0.1
 SPLITS: tuple[Split, ...] = ("train", "valid")
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """One split under the student's tokenizer. `too_long` rows are dropped; `numbers` are the
-    places of the others in the split."""
-
-    rows: TokenRows
-    numbers: Sequence[int]
-    all_lengths: Sequence[int]
-    too_long: int
-    no_room: int
-    joined: int
-    unended: int
-    double_bos: bool
-
-    @classmethod
-    def of(cls, encoded: Encoded, longest: int, *, mask_prompt: bool) -> SplitReport:
-        """`no_room` counts those of the too long whose prompt alone fills `longest`."""
-        examples = encoded.examples
-        numbers = [n for n, example in enumerate(examples) if len(example.tokens) <= longest]
-        fits = [examples[n] for n in numbers]
-        kept = fits if mask_prompt else [example.unmasked() for example in fits]
-        return cls(
-            rows=TokenRows.of(kept),
-            numbers=numbers,
-            all_lengths=[len(example.tokens) for example in encoded.examples],
-            too_long=len(encoded.examples) - len(fits),
-            no_room=sum(example.prompt >= longest for example in encoded.examples),
-            joined=encoded.joined,
-            unended=encoded.unended,
-            double_bos=encoded.double_bos,
-        )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the table: what was looked at, what was found, and what is to be said of it."""
-
-    what: str
-    found: str
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,7 +152,7 @@ def preflight(
     student = resolve_model(config.student, listener=listen)
     facts = read_facts(student.path)
     splits = _read_splits(dataset, student, options)
-    problems = _problems(splits, options, facts)
+    problems = problems_of(splits, options, facts)
     if problems:
         raise ConfigError("This can't be trained:", problems)
     scored = None
@@ -197,12 +162,12 @@ def preflight(
     limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
     needed = estimate(facts, options, _load(splits, deal, options), hardware)
     if needed.weights > limits.memory_hard_limit_gb * GIB:
-        raise ConfigError("This can't be trained:", [_too_big(needed, limits)])
+        raise ConfigError("This can't be trained:", [too_big(needed, limits)])
     found = [
-        *_rows_found(splits, options),
-        *_template_found(splits),
-        *_plan_found(splits, deal, options, facts),
-        *_machine_found(needed, limits, run, hardware),
+        *rows_found(splits, options),
+        *template_found(splits),
+        *plan_found(splits, deal, options, facts),
+        *machine_found(needed, limits, run, hardware),
         Finding("preset", f"{name}: {', '.join(f'{k} = {v}' for k, v in used.items()) or 'none'}"),
     ]
     return Preflight(
@@ -243,48 +208,6 @@ def _read_splits(
     }
 
 
-def _problems(
-    splits: Mapping[str, SplitReport], options: TrainingOptions, facts: ModelFacts
-) -> list[Problem]:
-    settings, problems = options.settings, []
-    total = sum(len(report.all_lengths) for report in splits.values())
-    dropped = sum(report.too_long for report in splits.values())
-    longest = max((n for report in splits.values() for n in report.all_lengths), default=0)
-    if not splits["train"].all_lengths:
-        problems.append(Problem("dataset", "has no training rows"))
-    elif dropped and (settings.long_rows == "error" or dropped > MOST_DROPPED * total):
-        prompts = sum(report.no_room for report in splits.values())
-        problems.append(
-            Problem(
-                "max_seq_length",
-                f"is {settings.max_seq_length}: {dropped} of {total} rows are longer, {prompts} of "
-                f"them in the prompt alone; max_seq_length = {longest} holds them all",
-            )
-        )
-    if not splits["valid"].rows.prompts.size:
-        steered = {
-            "early_stopping_patience": settings.early_stopping_patience is not None,
-            "best_by": settings.best_by == "score",
-        }
-        problems += [
-            Problem(name, "needs validation rows, and the dataset has none")
-            for name, is_set in steered.items()
-            if is_set
-        ]
-    if facts.architecture in UNTRAINABLE:
-        why = UNTRAINABLE[facts.architecture]
-        problems.append(Problem("student", f"is a {facts.architecture} model: {why}"))
-    return problems
-
-
-def _too_big(needed: Estimate, limits: Limits) -> Problem:
-    return Problem(
-        "memory_hard_limit_gb",
-        f"is {limits.memory_hard_limit_gb:g}, and the student's weights alone take "
-        f"{needed.weights / GIB:.1f} GiB: raise it, or choose a smaller student",
-    )
-
-
 def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:
     """The order of the rows, fit to what is left of them once shared tokens are out."""
     rows = splits["train"].rows
@@ -294,124 +217,23 @@ def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:
 
 
 def _load(splits: Mapping[str, SplitReport], deal: Deal, options: TrainingOptions) -> Load:
+    """The work of the run, for a student of which all work can be spared that forward.py spares."""
     train, valid = splits["train"].rows, splits["valid"].rows
+    settings = options.settings
     updates = options.updates(deal.updates_per_epoch)
-    share = updates / deal.updates_per_epoch
-    batch = min(options.settings.batch_size, len(train))
-    widest = np.sort(train.targets)[-batch:]
+    epochs = updates / deal.updates_per_epoch
+    batch = min(settings.batch_size, len(train))
+    shared = int(train.lengths[0] - deal.lengths[0])
+    own = int(deal.lengths.sum())
+    scored = int(valid.lengths.sum()) - shared * len(valid)
     validations = updates // options.eval_every(updates, len(valid)) + 1
+    passes = epochs if settings.num_train_epochs == 1 else 1
     return Load(
         rows=batch,
         width=int(train.lengths.max()),
-        targets=int(widest.sum()),
-        trained_tokens=int(share * train.lengths.sum()),
-        trained_targets=int(share * train.targets.sum()),
-        scored_tokens=int(validations * valid.lengths.sum()),
+        targets=int(np.sort(train.targets)[-batch:].sum()),
+        below_tokens=int(passes * own + scored),
+        trained_tokens=int(epochs * own) + shared * updates * settings.gradient_accumulation_steps,
+        trained_targets=int(epochs * train.targets.sum()),
+        scored_tokens=validations * scored,
     )
-
-
-def _rows_found(splits: Mapping[str, SplitReport], options: TrainingOptions) -> list[Finding]:
-    longest = options.settings.max_seq_length
-    found = []
-    for name, report in splits.items():
-        if not report.all_lengths:
-            found.append(Finding(f"{name} rows", "0", _without_valid() if name == "valid" else ""))
-            continue
-        middle, high = np.percentile(report.all_lengths, [50, 95])
-        said = f"{len(report.rows)}, of {middle:.0f} tokens (95% up to {high:.0f}, longest "
-        said += f"{max(report.all_lengths)}), {int(report.rows.targets.sum())} to learn from"
-        remark = ""
-        if report.too_long:
-            remark = f"{report.too_long} longer than max_seq_length = {longest} are left out"
-            if report.no_room:
-                remark += f", {report.no_room} of them with no room for an answer"
-        found.append(Finding(f"{name} rows", said, remark))
-    return found
-
-
-def _without_valid() -> str:
-    return "without validation rows the last weights are taken, not the best"
-
-
-def _template_found(splits: Mapping[str, SplitReport]) -> list[Finding]:
-    joined = sum(report.joined for report in splits.values())
-    unended = sum(report.unended for report in splits.values())
-    remarks = []
-    if joined:
-        remarks.append(
-            f"for {joined} rows the prompt is no beginning of the conversation's text; their "
-            "answers are put behind the prompt as generation sees it"
-        )
-    if unended:
-        remarks.append(f"it does not end {unended} answers; the end-of-text token is put there")
-    if any(report.double_bos for report in splits.values()):
-        remarks.append("it begins with two beginning-of-text tokens")
-    return [Finding("chat template", "fits" if not remarks else "see", "; ".join(remarks))]
-
-
-def _plan_found(
-    splits: Mapping[str, SplitReport], deal: Deal, options: TrainingOptions, facts: ModelFacts
-) -> list[Finding]:
-    settings = options.settings
-    rows, batches = len(splits["train"].rows), settings.gradient_accumulation_steps
-    per_epoch = deal.updates_per_epoch
-    waste = padding_share(deal, batches, 1)
-    plan = f"{options.updates(per_epoch)}, {per_epoch} to an epoch, of {options.rows_per_update} "
-    plan += f"rows; {waste:.1%} padding"
-    small = rows < options.rows_per_update
-    asked = facts.layers if options.beyond.all_layers else settings.lora_layers
-    depth = f"{min(asked, facts.layers)} of {facts.layers} ({settings.fine_tune_type})"
-    clamped = f"lora_layers = {asked} is more than there are" if asked > facts.layers else ""
-    said = f"{facts.architecture}, {facts.parameters / 1e6:,.0f} M weights in {facts.stored}"
-    longest = int(splits["train"].rows.lengths.max())
-    beyond = facts.context is not None and longest > facts.context
-    return [
-        Finding("updates", plan, "all rows fit into one update" if small else ""),
-        Finding("layers trained", depth, clamped),
-        Finding("student", said, f"reads {facts.context} tokens at most" if beyond else ""),
-    ]
-
-
-def _machine_found(
-    needed: Estimate, limits: Limits, run: RunFolder, hardware: Hardware
-) -> list[Finding]:
-    memory = needed.memory / GIB
-    free = psutil.virtual_memory().available / GIB
-    place = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
-    disk = shutil.disk_usage(place).free
-    load = psutil.getloadavg()[0] / hardware.cores
-    busy = load > limits.cpu_share
-    seconds = needed.seconds
-    return [
-        Finding("machine", hardware.describe()),
-        Finding(
-            "memory",
-            f"about {memory:.1f} GiB of {limits.max_memory_gb:g} allowed; {free:.1f} are free",
-            _memory_remark(memory, free, limits),
-        ),
-        Finding(
-            "disk",
-            f"about {needed.disk / GIB:.2f} GiB; {disk / GIB:.0f} are free",
-            "not enough for the checkpoints" if needed.disk > disk else "",
-        ),
-        Finding(
-            "load",
-            f"{load:.0%} of the processors, cpu_capacity_percent is {limits.cpu_share:.0%}",
-            "training pauses while everything else uses more than that" if busy else "",
-        ),
-        Finding("time", "unknown" if seconds is None else f"about {_duration(seconds)}"),
-    ]
-
-
-def _memory_remark(memory: float, free: float, limits: Limits) -> str:
-    if memory > limits.memory_hard_limit_gb:
-        return "more than memory_hard_limit_gb: training would stop; a smaller batch helps"
-    if memory > limits.max_memory_gb:
-        return "more than max_memory_gb: training would pause; a smaller batch helps"
-    return "more than is free: other programs would be pushed out" if memory > free else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,220 @@
+"""What is found before a model is loaded: each kind of bad row, each number that can't work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from nanodistill.dataset import DatasetVersion
+from nanodistill.errors import ConfigError, InputError
+from nanodistill.events import silent
+from nanodistill.runfolder import RunFolder
+from nanodistill.training.encode import encode, load_tokenizer
+from nanodistill.training.estimates import Load, estimate, measured_speed, trained_parameters
+from nanodistill.training.modelfacts import read_facts
+from nanodistill.training.options import TrainingOptions
+from nanodistill.training.preflight import Preflight, preflight
+from training.tiny import TEMPLATE, Rows, make_config, make_row, make_rows, make_student
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("preflight") / "student")
+
+
+def look(student: Path, rows: Rows, **settings: Any) -> Preflight:
+    config = make_config(student, student.parent / "out", **settings)
+    dataset = cast("DatasetVersion", rows)
+    return preflight(config, dataset, RunFolder(config.run_folder), silent)
+
+
+def found(checked: Preflight) -> dict[str, tuple[str, str]]:
+    return {line[0]: (line[1], line[2]) for line in checked.table().rows}
+
+
+def rows_of(*train: dict[str, Any], valid: int = 4) -> Rows:
+    return Rows({"train": list(train), "valid": make_rows(valid, 2)})
+
+
+def refusal(student: Path, rows: Rows, **settings: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        look(student, rows, **settings)
+    assert refused.value.exit_code == 2
+    return str(refused.value)
+
+
+def length(student: Path, row: dict[str, Any]) -> int:
+    return len(encode([row], load_tokenizer(student, {}), "cot").examples[0].tokens)
+
+
+LONG = make_row("so long " * 30, "bug")
+ENDLESS = make_row("even the prompt " * 40, "bug")
+
+
+def test_rows_that_are_too_long_are_left_out_and_counted(student: Path) -> None:
+    rows = rows_of(*make_rows(30), LONG, ENDLESS)
+    checked = look(student, rows, max_seq_length=200)
+    assert checked.rows == {"train": 30, "valid": 4, "dropped": 2}
+    said, remark = found(checked)["train rows"]
+    assert said.startswith("30, of ")
+    assert remark == (
+        "2 longer than max_seq_length = 200 are left out, 2 of them with no room for an answer"
+    )
+    assert checked.to_json()["too_long"] == {"train": 2, "valid": 0}
+    assert checked.to_json()["longest_tokens"] == length(student, ENDLESS)
+
+
+def test_more_than_a_tenth_stops_with_the_length_that_would_do(student: Path) -> None:
+    said = refusal(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=200)
+    longest = length(student, LONG)
+    assert (
+        f"2 of 16 rows are longer, 2 of them in the prompt alone; max_seq_length = {longest}"
+        in (said)
+    )
+    look(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=longest)
+
+
+def test_one_is_too_many_where_the_user_says_so(student: Path) -> None:
+    rows = rows_of(*make_rows(30), LONG)
+    said = refusal(student, rows, max_seq_length=200, long_rows="error")
+    assert "1 of 35 rows are longer" in said
+
+
+def test_no_training_rows_is_an_error_and_so_is_steering_without_validation_rows(
+    student: Path,
+) -> None:
+    none = Rows({"train": [], "valid": []})
+    said = refusal(student, none, early_stopping_patience=2, best_by="score")
+    assert "dataset: has no training rows" in said
+    assert "early_stopping_patience: needs validation rows" in said
+    assert "best_by: needs validation rows" in said
+
+
+def test_without_validation_rows_it_says_what_is_taken(student: Path) -> None:
+    checked = look(student, rows_of(*make_rows(9), valid=0))
+    assert found(checked)["valid rows"] == (
+        "0", "without validation rows the last weights are taken, not the best",
+    )  # fmt: skip
+
+
+def test_a_template_that_needs_help_is_told(tmp_path: Path) -> None:
+    template = TEMPLATE.replace(
+        "{% for m in messages %}",
+        "{{ bos_token }}{{ bos_token }}{% if not add_generation_prompt %}!{% endif %}"
+        "{% for m in messages %}",
+    )
+    checked = look(make_student(tmp_path / "student", template=template), rows_of(*make_rows(9)))
+    remark = found(checked)["chat template"][1]
+    assert "for 13 rows the prompt is no beginning of the conversation's text" in remark
+    assert "it begins with two beginning-of-text tokens" in remark
+    assert (checked.to_json()["joined"], checked.to_json()["double_bos"]) == (13, True)
+
+
+def test_more_layers_than_there_are_is_told(student: Path) -> None:
+    checked = look(student, rows_of(*make_rows(9)), lora_layers=16)
+    assert found(checked)["layers trained"] == (
+        "3 of 3 (lora)", "lora_layers = 16 is more than there are",
+    )  # fmt: skip
+
+
+def test_a_set_smaller_than_a_batch_is_told(student: Path) -> None:
+    checked = look(student, rows_of(*make_rows(5)), batch_size=8)
+    assert found(checked)["updates"][1] == "all rows fit into one update"
+    assert checked.updates == 1
+
+
+def test_an_architecture_without_a_gradient_is_refused(tmp_path: Path) -> None:
+    folder = make_student(tmp_path / "student")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"bitnet"'))
+    assert "student: is a bitnet model" in refusal(folder, rows_of(*make_rows(9)))
+
+
+def test_a_student_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "student", hidden_size=256, intermediate_size=2048)
+    large = read_facts(student)
+    assert large.parameters > 4_000_000
+    gigabyte = make_config(student, tmp_path, max_memory_gb=2, memory_hard_limit_gb=2)
+    assert gigabyte.memory_hard_limit_gb == 2
+    # No student of these tests passes 2 GiB: the limit is lowered to where this one does.
+    tight = gigabyte.model_copy(update={"memory_hard_limit_gb": 0.01})
+    with pytest.raises(ConfigError, match=r"the student's weights alone take 0\.0 GiB: raise it"):
+        preflight(
+            tight, cast("DatasetVersion", rows_of(*make_rows(9))), RunFolder(tmp_path), silent
+        )
+
+
+def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) -> None:
+    lines = found(look(student, rows_of(*make_rows(9)), max_memory_gb=2, memory_hard_limit_gb=3))
+    assert lines["memory"][0].startswith("about 0.3 GiB of 2 allowed; ")
+    assert " are free" in lines["disk"][0]
+    assert "cpu_capacity_percent is 100%" in lines["load"][0]
+    assert lines["time"][0].startswith("about ")
+
+
+def test_presets_that_were_used_are_told(student: Path) -> None:
+    rows = rows_of(*make_rows(9))
+    config = make_config(student, student.parent)
+    unset = config.model_copy()
+    unset.model_fields_set.discard("batch_size")
+    checked = preflight(unset, cast("DatasetVersion", rows), RunFolder(student.parent), silent)
+    assert checked.presets["batch_size"] == checked.options.settings.batch_size
+    assert "batch_size" not in look(student, rows).presets
+
+
+def test_trackio_that_is_not_there_is_found_before_anything(student: Path) -> None:
+    with pytest.raises(InputError, match="needs the package trackio"):
+        look(student, rows_of(*make_rows(9)), report_to="trackio")
+
+
+def test_facts_are_read_from_headers(student: Path, tmp_path: Path) -> None:
+    facts = read_facts(student)
+    assert (facts.architecture, facts.layers, facts.hidden, facts.bits) == ("llama", 3, 32, None)
+    assert facts.vocabulary * 32 < facts.parameters < 50_000
+    quantized = tmp_path / "quantized"
+    make_quantized(tmp_path / "student", quantized)
+    packed = read_facts(quantized)
+    assert (packed.bits, packed.parameters) == (4, read_facts(tmp_path / "student").parameters)
+    assert {m.module for m in packed.matrices} == {m.module for m in facts.matrices}
+
+
+def make_quantized(plain: Path, folder: Path) -> None:
+    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+    model, config = load_model(make_student(plain, hidden_size=64, head_dim=16))
+    model, config = quantize_model(model, config, group_size=32, bits=4)
+    save_model(folder, model)
+    save_config(config, folder / "config.json")
+
+
+def test_trained_parameters_are_counted_exactly(student: Path) -> None:
+    from mlx_lm.utils import load_model
+
+    from nanodistill.training import adapters
+
+    for settings in ({}, {"target_modules": ["q_proj"]}, {"lora_layers": 3}):
+        options = TrainingOptions.of(make_config(student, student.parent, **settings), {})
+        model = load_model(student)[0]
+        adapters.prepare(model, options)
+        counted = sum(array.size for array in adapters.trainable(model).values())
+        layers = options.settings.lora_layers
+        assert trained_parameters(read_facts(student), options, layers) == counted
+
+
+def test_estimates_grow_with_what_they_depend_on(student: Path) -> None:
+    from nanodistill.hardware import Hardware
+
+    facts = read_facts(student)
+    options = TrainingOptions.of(make_config(student, student.parent), {})
+    some = Load(4, 100, 20, 700, 1000, 100, 500)
+    wide = Load(4, 400, 20, 2800, 4000, 100, 2000)
+    cpu = Hardware("cpu", "x", 2, 16)
+    small, large = (estimate(facts, options, load, cpu) for load in (some, wide))
+    assert large.memory > small.memory
+    assert large.seconds is not None
+    assert small.seconds is not None
+    assert large.seconds > small.seconds
+    assert estimate(facts, options, some, Hardware("cuda", "x", 2, 16)).seconds is None
+    assert measured_speed() > 1e9
