@@ -233,7 +233,7 @@ def derivation_key(task: Task) -> str:
 
 async def _extracted(request: Request, teacher: Teaching) -> TaskPolicy:
     await teacher.settle([request])
-    (outcome,) = teacher.outcomes([request])
+    (outcome,) = await to_thread.run_sync(lambda: list(teacher.outcomes([request])))
     if isinstance(outcome, Failure):
         raise TeacherRefused(
             f"The teacher could not describe the task ({outcome.kind}): {outcome.message}",

@@ -99,10 +99,7 @@ class Reader:
         if outcome.kind not in WORTH_A_LOOK or self.task.config.generation == "chat":
             return []
         known = self.journal.responses(outcome.keys)
-        texts = [
-            known[key].completion.text  # type: ignore[union-attr]
-            for key in outcome.keys
-            if key in known and known[key].completion is not None
-        ]
+        answers = [known[key].completion for key in outcome.keys if key in known]
+        texts = [answer.text for answer in answers if answer is not None]
         found = [parse_examples(text, parser=self.task.parser) for text in texts]
         return max(found, key=len, default=[])

@@ -15,6 +15,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from anyio import to_thread
+
 from nanodistill.curation.labels import match_label
 from nanodistill.curation.response import as_json
 from nanodistill.curation.vote import interval, same_answer
@@ -83,7 +85,7 @@ async def settle_seeds(
 async def _ask(seeds: Sequence[Seed], teacher: Teaching, asker: Asker) -> dict[str, Said | Failed]:
     requests = list(asker.blind_requests([seed.input for seed in seeds]))
     await teacher.settle(requests)
-    answers = asker.said(requests, each=1)
+    answers = await to_thread.run_sync(lambda: list(asker.said(requests, each=1)))
     return {seed.id: answer for seed, (answer,) in zip(seeds, answers, strict=True)}
 
 
@@ -151,6 +153,7 @@ async def _rationalized(
     lacking = [row for row in rows if row.thinking is None]
     requests = list(asker.rationalize_requests(lacking))
     await teacher.settle(requests)
+    outcomes = await to_thread.run_sync(lambda: list(teacher.outcomes(requests)))
     explained = {
         row.id: replace(
             row,
@@ -159,7 +162,7 @@ async def _rationalized(
             teacher=task.config.teacher,
             request_keys=outcome.keys,
         )
-        for row, outcome in zip(lacking, teacher.outcomes(requests), strict=True)
+        for row, outcome in zip(lacking, outcomes, strict=True)
         if isinstance(outcome, Answer)
     }
     return [explained.get(row.id, row) for row in rows]
