@@ -66,13 +66,22 @@ push run repo *args: setup
 
 # Check style, types and tests; arguments go to pytest: `just test -k journal`
 test *args: setup lint
-    {{ python }} -m pytest -q "$@"
+    {{ python }} -m pytest -q -n 2 "$@"
 
 # Check style and types
 lint: setup
     {{ python }} -m ruff check
     {{ python }} -m ruff format --check
     {{ python }} -m mypy --num-workers auto
+
+# Measure the teacher service: throughput by transport, side by side with the bare clients
+bench *args: setup
+    {{ python }} tests/benchmarks/bench_teacher.py "$@"
+
+# Measure generation, dataset versions of 100,000 rows, and synthesis at that size
+bench-data: setup
+    {{ python }} tests/benchmarks/bench_generation.py
+    {{ python }} tests/benchmarks/bench_dataset.py
 
 # Mend what ruff can mend by itself
 format: setup
