@@ -67,9 +67,12 @@ class Journal:
         """Fold the WAL into the journal and let go of it."""
         with self._reading:
             self._reader.close()
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             if self._notes:
                 self.commit([])
+        finally:
             self._writer.close()
 
     def commit(self, records: Sequence[Record]) -> None:

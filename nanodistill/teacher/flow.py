@@ -205,7 +205,7 @@ class Flow:
         except RunStopped as error:
             await self._stopped(launch, error)
         except BaseException:
-            session.admission.gone()
+            session.admission.gone(launch.ticket)
             session.budget.settle(launch.reservation, Usage(), 0.0)
             raise
         else:
@@ -265,7 +265,7 @@ class Flow:
 
     async def _row_failed(self, launch: Launch, error: RowFailed) -> None:
         session, work = self._session, launch.work
-        session.admission.declined()
+        session.admission.declined(launch.ticket, anyio.current_time())
         said = session.redact(error.message)
         response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
         if await self._commit(Call(self._attempt(launch, "row_failed", error), response)):
@@ -274,7 +274,7 @@ class Flow:
 
     async def _stopped(self, launch: Launch, error: RunStopped) -> None:
         session = self._session
-        session.admission.gone()
+        session.admission.gone(launch.ticket)
         session.recorder.note(Call(self._attempt(launch, "stopped", error)))
         self._stop(_refused(session.redact(error.message)))
 

@@ -152,6 +152,7 @@ class Admission:
         self.in_flight -= 1
         self.breaker.answered()
         self._tokens.correct(ticket.spent, tokens)
+        self._learned.answered(ticket.number, now - ticket.at, now)
         if tried:
             self._concurrency.tried(ticket.stage, now - ticket.at, now)
         else:
@@ -169,16 +170,20 @@ class Admission:
         if error.kind == "rate_limit":
             resumes_at = max(now, self.breaker.paused_until)
             self._learned.refused(ticket.number, ticket.at, error.retry_after, resumes_at)
+        else:
+            self._learned.gone(ticket.number)
         return held
 
-    def declined(self) -> None:
-        """The provider answered that there is no answer; nothing is learned of its limits."""
+    def declined(self, ticket: Ticket, now: float) -> None:
+        """The provider answered that there is no answer."""
         self.in_flight -= 1
+        self._learned.answered(ticket.number, now - ticket.at, now)
         self.breaker.answered()
 
-    def gone(self) -> None:
-        """A call was given up; nothing is learned."""
+    def gone(self, ticket: Ticket) -> None:
+        """The call was given up; nothing is learned."""
         self.in_flight -= 1
+        self._learned.gone(ticket.number)
 
     def _spread_out(self, latency: float) -> None:
         """While the level doubles, spread what it lets through over half a round trip."""

@@ -16,12 +16,11 @@ was raised; the while grows as the limit proves constant.
 
 from __future__ import annotations
 
-import itertools
 import math
 
-LATE = 0.05
+LATE = 0.015
 MARGIN = 0.99
-CLOSE = 0.985
+CLOSE = 0.98
 CLOSING_TIME = 1.5
 NEAR_ENOUGH = 0.6
 RESTART = 0.92
@@ -76,27 +75,42 @@ class Pace:
 
 
 class History:
-    """When calls were launched that have not been refused, as far as it matters."""
+    """When calls that were not refused have arrived, as far as it is known and matters.
+
+    A call in flight counts from its launch. An answered one has arrived no later
+    than the shortest latency before its answer; before its launch the loop, a new
+    connection or a slow start of this program may have held it up.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
-        self._at: dict[int, float] = {}
+        self._count = 0
+        self._in_flight: dict[int, float] = {}
+        self._answered: dict[int, float] = {}
+        self._shortest = math.inf
 
     def launched(self, now: float) -> int:
         """Gives the launch its number."""
-        self.count += 1
-        self._at[self.count] = now
-        if len(self._at) > 2 * REMEMBERED:
-            self._at = dict(list(self._at.items())[-REMEMBERED:])
-        return self.count
+        self._count += 1
+        self._in_flight[self._count] = now
+        return self._count
 
-    def refused(self, number: int) -> None:
-        self._at.pop(number, None)
+    def answered(self, number: int, latency: float, now: float) -> None:
+        del self._in_flight[number]
+        self._shortest = min(self._shortest, latency)
+        self._answered[number] = now
+        if len(self._answered) > 2 * REMEMBERED:
+            self._answered = dict(list(self._answered.items())[-REMEMBERED:])
 
-    def within(self, begin: float, end: float) -> int:
-        """How many were launched after `begin`, up to `end`."""
-        after = itertools.takewhile(lambda at: at > begin, reversed(self._at.values()))
-        return sum(at <= end for at in after)
+    def gone(self, number: int) -> None:
+        """The call was refused, failed or given up."""
+        del self._in_flight[number]
+
+    def before(self, number: int, after: float) -> int:
+        """How many of those launched before `number` have arrived `after` a time."""
+        answered = after + self._shortest
+        return sum(at > after and n < number for n, at in self._in_flight.items()) + sum(
+            at > answered and n < number for n, at in self._answered.items()
+        )
 
 
 class LearnedPace:
@@ -131,6 +145,14 @@ class LearnedPace:
         self._pace.launched(now)
         return self._history.launched(now)
 
+    def answered(self, number: int, latency: float, now: float) -> None:
+        """Take note of an answer to launch `number`."""
+        self._history.answered(number, latency, now)
+
+    def gone(self, number: int) -> None:
+        """Launch `number` failed in another way or was given up."""
+        self._history.gone(number)
+
     def refused(
         self, number: int, launched_at: float, asked: float | None, resumes_at: float
     ) -> None:
@@ -139,14 +161,15 @@ class LearnedPace:
         `asked` is the wait that the provider asked for, if it did. Refusals that come
         within a window of the last one say nothing new.
         """
-        self._history.refused(number)
+        self._history.gone(number)
         self._window = max(self._window, min(asked or 0.0, LONGEST_WINDOW))
         soonest = SAME_WINDOW * self._window
         if self._refused_at is not None and launched_at <= self._refused_at + soonest:
             self._pause(resumes_at)
             return
         window = self._window
-        low, high = self._between(launched_at, window), self._per_window(launched_at, window)
+        low = self._between(number, launched_at)
+        high = max(1, self._history.before(number, launched_at - window)) / window
         if math.isfinite(self.rate) and launched_at - self._resumes_at >= STEADY * window:
             high = self.rate if self.rate < self._goal else (self.rate + self._goal) / 2
         self._aim(min(low, high), high, launched_at)
@@ -157,15 +180,12 @@ class LearnedPace:
         self._resumes_at = self._risen_at = max(until, self._resumes_at)
         self._pace = Pace(self.rate)
 
-    def _between(self, now: float, window: float) -> float:
+    def _between(self, number: int, now: float) -> float:
         """The rate at which calls were let through since the last refusal, or the first call."""
         if self._refused_at is not None:
-            return self._history.within(self._refused_at, now) / (now - self._refused_at)
+            return self._history.before(number, self._refused_at) / (now - self._refused_at)
         assert self._began is not None
-        return self._history.within(-math.inf, now) / (now - self._began + window)
-
-    def _per_window(self, now: float, window: float) -> float:
-        return max(1, self._history.within(now - window, now)) / window
+        return self._history.before(number, -math.inf) / (now - self._began + self._window)
 
     def _aim(self, low: float, high: float, now: float) -> None:
         """Set rate and goal by the limits that a refusal has shown."""
