@@ -50,6 +50,12 @@ def read_records(path: Path) -> list[Record]:
     return list(parse(path.read_bytes())) if path.exists() else []
 
 
+def last_progress(path: Path) -> Record | None:
+    """The latest `train` record: how far a run is, for anyone who looks from outside."""
+    trained = [record for record in read_records(path) if record["kind"] == "train"]
+    return trained[-1] if trained else None
+
+
 def parse(data: bytes) -> Iterator[Record]:
     for line in data.split(b"\n")[:-1]:
         if line:

@@ -15,7 +15,6 @@ command itself is killed, the child notices and does the same.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -176,7 +175,7 @@ def _start(folder: TrainingFolder, log: Any) -> subprocess.Popen[bytes]:
     package = str(Path(nanodistill.__file__).parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "nanodistill.training.child", str(folder.root)],
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -184,15 +183,6 @@ def _start(folder: TrainingFolder, log: Any) -> subprocess.Popen[bytes]:
         env=environment,
         start_new_session=True,
     )
-    _keep_awake(child.pid)
-    return child
-
-
-def _keep_awake(pid: int) -> None:
-    """Hold off idle sleep on a Mac for as long as the child lives."""
-    awake = shutil.which("caffeinate") if sys.platform == "darwin" else None
-    if awake:
-        subprocess.Popen([awake, "-i", "-w", str(pid)])
 
 
 def _watch(

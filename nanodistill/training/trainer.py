@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanodistill.awake import awake
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
 from nanodistill.training.follow import Follower
@@ -98,7 +99,7 @@ def train(
         _lay_out(folder, found)
         make_latest(run, found.entry)
         follower = Follower(listen, found.options.settings.report_to, config.name, folder.id)
-        with _stop_signal(stop) as asked, follower:
+        with _stop_signal(stop) as asked, follower, awake():
             outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
         if outcome["ending"] == "stopped":
             raise KeyboardInterrupt
