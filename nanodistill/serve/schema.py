@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from nanodistill.thinking import Format
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-SPACE = r"(\n[ ]{0,16}|[ ])?"
-"""White space between JSON tokens. Bounded, because a small model may write nothing else; and
-without an empty line, which in some formats ends the thinking."""
+ON_ONE_LINE: Mapping[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ",[ ]?",
+    "key_separator": ":[ ]?",
+}
+"""JSON as datasets hold it: on one line, with or without single spaces. A small model that may
+write more white space than that writes little else."""
 
 
 class BadSchema(ValueError):
@@ -92,7 +96,7 @@ def _thought(marks: Marks) -> str:
 
 
 def _answer(schema: Mapping[str, Any], lenient: bool) -> str:
-    told = {"whitespace_pattern": SPACE, "lenient": lenient}
+    told = {**ON_ONE_LINE, "lenient": lenient}
     return f"answer: %json {json.dumps({**schema, 'x-guidance': told})}\n"
 
 
