@@ -281,3 +281,16 @@ def test_an_unacknowledged_tail_is_dropped(cut: float) -> None:
         wal.write_bytes(content[: safe + int((len(content) - safe) * cut)])
         with open_journal(copy) as journal:
             assert set(journal.responses([key(1), key(2)])) == {key(1), key(2)}
+
+
+@pytest.mark.parametrize("shared_memory", ["none", "empty", "stale"])
+def test_what_a_crash_left_can_be_read(path: Path, tmp_path: Path, shared_memory: str) -> None:
+    with open_journal(path) as journal:
+        journal.commit([call(1)])
+        copy = crashed_copy(journal, tmp_path / "copy")
+        stale = path.with_name(f"{path.name}-shm").read_bytes()
+    if shared_memory != "none":
+        content = b"" if shared_memory == "empty" else bytes(len(stale))
+        copy.with_name(f"{copy.name}-shm").write_bytes(content)
+    with read_journal(copy) as journal:
+        assert set(journal.responses([key(1)])) == {key(1)}

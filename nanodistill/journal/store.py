@@ -51,7 +51,7 @@ class Journal:
     def __init__(self, path: Path, writer: sqlite3.Connection | None) -> None:
         self.path = path
         self._writer = writer
-        self._reader = _connect(path, "ro")
+        self._reader = _connect_to_read(path)
         self._found = _counts(self._reader)[0]
         self._notes: dict[str, str] = {}
         self._writing = threading.Lock()
@@ -164,7 +164,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
     with plain_errors(path):
         _create(path)
         with ExitStack() as undo:
-            writer = undo.enter_context(closing(_connect(path, "rw")))
+            writer = undo.enter_context(closing(_connect(path)))
             _check_format(path, writer)
             _check_count(path, writer)
             _prepare(writer)
@@ -184,7 +184,7 @@ def read_journal(path: Path) -> Iterator[Journal]:
     """
     if not path.exists():
         raise FolderError(f"there is no journal at {path}.")
-    with plain_errors(path), closing(_connect(path, "ro")) as reader:
+    with plain_errors(path), closing(_connect_to_read(path)) as reader:
         _check_format(path, reader)
         _check_count(path, reader)
     with Journal(path, None) as journal:
@@ -199,19 +199,26 @@ def _create(path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600))
-    with closing(_connect(part, "rw")) as connection:
+    with closing(_connect(part)) as connection:
         connection.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-            f"{SCHEMA} COMMIT;"
+            f"{SCHEMA} COMMIT; PRAGMA journal_mode = WAL;"
         )
     part.replace(path)
     sync_folder(path.parent)
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Reads alone, but may recover what a crash left: SQLite's own mode "ro" can't always."""
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     with plain_errors(path):
         return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
+            f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=WAIT_FOR_LOCK,
             isolation_level=None,

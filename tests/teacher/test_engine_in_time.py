@@ -199,11 +199,11 @@ async def teacher_stops(stop: StopSignal, after: float) -> None:
 
 async def test_one_call_until_the_first_answer_then_as_many_as_help(tmp_path: Path) -> None:
     remote = Remote(Open(latency=10.0))
-    async with running(tmp_path, remote, offload=inline, max_concurrency=40) as teacher:
-        await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(500)]))
+    async with running(tmp_path, remote, offload=inline, max_concurrency=400) as teacher:
+        await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(1500)]))
     times = [at for at, _ in remote.asked]
     assert times[1] - times[0] >= 10.0
-    assert remote.peak == 40
+    assert remote.peak == 400
 
 
 async def test_requests_per_minute_end_to_end(tmp_path: Path) -> None:

@@ -1,0 +1,234 @@
+"""One call: the attempt, what it cost, its record in the journal, and what follows from it.
+
+Nothing is raised out of a call but bugs: what stops the run goes to `stop`, what
+is to be asked again goes back to the queue. An answer is committed before it is
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+
+from nanodistill.errors import (
+    CallError,
+    NanoDistillError,
+    RowFailed,
+    RunStopped,
+    TeacherRefused,
+    Transient,
+)
+from nanodistill.journal import Attempt, Call, Outcome, Response, Whole
+from nanodistill.records import Completion, Request, Usage
+from nanodistill.teacher.account import Watch
+from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
+from nanodistill.teacher.chains import Lost, Open
+from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.session import Session
+from nanodistill.teacher.work import Launch, Queue, Work
+
+MOST_REFUSALS = 30
+
+
+class Calls:
+    """Makes calls for one settling. `wake` is called when a limit may have room again."""
+
+    def __init__(
+        self,
+        session: Session,
+        queue: Queue,
+        watch: Watch,
+        *,
+        stop: Callable[[NanoDistillError], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._queue = queue
+        self._watch = watch
+        self._stop = stop
+        self._wake = wake
+
+    async def make(self, launch: Launch) -> None:
+        """One attempt, from launch to commit, and to what follows."""
+        session = self._session
+        try:
+            reply = await session.provider.complete(launch.work.request)
+        except Transient as error:
+            await self._failed(launch, error)
+        except RowFailed as error:
+            await self._row_failed(launch, error)
+        except RunStopped as error:
+            self._stopped(launch, error)
+        except BaseException:
+            session.admission.gone(launch.ticket)
+            session.budget.settle(launch.reservation, Usage(), 0.0)
+            raise
+        else:
+            await self._answered(launch, reply)
+
+    async def _answered(self, launch: Launch, reply: Reply) -> None:
+        session, work = self._session, launch.work
+        completion = self._as_kept(reply.completion)
+        usage = completion.usage
+        now = anyio.current_time()
+        session.admission.answered(launch.ticket, now, usage.total_tokens, reply.hints)
+        session.budget.estimator.learn(work.size, usage)
+        attempt = self._attempt(launch, "answered", usage, completion.cost_usd)
+        self._watch.answered(usage.total_tokens)
+        self._wake()
+        response = Response(work.open.key, work.request.stage, completion)
+        if await self._commit(Call(attempt, response)):
+            await self._go_on(work, completion)
+
+    def _as_kept(self, completion: Completion) -> Completion:
+        """Without secrets, and with a price where the provider gave none and we know one."""
+        cost = completion.cost_usd
+        if cost is None and completion.usage.total_tokens:
+            cost = self._session.budget.cost_of(completion.usage)
+        text = self._session.redact(completion.text)
+        return replace(completion, text=text, cost_usd=cost)
+
+    async def _failed(self, launch: Launch, error: Transient) -> None:
+        session, work = self._session, launch.work
+        held = session.admission.failed(launch.ticket, anyio.current_time(), error)
+        session.recorder.note(
+            Call(self._failure(launch, "refused" if error.is_refusal else "failed", error))
+        )
+        work.refusals += error.is_refusal
+        if held or work.refusals > MOST_REFUSALS:
+            await self._try_again_or_lose(work, error)
+        else:
+            self._queue.again(work)
+        self._give_up_if_tripped()
+
+    async def _try_again_or_lose(self, work: Work, error: Transient) -> None:
+        work.failures += 1
+        wait = self._session.retry.wait_after(work.failures, error)
+        if wait is not None:
+            self._queue.put_off(work, anyio.current_time() + wait)
+            return
+        said = self._session.redact(error.message)
+        message = f"{work.failures} attempts failed, the last one: {said}"
+        self._session.lost[work.open.key] = Lost(error.kind, message)
+        self._row_lost(error.kind, message)
+        await self._free(work)
+
+    async def _row_failed(self, launch: Launch, error: RowFailed) -> None:
+        session, work = self._session, launch.work
+        session.admission.declined(launch.ticket, anyio.current_time())
+        attempt = self._failure(launch, "row_failed", error)
+        self._wake()
+        said = session.redact(error.message)
+        response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
+        if await self._commit(Call(attempt, response)):
+            self._row_lost(error.kind, said)
+            await self._free(work)
+
+    def _stopped(self, launch: Launch, error: RunStopped) -> None:
+        session = self._session
+        session.admission.gone(launch.ticket)
+        session.recorder.note(Call(self._failure(launch, "stopped", error)))
+        self._stop(_refused(session.redact(error.message)))
+
+    # The ledger
+
+    def _failure(self, launch: Launch, outcome: Outcome, error: CallError) -> Attempt:
+        usage = error.usage or Usage()
+        cost = None if error.usage is None else self._session.budget.cost_of(usage)
+        attempt = self._attempt(launch, outcome, usage, cost)
+        return replace(attempt, kind=error.kind, status=error.status)
+
+    def _attempt(
+        self, launch: Launch, outcome: Outcome, usage: Usage, cost_usd: float | None
+    ) -> Attempt:
+        """The ledger's line for `launch`, counted in budget and account."""
+        session, request = self._session, launch.work.request
+        if outcome == "answered" and not usage.total_tokens:
+            session.budget.settle_unknown(launch.reservation)
+        else:
+            session.budget.settle(launch.reservation, usage, cost_usd)
+        attempt = Attempt(
+            at=launch.at,
+            stage=request.stage,
+            model=request.model,
+            key=launch.work.open.key,
+            cause=launch.work.cause,
+            outcome=outcome,
+            latency=anyio.current_time() - launch.ticket.at,
+            usage=usage,
+            cost_usd=cost_usd,
+        )
+        session.account.add(attempt)
+        return attempt
+
+    async def _commit(self, call: Call) -> bool:
+        """Make `call` durable; if that can't be done the run stops."""
+        try:
+            await self._session.recorder.record(call)
+        except NanoDistillError as error:
+            self._stop(error)
+            return False
+        return True
+
+    # After the commit
+
+    async def _go_on(self, work: Work, completion: Completion) -> None:
+        """Look at a committed completion: whole, or something to ask once more."""
+        step = next_step([Link(work.request, work.open.key, completion)])
+        if not work.open.is_root or isinstance(step, Request):
+            await self.look_again(work.open.root)
+        else:
+            self._row_done(step)
+            if isinstance(step, Answer) and work.request.schema is not None:
+                self._session.recorder.remark(Whole(work.open.key, RULES))
+        await self._free(work)
+
+    async def look_again(self, root: Request) -> None:
+        """Find out in the journal what is open of the chain of `root`, and queue it."""
+        accepted = False
+        while not accepted:
+            with self._queue.looking():
+                end = await self._session.offload(lambda: self._session.chains.end(root))
+                if not isinstance(end, Open):
+                    self._row_done(end)
+                    return
+                accepted = self._queue.accept(end, first=True)
+
+    async def _free(self, work: Work) -> None:
+        """`work` has come to its end; what has waited for the same answer looks for it."""
+        for item in self._queue.free(work):
+            await self.look_again(item.root)
+
+    def _row_done(self, end: Answer | Failure) -> None:
+        if isinstance(end, Failure):
+            self._row_lost(end.kind, end.message)
+        else:
+            self._watch.done += 1
+            self._session.admission.breaker.row_done()
+
+    def _row_lost(self, kind: str, message: str) -> None:
+        self._watch.done += 1
+        self._session.admission.breaker.row_lost(kind, message)
+        self._give_up_if_tripped()
+
+    def _give_up_if_tripped(self) -> None:
+        reason = self._session.admission.breaker.reason
+        if reason is not None:
+            self._stop(_gave_up(self._session.redact(reason)))
+
+
+def _refused(said: str) -> TeacherRefused:
+    return TeacherRefused(
+        f"the teacher can't be used: {said}",
+        next_step="Mend that and run the same command: it goes on from here.",
+    )
+
+
+def _gave_up(why: str) -> TeacherRefused:
+    return TeacherRefused(
+        f"gave up on the teacher: {why}",
+        next_step="Run the same command later, or with another teacher: all answers so far "
+        "are safe.",
+    )

@@ -1,0 +1,127 @@
+"""Calls that are wanted: which may go next, which later, which wait for another one.
+
+A call is in the queue under its key from when it is accepted until it is freed,
+also while it is in flight. The same call asked for a second time meanwhile waits
+for the first one's answer. `looking` guards the moment in between: what the
+journal said in a thread may be out of date when it is acted upon.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+from nanodistill.journal import Cause
+from nanodistill.records import Request
+from nanodistill.teacher.budget import Reservation, Size
+from nanodistill.teacher.chains import Open
+from nanodistill.teacher.limits import Ticket
+
+ENOUGH = 256
+
+
+@dataclass(slots=True)
+class Work:
+    """A call that is wanted, and what has become of it so far."""
+
+    open: Open
+    size: Size
+    tries: int = 0
+    failures: int = 0
+    refusals: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.open.request
+
+    @property
+    def cause(self) -> Cause:
+        return "retry" if self.tries > 1 else self.open.cause
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A call in flight. `at` is the time of day."""
+
+    work: Work
+    ticket: Ticket
+    reservation: Reservation
+    at: float
+
+
+class Queue:
+    """The wanted calls of one settling."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Work] = deque()
+        self._later: list[tuple[float, int, Work]] = []
+        self._order = count()
+        self._waiting: dict[str, list[Open]] = {}
+        self._lookers = 0
+        self._freed: set[str] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is wanted any more, in flight or not."""
+        return not self._waiting
+
+    @property
+    def has_enough(self) -> bool:
+        return len(self._ready) >= ENOUGH
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """While the journal is looked into in a thread. Act on what it said before leaving."""
+        self._lookers += 1
+        try:
+            yield
+        finally:
+            self._lookers -= 1
+            if self._lookers == 0:
+                self._freed.clear()
+
+    def accept(self, item: Open, *, first: bool = False) -> bool:
+        """Queue a call, or let it wait for the same one. False if that has just been freed."""
+        if item.key in self._freed:
+            return False
+        if item.key in self._waiting:
+            self._waiting[item.key].append(item)
+            return True
+        self._waiting[item.key] = []
+        work = Work(item, Size.of(item.request))
+        (self._ready.appendleft if first else self._ready.append)(work)
+        return True
+
+    def next(self, now: float) -> Work | None:
+        """The call that is next, left in the queue until it is taken."""
+        while self._later and self._later[0][0] <= now:
+            self._ready.appendleft(heapq.heappop(self._later)[2])
+        return self._ready[0] if self._ready else None
+
+    def next_due(self) -> float:
+        """When a call that was put off is due."""
+        return self._later[0][0] if self._later else math.inf
+
+    def take(self) -> Work:
+        """Take out the call that is next, to launch it."""
+        work = self._ready.popleft()
+        work.tries += 1
+        return work
+
+    def again(self, work: Work) -> None:
+        """Put back a call, behind the others."""
+        self._ready.append(work)
+
+    def put_off(self, work: Work, until: float) -> None:
+        heapq.heappush(self._later, (until, next(self._order), work))
+
+    def free(self, work: Work) -> list[Open]:
+        """`work` has come to its end; gives what has waited for it."""
+        if self._lookers:
+            self._freed.add(work.open.key)
+        return self._waiting.pop(work.open.key)
