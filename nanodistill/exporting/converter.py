@@ -48,14 +48,15 @@ def program_in(folder: Path, listen: Listener) -> Path:
     return program
 
 
-def convert(program: Path, model: Path, target: Path, kind: GgufType) -> None:
-    """Convert the Hugging Face folder `model` to the file `target`.
+def convert(program: Path, model: Path, target: Path, kind: GgufType, name: str) -> None:
+    """Convert the Hugging Face folder `model` to the file `target`, which calls itself `name`.
 
     Raises:
         ModelError: the converter does not know the model.
     """
     try:
-        _run([str(program), str(model), "--outfile", str(target), "--outtype", kind])
+        told = ["--outfile", str(target), "--outtype", kind, "--model-name", name]
+        _run([str(program), str(model), *told])
     except NanoDistillError as failed:
         raise ModelError(f"llama.cpp's converter can't write this student. {failed}") from failed
 

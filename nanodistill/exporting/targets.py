@@ -201,7 +201,7 @@ class GgufTarget:
         copy_beside(base, unpacked)
         if self.options.bake_instruction:
             bake(unpacked, self.source.instruction)
-        convert(program, unpacked, folder / self.file, self.options.gguf_type)
+        convert(program, unpacked, folder / self.file, self.options.gguf_type, self.name)
 
     def score(self, gate: Gate, folder: Path) -> Parity:
         """In llama.cpp, or by reading the file back, or, where that can't be read here, by what

@@ -23,16 +23,16 @@ def program(folder: Path, script: str) -> Path:
 def test_the_converter_is_given_the_folder_and_the_type(tmp_path: Path) -> None:
     made = program(tmp_path / "env", 'echo "$@" > "$3"')
     assert program_in(tmp_path / "env", silent) == made
-    convert(made, tmp_path / "model", tmp_path / "out.gguf", "q8_0")
+    convert(made, tmp_path / "model", tmp_path / "out.gguf", "q8_0", "triage")
     assert (tmp_path / "out.gguf").read_text() == (
-        f"{tmp_path / 'model'} --outfile {tmp_path / 'out.gguf'} --outtype q8_0\n"
+        f"{tmp_path / 'model'} --outfile {tmp_path / 'out.gguf'} --outtype q8_0 --model-name triage\n"
     )
 
 
 def test_what_the_converter_says_is_told(tmp_path: Path) -> None:
     made = program(tmp_path / "env", "echo Model StrangeForCausalLM is not supported >&2; exit 1")
     with pytest.raises(ModelError, match="StrangeForCausalLM is not supported"):
-        convert(made, tmp_path / "model", tmp_path / "out.gguf", "f16")
+        convert(made, tmp_path / "model", tmp_path / "out.gguf", "f16", "triage")
 
 
 def test_a_folder_that_is_something_else(tmp_path: Path) -> None:
