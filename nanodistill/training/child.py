@@ -35,7 +35,7 @@ from nanodistill.training.tokens import TokenRows, load_tokens
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
     from nanodistill.training.checkpoints import Checkpoints
-    from nanodistill.training.loop import Course
+    from nanodistill.training.course import Course
 
 INTERRUPTED = 130
 GPU_MULTIPLE = 8
@@ -208,7 +208,7 @@ class Child:
         self, loaded: LoadedModel, checkpoints: Checkpoints, metrics: MetricsWriter, say: Listener
     ) -> Course:
         from nanodistill.training import adapters
-        from nanodistill.training.loop import Course
+        from nanodistill.training.course import Course
         from nanodistill.training.setting import (
             checkpoint_layers,
             hold_wired,

@@ -17,8 +17,8 @@ ends it and begins another from the last checkpoint with a smaller rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -31,20 +31,10 @@ from mlx_lm.tuner.trainer import train as mlx_lm_train
 from nanodistill.errors import CheckFailed, MemoryLimit
 from nanodistill.hardware import GIB
 from nanodistill.training import adapters
-from nanodistill.training.batches import (
-    Batch,
-    Deal,
-    Rows,
-    batches_for_scoring,
-    batches_of_update,
-)
-from nanodistill.training.checkpoints import ADAPTER, Checkpoint, Checkpoints, State, Validation
-from nanodistill.training.forward import Forward
-from nanodistill.training.guard import Guard
-from nanodistill.training.metrics import MetricsWriter
+from nanodistill.training.batches import Batch, Rows, batches_of_update
+from nanodistill.training.checkpoints import ADAPTER, Checkpoint, State, Validation
+from nanodistill.training.course import Course, Recent, is_better, mean_loss
 from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
-from nanodistill.training.options import TrainingOptions
-from nanodistill.training.tokens import TokenRows
 
 Ending = Literal["done", "early", "stopped"]
 
@@ -58,33 +48,6 @@ NEVER = 1 << 60
 
 class Diverged(Exception):
     """Training went wrong in a way that a smaller learning rate may mend."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """All that stays the same through a run."""
-
-    model: Module
-    options: TrainingOptions
-    forward: Forward
-    deal: Deal
-    train: TokenRows
-    valid: TokenRows | None
-    micro_batch: int
-    multiple: int
-    score: Callable[[], float] | None
-    checkpoints: Checkpoints
-    adapter: Path
-    adapter_config: str
-    metrics: MetricsWriter
-    guard: Guard
-    stop_asked: Callable[[], bool]
-    hold_memory: Callable[[], None]
-
-    @property
-    def batches(self) -> int:
-        """Batches to an update."""
-        return math.ceil(self.options.rows_per_update / self.micro_batch)
 
 
 def run(course: Course, found: Checkpoint | None) -> tuple[Ending, State]:
@@ -138,32 +101,36 @@ class Session:
             course.model.load_weights(list(found.adapter().items()), strict=False)
         self.updates.start(course.model, None if found is None else found.optimizer())
         self._ending: Ending = "stopped"
-        self._recent = _Recent()
+        self._recent = Recent()
         self._begun = monotonic() - self.state.seconds
         self._unsaved = not stored
 
     def run(self) -> Ending:
-        course = self.course
-        left = (self.total - self.state.update) * course.batches
         mlx_lm_train(
-            course.model,
+            self.course.model,
             self.updates,
-            train_dataset=course.train,
+            train_dataset=self.course.train,
             val_dataset=None,
-            args=TrainingArgs(
-                batch_size=course.micro_batch,
-                iters=left + 1,  # so that the generator wakes up after the last update too
-                grad_accumulation_steps=course.batches,
-                steps_per_report=NEVER,
-                steps_per_eval=NEVER,
-                steps_per_save=NEVER,
-                adapter_file=str(course.adapter.parent / ".mlx-lm-last.safetensors"),
-                clear_cache_threshold=course.options.beyond.clear_cache_threshold or 0,
-            ),
+            args=self.arguments(),
             loss=self._loss,
             iterate_batches=self._batches,
         )
         return self._ending
+
+    def arguments(self) -> TrainingArgs:
+        """What mlx-lm's loop goes by; its own reports, validations and saves never come."""
+        course = self.course
+        left = (self.total - self.state.update) * course.batches
+        return TrainingArgs(
+            batch_size=course.micro_batch,
+            iters=left + 1,  # so that the generator wakes up after the last update too
+            grad_accumulation_steps=course.batches,
+            steps_per_report=NEVER,
+            steps_per_eval=NEVER,
+            steps_per_save=NEVER,
+            adapter_file=str(course.adapter.parent / ".mlx-lm-last.safetensors"),
+            clear_cache_threshold=course.options.beyond.clear_cache_threshold or 0,
+        )
 
     def _loss(self, _: Module, *batch: mx.array) -> tuple[mx.array, mx.array]:
         loss, count = self.course.forward.loss(*batch)
@@ -192,14 +159,14 @@ class Session:
         return batches_of_update(course.train, rows, course.batches, course.multiple)
 
     def _begin(self) -> None:
-        self.course.hold_memory()  # mlx-lm's loop has just set a limit of its own
+        self.course.hold_memory()
         self._save()
         if self._is_due(self._eval_every):
             done = {validation.update for validation in self.state.validations}
             if self.state.update not in done:
                 self._validate()
         self._save()
-        self._recent = _Recent()
+        self._recent = Recent()
 
     @property
     def _eval_every(self) -> int:
@@ -273,7 +240,7 @@ class Session:
             seconds=state.seconds,
             seconds_left=self._seconds_left(),
         )
-        self._recent = _Recent()
+        self._recent = Recent()
 
     def _seconds_left(self) -> float:
         return self.state.seconds / self.state.update * (self.total - self.state.update)
@@ -312,7 +279,8 @@ class Session:
         self._unsaved = False
         course.metrics.write("checkpoint", state.update, path=path.name)
         course.metrics.sync()
-        if state.best is None or state.best.update == state.update:
+        untrained = state.update == 0
+        if not untrained and (state.best is None or state.best.update == state.update):
             self._hand_out(path)
 
     def _hand_out(self, checkpoint: Path) -> None:
@@ -333,48 +301,3 @@ class Session:
         best = self.state.best
         chosen = self.state.update if best is None else best.update
         self._hand_out(self.course.checkpoints.at(chosen).path)
-
-
-class _Recent:
-    """Sums since the last record."""
-
-    def __init__(self) -> None:
-        self.since = monotonic()
-        self.rows = self.tokens = self._updates = 0
-        self._loss = 0.0
-        self.norm = 0.0
-
-    def add(self, loss: float, norm: float, rows: int, tokens: int) -> None:
-        self._updates += 1
-        self._loss += loss
-        self.norm = norm
-        self.rows += rows
-        self.tokens += tokens
-
-    @property
-    def mean_loss(self) -> float:
-        return self._loss / self._updates
-
-
-def mean_loss(course: Course) -> float:
-    """Mean loss of the validation rows' target tokens."""
-    valid = course.valid
-    if valid is None:
-        raise AssertionError("no validation rows")
-    total, count = 0.0, 0
-    for batch in batches_for_scoring(valid, course.multiple):
-        course.guard.check()
-        arrays = course.forward.arrays("valid", batch)
-        loss, _ = course.forward.loss(*arrays)
-        total += float(loss)
-        count += batch.target_tokens
-    return total / count
-
-
-def is_better(found: Validation, best: Validation | None) -> bool:
-    """By score where there is one, a tie going to the smaller loss; else by loss."""
-    if best is None:
-        return True
-    if found.score is None or best.score is None:
-        return found.loss < best.loss
-    return (found.score, -found.loss) > (best.score, -best.loss)

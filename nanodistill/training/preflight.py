@@ -8,8 +8,9 @@ once, each with the number that would do. The rest is told in one table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -200,12 +201,21 @@ def _read_splits(
     tokenizer = load_tokenizer(student.path, settings.tokenizer_kwargs)
     return {
         name: SplitReport.of(
-            encode(dataset.rows(name), tokenizer, settings.train_on),
+            encode(_asked_for(dataset, name, options), tokenizer, settings.train_on),
             settings.max_seq_length,
             mask_prompt=options.beyond.mask_prompt,
         )
         for name in SPLITS
     }
+
+
+def _asked_for(
+    dataset: DatasetVersion, split: Split, options: TrainingOptions
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of a split; of the validation rows as many as make `val_batches`."""
+    most = options.beyond.val_batches * options.settings.batch_size
+    limit = most if split == "valid" and most >= 0 else None
+    return islice(dataset.rows(split), limit)
 
 
 def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:

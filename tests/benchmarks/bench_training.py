@@ -92,7 +92,6 @@ def stock(folder: Path, messages: Messages, rows: int, updates: int) -> list[flo
     data.mkdir()
     lines = [json.dumps({"messages": row["messages"]}) for row in messages.all]
     (data / "train.jsonl").write_text("\n".join(lines) + "\n")
-    (data / "valid.jsonl").write_text("")
     settings = config_for(folder, rows, updates).get_mlx_lm_kwargs() | {
         "model": str(folder / "student"),
         "data": str(data),

@@ -19,7 +19,8 @@ from nanodistill.training.checkpoints import Checkpoints, Identity, State  # iso
 from nanodistill.training.encode import encode, load_tokenizer  # isort: skip
 from nanodistill.training.forward import Arrays, Forward, choose_forward  # isort: skip
 from nanodistill.training.guard import CpuTimes, Guard, Limits  # isort: skip
-from nanodistill.training.loop import Course, Ending, run  # isort: skip
+from nanodistill.training.course import Course  # isort: skip
+from nanodistill.training.loop import Ending, run  # isort: skip
 from nanodistill.training.metrics import MetricsWriter, Record, read_records  # isort: skip
 from nanodistill.training.options import TrainingOptions  # isort: skip
 from nanodistill.training.tokens import TokenRows, shared_tokens  # isort: skip

@@ -98,6 +98,12 @@ def test_a_student_without_a_template_is_refused(tmp_path: Path) -> None:
         load_tokenizer(folder, {})
 
 
+def test_tokenizer_kwargs_reach_the_tokenizer(tmp_path: Path) -> None:
+    folder = make_student(tmp_path / "student")
+    assert load_tokenizer(folder, {}).padding_side == "right"
+    assert load_tokenizer(folder, {"padding_side": "left"}).padding_side == "left"
+
+
 def test_tokens_are_kept_in_a_file(tokenizer: TokenizerWrapper, tmp_path: Path) -> None:
     rows = TokenRows.of(encode([make_row("hello", "bug")], tokenizer, "cot").examples)
     none = TokenRows.of([])

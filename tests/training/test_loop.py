@@ -29,6 +29,8 @@ from mlx.utils import tree_flatten  # isort: skip
 
 from nanodistill.training import adapters  # isort: skip
 from nanodistill.training.batches import assemble  # isort: skip
+from nanodistill.training.checkpoints import Validation  # isort: skip
+from nanodistill.training.course import is_better  # isort: skip
 from nanodistill.training.forward import WholeForward  # isort: skip
 from nanodistill.training.guard import Guard  # isort: skip
 
@@ -185,6 +187,23 @@ def test_without_validation_rows_the_last_weights_are_taken(student: Path, tmp_p
     assert state.best is None
     last = tmp_path / f"checkpoints/{state.update:07d}/adapter.safetensors"
     assert weights(course) == last.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("found", "best", "better"),
+    [
+        (Validation(2, 1.0), None, True),
+        (Validation(2, 1.0), Validation(1, 1.1), True),
+        (Validation(2, 1.1), Validation(1, 1.1), False),
+        (Validation(2, 9.0, 0.8), Validation(1, 1.0, 0.7), True),
+        (Validation(2, 0.9, 0.8), Validation(1, 1.0, 0.8), True),
+        (Validation(2, 0.1, 0.7), Validation(1, 1.0, 0.8), False),
+    ],
+)
+def test_better_is_the_higher_score_then_the_smaller_loss(
+    found: Validation, best: Validation | None, better: bool
+) -> None:
+    assert is_better(found, best) is better
 
 
 class Poisoned(Spy):

@@ -152,11 +152,14 @@ FIELDS: dict[str, tuple[dict[str, Any], Callable[[Made], object], object]] = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
-    "allow_out_of_range", "mlx_lm_kwargs",                     # about the configuration itself
-    "max_grad_norm",                                           # below
-    "tokenizer_kwargs", "train_on", "long_rows",               # test_encode, test_preflight
-    "gradient_checkpointing", "best_by", "early_stopping_patience", "report_to",  # test_trainer
-    "val_batches", "mask_prompt", "clear_cache_threshold",     # test_trainer
+    "allow_out_of_range", "mlx_lm_kwargs",                      # about the configuration itself
+    "max_grad_norm",                                            # below
+    "train_on", "tokenizer_kwargs",                             # test_encode
+    "long_rows", "mask_prompt", "val_batches",                  # test_preflight
+    "early_stopping_patience",                                  # test_loop
+    "best_by",                                                  # test_scored
+    "gradient_checkpointing", "clear_cache_threshold",          # test_setting
+    "report_to",                                                # test_follow
 }  # fmt: skip
 
 

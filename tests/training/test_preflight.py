@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,6 +155,21 @@ def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) 
     assert lines["time"][0].startswith("about ")
 
 
+def test_validation_can_be_held_to_some_batches(student: Path) -> None:
+    checked = look(
+        student, rows_of(*make_rows(9), valid=12), batch_size=2, mlx_lm_kwargs={"val_batches": 3}
+    )
+    assert checked.rows["valid"] == 6
+
+
+def test_the_loss_can_be_on_every_token(student: Path) -> None:
+    rows = rows_of(*make_rows(9))
+    masked = look(student, rows).token_rows["train"]
+    whole = look(student, rows, mlx_lm_kwargs={"mask_prompt": False}).token_rows["train"]
+    assert masked.targets.sum() < 9 * 12
+    assert whole.targets.sum() == whole.lengths.sum() - 9, "all but each row's first"
+
+
 def test_presets_that_were_used_are_told(student: Path) -> None:
     rows = rows_of(*make_rows(9))
     config = make_config(student, student.parent)
@@ -164,7 +180,10 @@ def test_presets_that_were_used_are_told(student: Path) -> None:
     assert "batch_size" not in look(student, rows).presets
 
 
-def test_trackio_that_is_not_there_is_found_before_anything(student: Path) -> None:
+def test_trackio_that_is_not_there_is_found_before_anything(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(InputError, match="needs the package trackio"):
         look(student, rows_of(*make_rows(9)), report_to="trackio")
 

@@ -116,6 +116,13 @@ def test_the_record_tells_each_update(trained: Trained) -> None:
     assert last["memory_gb"] > 0.05
 
 
+def test_the_checkpoint_says_what_its_bits_depend_on(trained: Trained) -> None:
+    (last,) = trained.folder.checkpoints.glob("0000006")
+    machine = read_json(last / "state.json")["machine"]
+    assert machine["gradient checkpointing"] is True
+    assert {"blas", "threads", "mlx", "mlx-lm", "device", "batch"} <= set(machine)
+
+
 def test_who_watches_sees_the_same(trained: Trained) -> None:
     progress = [event for event in trained.watched.events if isinstance(event, Progress)]
     assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]
