@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from evaluation.tiny import make_dataset
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import RunLocked
 from nanodistill.events import Event, Notice, Progress, Table
+from nanodistill.records import Split, Trace
 from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.training import TrainingResult, train
 from nanodistill.training.metrics import read_records
@@ -203,6 +205,23 @@ def test_a_change_is_a_new_run_beside_the_old(
     assert [entry.run for entry in read_index(run)] == [first.run, second.run]
     train_rows(config, some_rows())
     assert [entry.run for entry in read_index(run)] == [second.run, first.run], "asked for last"
+
+
+def test_a_dataset_version_is_what_it_takes(student: Path, tmp_path: Path) -> None:
+    rows: list[tuple[Split, Trace]] = [
+        ("valid" if n % 4 == 0 else "train", Trace(f"{n} it broke", "bug", "synthetic"))
+        for n in range(12)
+    ]
+    config = make_config(student, tmp_path)
+    run = RunFolder(config.run_folder)
+    version = make_dataset(run, rows)
+    planned = train(config, version, run, dry_run=True)
+    assert planned.rows == {"train": 9, "valid": 3, "dropped": 0}
+    assert planned.dataset == {
+        "path": str(version.path),
+        "version": version.name,
+        "fingerprint": version.fingerprint,
+    }
 
 
 def test_a_second_command_is_refused(student: Path, tmp_path: Path) -> None:
