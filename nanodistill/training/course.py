@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -54,24 +55,36 @@ class Course:
 
 
 class Recent:
-    """Sums since the last record."""
+    """The updates since the last record, and the time they took."""
 
     def __init__(self) -> None:
-        self.since = monotonic()
-        self.rows = self.tokens = self._updates = 0
+        self._since = monotonic()
+        self._rows = self._tokens = self._updates = 0
         self._loss = 0.0
-        self.norm = 0.0
+        self._norm = 0.0
 
     def add(self, loss: float, norm: float, rows: int, tokens: int) -> None:
         self._updates += 1
         self._loss += loss
-        self.norm = norm
-        self.rows += rows
-        self.tokens += tokens
+        self._norm = norm
+        self._rows += rows
+        self._tokens += tokens
 
-    @property
-    def mean_loss(self) -> float:
-        return self._loss / self._updates
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """For work that is no training."""
+        since = monotonic()
+        yield
+        self._since += monotonic() - since
+
+    def figures(self) -> dict[str, float]:
+        seconds = max(1e-9, monotonic() - self._since)
+        return {
+            "loss": self._loss / self._updates,
+            "gradient_norm": self._norm,
+            "tokens_per_second": self._tokens / seconds,
+            "rows_per_second": self._rows / seconds,
+        }
 
 
 def mean_loss(course: Course) -> float:

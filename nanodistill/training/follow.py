@@ -37,7 +37,7 @@ class Follower:
 
     def __call__(self, record: Record) -> None:
         match record["kind"]:
-            case "train":
+            case "train" | "tick":
                 self._listen(self._progress(record))
             case "valid":
                 self._valid = record["loss"]

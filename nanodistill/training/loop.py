@@ -43,6 +43,7 @@ SMALLER = 0.25
 SMOOTHING = 0.9
 HOPELESS = 1.5
 """A smoothed loss of so many times the untrained student's, and a nat, is no loss of learning."""
+TICK_SECONDS = 2.0
 NEVER = 1 << 60
 
 
@@ -104,6 +105,7 @@ class Session:
         self._recent = Recent()
         self._begun = monotonic() - self.state.seconds
         self._unsaved = not stored
+        self._told = monotonic()
 
     def run(self) -> Ending:
         mlx_lm_train(
@@ -197,13 +199,12 @@ class Session:
         self._unsaved = True
         self._check(loss, norm)
         self._recent.add(loss, norm, len(rows), int(self.course.train.lengths[rows].sum()))
-        options = self.course.options
-        if self._is_due(options.log_every(self.total)):
-            self._record()
-        if self._is_due(self._eval_every):
-            self._validate()
-        if self._is_due(options.save_every(self.total)):
-            self._save()
+        self._tell()
+        with self._recent.not_counted():
+            if self._is_due(self._eval_every):
+                self._validate()
+            if self._is_due(self.course.options.save_every(self.total)):
+                self._save()
 
     def _check(self, loss: float, norm: float) -> None:
         state = self.state
@@ -219,18 +220,22 @@ class Session:
                 f"much more than the {state.first_loss:.2f} of the beginning"
             )
 
-    def _record(self) -> None:
-        recent, state = self._recent, self.state
-        seconds = max(1e-9, monotonic() - recent.since)
+    def _tell(self) -> None:
+        """A record of the latest updates when one is due, else a tick now and then."""
+        if self._is_due(self.course.options.log_every(self.total)):
+            self._record("train")
+            self._recent = Recent()
+        elif monotonic() - self._told > TICK_SECONDS:
+            self._record("tick")
+
+    def _record(self, kind: str) -> None:
+        state = self.state
         self.course.metrics.write(
-            "train",
+            kind,
             state.update,
-            loss=recent.mean_loss,
+            **self._recent.figures(),
             smoothed=state.smoothed_loss,
             learning_rate=self.updates.learning_rate.item(),
-            gradient_norm=recent.norm,
-            tokens_per_second=recent.tokens / seconds,
-            rows_per_second=recent.rows / seconds,
             memory_gb=self.course.guard.memory / GIB,
             mlx_peak_gb=mx.get_peak_memory() / GIB,
             rows=state.rows,
@@ -240,7 +245,7 @@ class Session:
             seconds=state.seconds,
             seconds_left=self._seconds_left(),
         )
-        self._recent = Recent()
+        self._told = monotonic()
 
     def _seconds_left(self) -> float:
         return self.state.seconds / self.state.update * (self.total - self.state.update)

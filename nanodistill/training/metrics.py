@@ -4,6 +4,7 @@ Every record has `kind` and `update`:
 
     started      pid: a child begins
     train        loss, smoothed, learning_rate, gradient_norm, tokens_per_second, …
+    tick         the same, between two of those, for who watches
     valid        loss, score, best
     checkpoint   path
     said         text, level: a sentence for the person who watches
@@ -51,8 +52,8 @@ def read_records(path: Path) -> list[Record]:
 
 
 def last_progress(path: Path) -> Record | None:
-    """The latest `train` record: how far a run is, for anyone who looks from outside."""
-    trained = [record for record in read_records(path) if record["kind"] == "train"]
+    """The latest `train` or `tick` record: how far a run is, for who looks from outside."""
+    trained = [record for record in read_records(path) if record["kind"] in ("train", "tick")]
     return trained[-1] if trained else None
 
 

@@ -106,6 +106,18 @@ class Preflight:
             scored_by=self.scored_by,
         )
 
+    def config(self) -> dict[str, Any]:
+        """What is trained and how, for people."""
+        return {
+            "run": self.run_id,
+            "dataset": dict(self.dataset),
+            "student": {"name": self.student.name, "identity": self.student.identity},
+            **self.options.to_json(),
+            "limits": dict(vars(self.limits)),
+            "presets": dict(self.presets),
+            "machine": self.hardware.describe(),
+        }
+
     def yaml(self) -> str:
         return yaml_text({"model": str(self.student.path), **self.options.mlx_lm(self.updates)})
 

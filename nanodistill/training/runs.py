@@ -2,6 +2,7 @@
 
     training/index.json         the runs in order of their start, and which is latest
     training/<run id>/
+        config.json             what is trained and how, everything resolved
         job.json                all that the child needs to know
         rows.npz                the rows as tokens
         mlx_lm.yaml             the same run for `mlx_lm lora -c`
@@ -36,6 +37,10 @@ class TrainingFolder:
     @property
     def id(self) -> str:
         return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
 
     @property
     def job(self) -> Path:

@@ -148,6 +148,7 @@ def _lay_out(folder: TrainingFolder, found: Preflight) -> None:
     if not folder.rows.exists():
         save_tokens(folder.rows, found.token_rows)
     write_atomic(folder.yaml, found.yaml().encode())
+    write_json(folder.config, found.config())
 
 
 @contextmanager

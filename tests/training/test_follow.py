@@ -60,6 +60,7 @@ def test_records_become_events() -> None:
     assert told({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
         Notice("paused", "warning")
     ]
+    assert told(TRAINED | {"kind": "tick"}) == told(TRAINED)
     assert told({"kind": "checkpoint", "update": 1, "path": "x"}) == []
 
 

@@ -15,6 +15,7 @@ from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import RunLocked
 from nanodistill.events import Event, Notice, Progress, Table
+from nanodistill.hardware import detect_hardware, preset
 from nanodistill.records import Split, Trace
 from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.training import TrainingResult, train
@@ -128,6 +129,7 @@ def test_the_checkpoint_says_what_its_bits_depend_on(trained: Trained) -> None:
 def test_who_watches_sees_the_same(trained: Trained) -> None:
     progress = [event for event in trained.watched.events if isinstance(event, Progress)]
     assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]
+    assert all(event.stage == "train" for event in progress)
     assert {"loss", "smoothed", "valid", "rate", "tokens/s", "memory GB"} == set(
         progress[-1].figures
     )
@@ -142,6 +144,14 @@ def test_the_same_run_is_saved_for_mlx_lms_command_line(trained: Trained) -> Non
     written = yaml.load(trained.folder.yaml.read_text(), yaml_loader)
     assert set(written) <= set(CONFIG_DEFAULTS)
     assert (written["iters"], written["batch_size"], written["seed"]) == (12, 4, 3)
+
+
+def test_the_resolved_configuration_is_saved(trained: Trained) -> None:
+    saved = read_json(trained.folder.config)
+    assert saved["settings"]["batch_size"] == 4
+    assert saved["seed"] == 3
+    left = set(preset(detect_hardware())[1]) - trained.config.model_fields_set
+    assert set(saved["presets"]) == left
 
 
 def test_the_index_names_the_run_and_its_dataset(trained: Trained, student: Path) -> None:
