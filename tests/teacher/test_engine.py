@@ -136,6 +136,20 @@ async def test_malformed_answers_are_repaired_once(tmp_path: Path) -> None:
         assert journal.sums()["generate"].repairs == 2
 
 
+async def test_a_malformed_answer_is_repaired_in_the_next_session(tmp_path: Path) -> None:
+    async with running(tmp_path, ["no JSON"], max_calls=1) as teacher:
+        with pytest.raises(BudgetReached):
+            await teacher.settle(requests_for(teacher, ["x"], schema=SCHEMA))
+    async with running(tmp_path, ['{"label": "a"}']) as teacher:
+        requests = requests_for(teacher, ["x"], schema=SCHEMA)
+        assert (await teacher.survey(requests)).to_ask == 1
+        await teacher.settle(requests)
+        (answer,) = teacher.outcomes(requests)
+        assert isinstance(answer, Answer)
+        assert (answer.data, len(answer.keys)) == ({"label": "a"}, 2)
+        assert (teacher.account.made, teacher.account.repaired) == (1, 1)
+
+
 async def test_one_repair_serves_all_who_need_the_same(tmp_path: Path) -> None:
     repairs = 0
 
@@ -291,6 +305,7 @@ async def test_interrupting_lets_calls_in_flight_come_back(tmp_path: Path) -> No
     async def interrupt() -> None:
         await gate.all_started.wait()
         stop.request()
+        await anyio.sleep(0.05)
         gate.open.set()
 
     async with (
