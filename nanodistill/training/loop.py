@@ -108,15 +108,17 @@ class Session:
         self._told = monotonic()
 
     def run(self) -> Ending:
+        arguments = self.arguments()
         mlx_lm_train(
             self.course.model,
             self.updates,
             train_dataset=self.course.train,
             val_dataset=None,
-            args=self.arguments(),
+            args=arguments,
             loss=self._loss,
             iterate_batches=self._batches,
         )
+        Path(arguments.adapter_file).unlink()
         return self._ending
 
     def arguments(self) -> TrainingArgs:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import nanodistill
+from nanodistill import errors
 from nanodistill.errors import MemoryLimit, NanoDistillError, RunLocked
 from nanodistill.events import Listener, Notice
 from nanodistill.runfolder import read_json, write_json
@@ -38,6 +39,7 @@ FORMER_CHILD = 120.0
 LOG_TAIL = 4000
 
 Outcome = Mapping[str, Any]
+STOPPED: Outcome = {"ending": "stopped"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def supervise(
             text = f"the training process died ({died.how}); going on from the last checkpoint"
             listen(Notice(text, level="warning"))
             continue
-        if outcome["ending"] != "out of memory" or stop.is_set():
+        if outcome["ending"] != "out of memory":
             return _judged(outcome)
+        if stop.is_set():
+            return STOPPED
         fit = _smaller(fit)
         write_json(folder.adjusted, asdict(fit))
         listen(
@@ -137,13 +141,17 @@ def _remembered(folder: TrainingFolder, fit: Fit) -> Fit:
 def _judged(outcome: Outcome) -> Outcome:
     if outcome["ending"] not in ("refused", "memory"):
         return outcome
-    import nanodistill.errors as tree
+    raise raised_by_child(outcome)
 
-    kind = getattr(tree, outcome["error"])
-    message, next_step = outcome["message"], outcome["next_step"]
-    if issubclass(kind, tree.ProblemsError):
-        raise tree.InputError(message, next_step=next_step)
-    raise kind(message, next_step=next_step)
+
+def raised_by_child(outcome: Outcome) -> NanoDistillError:
+    """The child's error again: of its own kind where errors.py has it, else of its exit code's."""
+    kind = vars(errors).get(outcome["error"], errors.NanoDistillError)
+    if issubclass(kind, errors.ProblemsError) or kind.exit_code != outcome["exit"]:
+        by_code = {2: errors.InputError, 3: errors.Stopped, 4: errors.MemoryLimit}
+        kind = by_code.get(outcome["exit"], errors.NanoDistillError)
+    error: NanoDistillError = kind(outcome["message"], next_step=outcome["next_step"])
+    return error
 
 
 def _attempt(
@@ -167,7 +175,7 @@ def _attempt(
     for record in reader.new():
         follow(record)
     if stop.is_set() and child.returncode == -signal.SIGTERM:
-        return {"ending": "stopped"}  # asked before it could listen
+        return STOPPED  # asked before it could listen
     return _outcome(folder, child.returncode, log_from)
 
 

@@ -14,7 +14,14 @@ import pytest
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
-from nanodistill.errors import MemoryLimit, ModelError, NanoDistillError
+from nanodistill.errors import (
+    CheckFailed,
+    DiskFull,
+    InputError,
+    MemoryLimit,
+    ModelError,
+    NanoDistillError,
+)
 from nanodistill.events import Event, Notice, Progress, Table, silent
 from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.training import train, trainer
@@ -22,7 +29,7 @@ from nanodistill.training.child import is_out_of_memory
 from nanodistill.training.guard import Limits
 from nanodistill.training.metrics import read_records
 from nanodistill.training.runs import latest_run
-from nanodistill.training.supervisor import Fit, supervise
+from nanodistill.training.supervisor import Fit, raised_by_child, supervise
 from training.tiny import make_config, make_student, some_rows
 
 SETTINGS: dict[str, Any] = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 1}
@@ -141,6 +148,23 @@ def test_the_guards_stop_reaches_the_command(
     assert end.value.exit_code == 4
     monkeypatch.undo()
     assert train_with(config, silent).resumed_from == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "kind"),
+    [
+        ("DiskFull", 3, DiskFull),
+        ("ConfigError", 2, InputError),
+        ("PromptTooLong", 2, InputError),
+        ("MemoryLimit", 4, MemoryLimit),
+        ("CheckFailed", 1, CheckFailed),
+    ],
+)
+def test_a_childs_error_is_raised_again(name: str, code: int, kind: type[Exception]) -> None:
+    outcome = {"error": name, "exit": code, "message": "what", "next_step": "how"}
+    error = raised_by_child(outcome)
+    assert type(error) is kind
+    assert (str(error), error.exit_code) == ("what\nhow", code)
 
 
 def test_less_memory_is_half_the_batch_then_checkpointing_then_nothing() -> None:
