@@ -72,11 +72,10 @@ class State:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint belongs to (`data`, `options`), and what its bits depend on."""
+    """What a checkpoint belongs to: the rows' tokens, and settings."""
 
     data: str
     options: Mapping[str, Any]
-    machine: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,12 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. `machine` is what their last bits depend on."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         self._folder = folder
         self._identity = identity
+        self.machine: Mapping[str, Any] = {}
 
     def write(
         self, state: State, adapter: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]
@@ -168,7 +168,7 @@ class Checkpoints:
             "state": state.to_json(),
             "data": self._identity.data,
             "options": dict(self._identity.options),
-            "machine": dict(self._identity.machine),
+            "machine": dict(self.machine),
             "files": {name: _digest(folder / name) for name in (ADAPTER, OPTIMIZER)},
         }
         (folder / STATE).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

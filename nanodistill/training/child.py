@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ def refusal(error: NanoDistillError) -> dict[str, Any]:
 
 
 NO_GRADIENT = "[Primitive::vjp] Not implemented"
-OUT_OF_MEMORY = ("insufficient memory", "outofmemory", "out of memory", "bad_alloc", "malloc")
+OUT_OF_MEMORY = ("insufficient memory", "outofmemory", "out of memory", "bad_alloc", "malloc]")
 
 
 def is_out_of_memory(text: str) -> bool:
@@ -154,16 +154,16 @@ class Child:
             signal.signal(number, lambda *_: self._stop.set())
 
     def train(self) -> dict[str, Any]:
-        blas = load_fast_blas()  # before anything imports mlx
+        load_fast_blas()  # before anything imports mlx
         set_threads(self.job.limits.threads)
         from nanodistill.models.loading import load_model
         from nanodistill.training.checkpoints import Checkpoints
+        from nanodistill.training.course import StopAsked
         from nanodistill.training.loop import run
-        from nanodistill.training.setting import identity_of, prepare_mlx
+        from nanodistill.training.setting import identity_of, machine_of, prepare_mlx
 
         prepare_mlx(self.job.limits)
-        identity = identity_of(self.job, blas)
-        checkpoints = Checkpoints(self.folder.checkpoints, identity)
+        checkpoints = Checkpoints(self.folder.checkpoints, identity_of(self.job))
         damaged: list[Path] = []
         found = checkpoints.latest(damaged)
         at = 0 if found is None else found.state.update
@@ -173,12 +173,16 @@ class Child:
         say = self._teller(metrics, at)
         for path in damaged:
             say(warning(f"checkpoint {path.name} is damaged; going on from the one before"))
+        loaded = load_model(self.job.student, listener=say)
+        checkpoints.machine = machine_of(self.job, loaded)
         if found is not None:
             metrics.write("resumed", at)
-            for text in differences(found.machine, identity.machine):
+            for text in differences(found.machine, checkpoints.machine):
                 say(warning(text))
-        loaded = load_model(self.job.student, listener=say)
-        course = self._course(loaded, checkpoints, metrics, say)
+        try:
+            course = self._course(loaded, checkpoints, metrics, say)
+        except StopAsked:
+            return {"ending": "stopped", "exit": INTERRUPTED}
         ending, state = run(course, found)
         metrics.write("ended", state.update, how=ending)
         metrics.sync()
@@ -220,7 +224,8 @@ class Child:
         config = adapters.prepare(model, options)
         if self.job.checkpointing:
             checkpoint_layers(model)
-        forward = quickest_forward(model, splits, self.job, say)
+        guard = self._guard(say)
+        forward = quickest_forward(model, splits, self.job, say, self._looker(guard))
         rows = {name: split.after(forward.prefix) for name, split in splits.items() if len(split)}
         lengths = splits["train"].lengths
         return Course(
@@ -237,7 +242,7 @@ class Child:
             adapter=self.folder.adapter,
             adapter_config=adapters.adapter_config(config, options, self.job.student),
             metrics=metrics,
-            guard=self._guard(say),
+            guard=guard,
             stop_asked=self._stop_asked,
             hold_memory=lambda: hold_wired(self.job.limits),
         )
@@ -257,6 +262,17 @@ class Child:
             wait=self._wait,
             say=lambda text: say(warning(text)),
         )
+
+    def _looker(self, guard: Guard) -> Callable[[], None]:
+        """What work before the first update is interrupted by."""
+        from nanodistill.training.course import StopAsked
+
+        def look() -> None:
+            guard.check()
+            if self._stop_asked():
+                raise StopAsked
+
+        return look
 
     def _stop_asked(self) -> bool:
         return self._stop.is_set() or os.getppid() != self.job.parent

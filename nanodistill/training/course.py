@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mlx.nn.layers.base import Module
 
 
+class StopAsked(Exception):
+    """A person, or the death of the command, asks training to end."""
+
+
 @dataclass(frozen=True)
 class Course:
     """All that stays the same through a run.
@@ -47,6 +51,17 @@ class Course:
     guard: Guard
     stop_asked: Callable[[], bool]
     hold_memory: Callable[[], None]
+
+    def look(self) -> None:
+        """Return when work may go on.
+
+        Raises:
+            MemoryLimit: it may not.
+            StopAsked: it should not.
+        """
+        self.guard.check()
+        if self.stop_asked():
+            raise StopAsked
 
     @property
     def batches(self) -> int:
@@ -94,7 +109,7 @@ def mean_loss(course: Course) -> float:
         raise AssertionError("no validation rows")
     total, count = 0.0, 0
     for batch in batches_for_scoring(valid, course.multiple):
-        course.guard.check()
+        course.look()
         arrays = course.forward.arrays("valid", batch)
         loss, _ = course.forward.loss(*arrays)
         total += float(loss)

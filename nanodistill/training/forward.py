@@ -129,14 +129,15 @@ class SharedForward:
         outputs = self._run_lower(mx.array([[0]]))
         return int(outputs.nbytes)
 
-    def keep(self, split: str, rows: TokenRows) -> None:
+    def keep(self, split: str, rows: TokenRows, look: Callable[[], None]) -> None:
         """Compute the layers below for all rows of a split, for good.
 
         The same rows go together each time, whatever the batches, so that going on later
-        computes the same bits.
+        computes the same bits. `look` is called now and then and may raise.
         """
         kept: dict[int, mx.array] = {}
         for group in by_tokens(rows, PLACES):
+            look()
             batch = assemble(rows, group, weight=1.0, multiple=1)
             outputs = self._run_lower(mx.array(batch.inputs))
             for line, row in enumerate(group):

@@ -215,6 +215,6 @@ class Guard:
 
 
 WAY_OUT = (
-    "The checkpoint is written. Give it more memory, or set gradient_checkpointing = true, or a "
+    "What was trained is safe. Give it more memory, or set gradient_checkpointing = true, or a "
     "smaller batch_size with as much more gradient_accumulation_steps, and run the command again."
 )

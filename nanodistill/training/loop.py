@@ -33,7 +33,7 @@ from nanodistill.hardware import GIB
 from nanodistill.training import adapters
 from nanodistill.training.batches import Batch, Rows, batches_of_update
 from nanodistill.training.checkpoints import ADAPTER, Checkpoint, State, Validation
-from nanodistill.training.course import Course, Recent, is_better, mean_loss
+from nanodistill.training.course import Course, Recent, StopAsked, is_better, mean_loss
 from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
 
 Ending = Literal["done", "early", "stopped"]
@@ -148,12 +148,13 @@ class Session:
             while self.state.update < self.total and not self._out_of_patience():
                 rows = self.deal.rows_of(self.state.update)
                 for place, batch in enumerate(self._batches_of(rows)):
-                    if self._must_stop():
-                        return
+                    self.course.look()
                     mx.random.seed(self._seed_of(place))
                     yield self.course.forward.arrays("train", batch)
                 self._after_update(rows)
             self._finish()
+        except StopAsked:
+            self._save()
         except MemoryLimit:
             self._save()
             raise
@@ -179,13 +180,6 @@ class Session:
 
     def _is_due(self, every: int) -> bool:
         return self.state.update == self.total or self.state.update % every == 0
-
-    def _must_stop(self) -> bool:
-        self.course.guard.check()
-        if not self.course.stop_asked():
-            return False
-        self._save()
-        return True
 
     def _seed_of(self, place: int) -> int:
         """The seed of dropout in one batch, by update and place in it."""

@@ -36,10 +36,10 @@ from nanodistill.training.findings import (
 )
 from nanodistill.training.follow import load_trackio
 from nanodistill.training.guard import Limits
-from nanodistill.training.modelfacts import ModelFacts, read_facts
+from nanodistill.training.modelfacts import read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
-from nanodistill.training.score import Scoring
+from nanodistill.training.score import Scoring, scoring_identity
 from nanodistill.training.tokens import TokenRows, shared_tokens
 
 if TYPE_CHECKING:
@@ -52,22 +52,71 @@ SPLITS: tuple[Split, ...] = ("train", "valid")
 
 
 @dataclass(frozen=True)
-class Preflight:
-    """A run that is ready to be trained, and all that was found about it."""
+class Identified:
+    """Which run it is: known before any row is read. `presets` are those that were used."""
 
     run_id: str
     dataset: Mapping[str, str]
     options: TrainingOptions
-    limits: Limits
+    preset: str
+    presets: Mapping[str, Any]
+    hardware: Hardware
     student: ResolvedModel
-    facts: ModelFacts
+
+    @property
+    def entry(self) -> RunEntry:
+        return RunEntry(
+            run=self.run_id,
+            dataset=self.dataset["version"],
+            dataset_fingerprint=self.dataset["fingerprint"],
+            student=self.student.name,
+            student_identity=self.student.identity,
+            train_on=self.options.settings.train_on,
+        )
+
+
+def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listener) -> Identified:
+    """The run that training `config` on `dataset` is.
+
+    Raises:
+        ModelError: the student is not there.
+    """
+    hardware = detect_hardware()
+    name, values = preset(hardware)
+    options = TrainingOptions.of(config, values)
+    student = resolve_model(config.student, listener=listen)
+    scored = options.settings.best_by == "score"
+    scoring = scoring_identity(config, dataset) if scored else None
+    return Identified(
+        run_id=options.run_id(dataset.fingerprint, student.identity, scoring),
+        dataset={
+            "path": str(dataset.path),
+            "version": dataset.name,
+            "fingerprint": dataset.fingerprint,
+        },
+        options=options,
+        preset=name,
+        presets={key: values[key] for key in values if key not in config.model_fields_set},
+        hardware=hardware,
+        student=student,
+    )
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that is ready to be trained, and all that was found about it."""
+
+    known: Identified
+    limits: Limits
     splits: Mapping[str, SplitReport]
     deal: Deal
     estimate: Estimate
-    hardware: Hardware
-    presets: Mapping[str, Any]
     findings: tuple[Finding, ...]
     scored_by: Scoring | None
+
+    @property
+    def options(self) -> TrainingOptions:
+        return self.known.options
 
     @property
     def updates(self) -> int:
@@ -82,20 +131,9 @@ class Preflight:
     def token_rows(self) -> dict[str, TokenRows]:
         return {name: report.rows for name, report in self.splits.items()}
 
-    @property
-    def entry(self) -> RunEntry:
-        return RunEntry(
-            run=self.run_id,
-            dataset=self.dataset["version"],
-            dataset_fingerprint=self.dataset["fingerprint"],
-            student=self.student.name,
-            student_identity=self.student.identity,
-            train_on=self.options.settings.train_on,
-        )
-
     def job(self) -> Job:
         return Job(
-            student=self.student.name,
+            student=self.known.student.name,
             options=self.options,
             limits=self.limits,
             data="+".join(rows.fingerprint for rows in self.token_rows.values()),
@@ -108,102 +146,82 @@ class Preflight:
 
     def config(self) -> dict[str, Any]:
         """What is trained and how, for people."""
+        student = self.known.student
         return {
-            "run": self.run_id,
-            "dataset": dict(self.dataset),
-            "student": {"name": self.student.name, "identity": self.student.identity},
+            "run": self.known.run_id,
+            "dataset": dict(self.known.dataset),
+            "student": {"name": student.name, "identity": student.identity},
             **self.options.to_json(),
             "limits": dict(vars(self.limits)),
-            "presets": dict(self.presets),
-            "machine": self.hardware.describe(),
+            "presets": dict(self.known.presets),
+            "machine": self.known.hardware.describe(),
         }
 
     def yaml(self) -> str:
-        return yaml_text({"model": str(self.student.path), **self.options.mlx_lm(self.updates)})
+        model = str(self.known.student.path)
+        return yaml_text({"model": model, **self.options.mlx_lm(self.updates)})
 
     def table(self) -> Table:
         lines = tuple((found.what, found.found, found.remark) for found in self.findings)
         return Table("Preflight", ("", "found", "remark"), lines)
 
     def to_json(self) -> dict[str, Any]:
-        lengths = [n for report in self.splits.values() for n in report.all_lengths]
+        reports = self.splits.values()
+        seconds = self.estimate.seconds
         return {
-            "longest_tokens": max(lengths),
+            "longest_tokens": max(n for report in reports for n in report.all_lengths),
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
             "no_room": {name: report.no_room for name, report in self.splits.items()},
-            "joined": sum(report.joined for report in self.splits.values()),
-            "unended": sum(report.unended for report in self.splits.values()),
-            "double_bos": any(report.double_bos for report in self.splits.values()),
+            "joined": sum(report.joined for report in reports),
+            "unended": sum(report.unended for report in reports),
+            "double_bos": any(report.double_bos for report in reports),
             "updates": self.updates,
             "updates_per_epoch": self.deal.updates_per_epoch,
             "rows_per_update": self.options.rows_per_update,
             "memory_gb": round(self.estimate.memory / GIB, 2),
             "disk_gb": round(self.estimate.disk / GIB, 3),
-            "seconds": None if self.estimate.seconds is None else round(self.estimate.seconds),
-            "hardware": self.hardware.describe(),
-            "presets": dict(self.presets),
+            "seconds": None if seconds is None else round(seconds),
+            "hardware": self.known.hardware.describe(),
+            "presets": dict(self.known.presets),
             "remarks": [f"{f.what}: {f.remark}" for f in self.findings if f.remark],
         }
 
 
 def preflight(
-    config: DistillationConfig, dataset: DatasetVersion, run: RunFolder, listen: Listener
+    known: Identified, config: DistillationConfig, dataset: DatasetVersion, run: RunFolder
 ) -> Preflight:
-    """Look at everything that training `config` on `dataset` depends on.
+    """Look at everything that the run depends on.
 
     Raises:
         ConfigError: with all that can't work.
-        ModelError: the student is not there or can't be read.
+        ModelError: the student can't be read.
     """
-    if config.report_to == "trackio":
+    options = known.options
+    if options.settings.report_to == "trackio":
         load_trackio()
-    hardware = detect_hardware()
-    name, values = preset(hardware)
-    options = TrainingOptions.of(config, values)
-    used = {key: values[key] for key in values if key not in config.model_fields_set}
-    student = resolve_model(config.student, listener=listen)
-    facts = read_facts(student.path)
-    splits = _read_splits(dataset, student, options)
+    facts = read_facts(known.student.path)
+    splits = _read_splits(dataset, known.student, options)
     problems = problems_of(splits, options, facts)
     if problems:
         raise ConfigError("This can't be trained:", problems)
-    scored = None
+    scored_by = None
     if options.settings.best_by == "score":
-        scored = Scoring.of(config, dataset, splits["valid"].numbers)
+        scored_by = Scoring.of(config, dataset, splits["valid"].numbers)
     deal = _deal(splits, options)
     limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
-    needed = estimate(facts, options, _load(splits, deal, options), hardware)
+    needed = estimate(facts, options, _load(splits, deal, options), known.hardware)
     if needed.weights > limits.memory_hard_limit_gb * GIB:
         raise ConfigError("This can't be trained:", [too_big(needed, limits)])
+    used = ", ".join(f"{name} = {value}" for name, value in known.presets.items())
     found = [
         *rows_found(splits, options),
         *template_found(splits),
         *plan_found(splits, deal, options, facts),
-        *machine_found(needed, limits, run, hardware),
-        Finding("preset", f"{name}: {', '.join(f'{k} = {v}' for k, v in used.items()) or 'none'}"),
+        *machine_found(needed, limits, run, known.hardware),
+        Finding("preset", f"{known.preset}: {used or 'everything is set'}"),
     ]
-    return Preflight(
-        run_id=options.run_id(
-            dataset.fingerprint, student.identity, None if scored is None else scored.identity
-        ),
-        dataset={
-            "path": str(dataset.path),
-            "version": dataset.name,
-            "fingerprint": dataset.fingerprint,
-        },
-        options=options,
-        limits=limits,
-        student=student,
-        facts=facts,
-        splits=splits,
-        deal=deal,
-        estimate=needed,
-        hardware=hardware,
-        presets=used,
-        findings=tuple(found),
-        scored_by=scored,
-    )
+    return Preflight(known, limits, splits, deal, needed, tuple(found), scored_by)
 
 
 def _read_splits(

@@ -132,6 +132,9 @@ def latest_run(run: RunFolder) -> tuple[RunEntry, TrainingFolder] | None:
 
 def make_latest(run: RunFolder, entry: RunEntry) -> None:
     """Put `entry` at the end of the index."""
-    others = [other for other in read_index(run) if other.run != entry.run]
-    entries: list[dict[str, Any]] = [e.to_json() for e in (*others, entry)]
-    write_json(index_path(run), {"latest": entry.run, "runs": entries})
+    entries = read_index(run)
+    if entries[-1:] == [entry]:
+        return
+    others = [other for other in entries if other.run != entry.run]
+    runs: list[dict[str, Any]] = [e.to_json() for e in (*others, entry)]
+    write_json(index_path(run), {"latest": entry.run, "runs": runs})

@@ -7,7 +7,7 @@ judged as the evaluation does it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,10 +85,15 @@ class Scoring:
     def form(self) -> Format:
         return output_format(self.thinking_format, self.train_on)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides a score besides the rows."""
-        return {name: value for name, value in asdict(self).items() if name != "golds"}
+
+def scoring_identity(config: DistillationConfig, dataset: DatasetVersion) -> dict[str, Any]:
+    """What decides a score besides the dataset, which holds golds, labels and schema."""
+    return {
+        "metric": plain_value(config.metric),
+        "numeric_tolerance": config.numeric_tolerance,
+        "thinking_format": dataset.manifest.thinking_format,
+        "max_new_tokens": config.max_new_tokens,
+    }
 
 
 class Scorer:

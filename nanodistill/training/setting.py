@@ -8,9 +8,9 @@ makes results depend on whether there is one.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
@@ -18,7 +18,7 @@ from mlx_lm.tuner.trainer import grad_checkpoint
 
 from nanodistill.events import Listener, Notice
 from nanodistill.hardware import GIB
-from nanodistill.models.blas import Blas, threads
+from nanodistill.models.blas import threads
 from nanodistill.training.adapters import trained_layers
 from nanodistill.training.checkpoints import Identity
 from nanodistill.training.forward import Forward, SharedForward, choose_forward
@@ -26,6 +26,7 @@ from nanodistill.training.guard import Limits
 from nanodistill.training.tokens import TokenRows, shared_tokens
 
 if TYPE_CHECKING:
+    from nanodistill.models.loading import LoadedModel
     from nanodistill.training.child import Job
 
 CACHE_SHARE = 0.25
@@ -60,7 +61,11 @@ def checkpoint_layers(model: Module) -> None:
 
 
 def quickest_forward(
-    model: Module, splits: Mapping[str, TokenRows], job: Job, say: Listener
+    model: Module,
+    splits: Mapping[str, TokenRows],
+    job: Job,
+    say: Listener,
+    look: Callable[[], None],
 ) -> Forward:
     """The forward pass with the least work for this model and these rows, made ready.
 
@@ -73,42 +78,47 @@ def quickest_forward(
     model.eval()
     forward = choose_forward(model, rows["train"], shared=shared, frozen=frozen, on_cpu=on_cpu())
     if isinstance(forward, SharedForward) and frozen:
-        _keep(forward, rows, job, say)
+        for name in worth_keeping(forward, rows, job):
+            own = rows[name].after(forward.prefix)
+            text = "computing the layers that are not trained once"
+            say(Notice(f"{text}, for {len(own)} {name} rows"))
+            forward.keep(name, own, look)
     model.train()
     return forward
 
 
-def _keep(forward: SharedForward, splits: Mapping[str, TokenRows], job: Job, say: Listener) -> None:
-    """Keep the layers' outputs of splits whose rows come by more than once, if they fit."""
+def worth_keeping(
+    forward: SharedForward, splits: Mapping[str, TokenRows], job: Job
+) -> Iterator[str]:
+    """The splits whose rows come by more than once, as far as their outputs fit."""
     left = job.limits.max_memory_gb * GIB * KEPT_SHARE
     comes_again = {"valid": True, "train": job.options.settings.num_train_epochs > 1}
     for name in ("valid", "train"):
-        if name not in splits or not comes_again[name]:
-            continue
-        rows = splits[name].after(forward.prefix)
-        size = len(rows.tokens) * forward.bytes_per_token
-        if size > left:
-            continue
-        say(Notice(f"computing the layers that are not trained for {len(rows)} {name} rows, once"))
-        forward.keep(name, rows)
-        left -= size
+        if name in splits and comes_again[name]:
+            size = len(splits[name].after(forward.prefix).tokens) * forward.bytes_per_token
+            if size <= left:
+                left -= size
+                yield name
 
 
-def identity_of(job: Job, blas: Blas) -> Identity:
-    """What a checkpoint of `job` belongs to, and what its last bits depend on."""
+def identity_of(job: Job) -> Identity:
+    """What a checkpoint of `job` belongs to."""
     options = job.options.to_json()
     flat = {**options["settings"], **options["beyond"], "seed": options["seed"]}
-    return Identity(
-        data=job.data,
-        options={"student": job.student, **flat},
-        machine={
-            "batch": job.micro_batch,
-            "blas": blas.version or blas.name,
-            "device": str(mx.default_device()),
-            "gradient checkpointing": job.checkpointing,
-            "machine": platform.machine(),
-            "mlx": metadata.version("mlx"),
-            "mlx-lm": metadata.version("mlx-lm"),
-            "threads": threads(),
-        },
-    )
+    return Identity(data=job.data, options={"student": job.student, **flat})
+
+
+def machine_of(job: Job, loaded: LoadedModel) -> dict[str, Any]:
+    """What the last bits of the result depend on besides the job's settings."""
+    return {
+        "batch": job.micro_batch,
+        "blas": loaded.blas.version or loaded.blas.name,
+        "device": str(mx.default_device()),
+        "gradient checkpointing": job.checkpointing,
+        "machine": platform.machine(),
+        "max_memory_gb": job.limits.max_memory_gb,
+        "mlx": metadata.version("mlx"),
+        "mlx-lm": metadata.version("mlx-lm"),
+        "threads": threads(),
+        "weights": loaded.numbers,
+    }

@@ -20,7 +20,7 @@ from nanodistill.awake import awake
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
 from nanodistill.training.follow import Follower
-from nanodistill.training.preflight import Preflight, preflight
+from nanodistill.training.preflight import Preflight, identify, preflight
 from nanodistill.training.runs import (
     TrainingFolder,
     make_latest,
@@ -86,18 +86,19 @@ def train(
         CheckFailed: training diverged, again after a roll-back.
         KeyboardInterrupt: it was stopped; calling it again goes on.
     """
-    found = preflight(config, dataset, run, listen)
+    known = identify(config, dataset, listen)
+    folder = training_folder(run, known.run_id)
+    if folder.result.exists() and not dry_run:
+        make_latest(run, known.entry)
+        listen(Notice(f"training run {folder.id} is finished; nothing is left to do"))
+        return TrainingResult(**read_json(folder.result))
+    found = preflight(known, config, dataset, run)
     listen(found.table())
     if dry_run:
         return _planned(found)
-    folder = training_folder(run, found.run_id)
     with run.locked("train"):
-        if folder.result.exists():
-            make_latest(run, found.entry)
-            listen(Notice(f"training run {folder.id} is finished; nothing is left to do"))
-            return TrainingResult(**read_json(folder.result))
         _lay_out(folder, found)
-        make_latest(run, found.entry)
+        make_latest(run, known.entry)
         follower = Follower(listen, found.options.settings.report_to, config.name, folder.id)
         with _stop_signal(stop) as asked, follower, awake():
             outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
@@ -110,8 +111,8 @@ def train(
 
 def _planned(found: Preflight) -> TrainingResult:
     return TrainingResult(
-        run=found.run_id,
-        dataset=found.dataset,
+        run=found.known.run_id,
+        dataset=found.known.dataset,
         steps=found.updates,
         epochs=found.options.settings.num_train_epochs,
         rows=found.rows,
@@ -128,8 +129,8 @@ def _finished(
     found: Preflight, folder: TrainingFolder, outcome: Mapping[str, Any]
 ) -> TrainingResult:
     return TrainingResult(
-        run=found.run_id,
-        dataset=found.dataset,
+        run=found.known.run_id,
+        dataset=found.known.dataset,
         steps=outcome["steps"],
         epochs=outcome["epochs"],
         rows=found.rows,

@@ -108,7 +108,7 @@ def make_course(
         micro_batch=options.settings.batch_size,
         multiple=1,
         score=None,
-        checkpoints=Checkpoints(folder / "checkpoints", Identity("data", {}, {})),
+        checkpoints=Checkpoints(folder / "checkpoints", Identity("data", {})),
         adapter=folder / "adapters",
         adapter_config=adapters.adapter_config(config, options, str(student)),
         metrics=MetricsWriter(folder / "metrics.jsonl"),

@@ -24,11 +24,13 @@ from nanodistill.training.checkpoints import (  # noqa: E402
     Validation,
 )
 
-MINE = Identity("data", {"lora_rank": 8, "seed": 0}, {"threads": 2})
+MINE = Identity("data", {"lora_rank": 8, "seed": 0})
+MACHINE = {"threads": 2}
 
 
 def write(folder: Path, *updates: int, best: int | None = None) -> Checkpoints:
     checkpoints = Checkpoints(folder, MINE)
+    checkpoints.machine = MACHINE
     for update in updates:
         state = State(update=update, best=None if best is None else Validation(best, 1.0))
         checkpoints.write(state, {"a": mx.array([float(update)])}, {"step": mx.array(update)})
@@ -47,10 +49,12 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
         seconds=12.5,
     )  # fmt: skip
     optimizer = {"step": mx.array(7, mx.uint64), "layers.1.m": mx.array([0.1, 0.2])}
-    Checkpoints(tmp_path, MINE).write(state, {"w": mx.array([[1.5]])}, optimizer)
+    written = Checkpoints(tmp_path, MINE)
+    written.machine = MACHINE
+    written.write(state, {"w": mx.array([[1.5]])}, optimizer)
     found = Checkpoints(tmp_path, MINE).latest()
     assert found is not None
-    assert (found.state, found.machine) == (state, {"threads": 2})
+    assert (found.state, found.machine) == (state, MACHINE)
     assert found.adapter()["w"].tolist() == [[1.5]]
     read = found.optimizer()
     assert read["step"].dtype == mx.uint64
@@ -103,9 +107,9 @@ def test_an_unfinished_one_is_none_and_is_no_obstacle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (Identity("rows", MINE.options, MINE.machine), r"data \(data there, rows here\)"),
+        (Identity("rows", MINE.options), r"data \(data there, rows here\)"),
         (
-            Identity("data", {"lora_rank": 4, "seed": 0}, {}),
+            Identity("data", {"lora_rank": 4, "seed": 0}),
             r"it differs in lora_rank \(8 there, 4 here\)\.",
         ),
     ],
@@ -120,7 +124,9 @@ def test_another_runs_checkpoint_is_refused_with_what_differs(
 
 def test_another_machine_is_no_other_run(tmp_path: Path) -> None:
     write(tmp_path, 2)
-    found = Checkpoints(tmp_path, Identity("data", MINE.options, {"threads": 8})).latest()
+    other = Checkpoints(tmp_path, MINE)
+    other.machine = {"threads": 8}
+    found = other.latest()
     assert found is not None
     assert found.machine == {"threads": 2}
 

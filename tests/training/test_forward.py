@@ -114,7 +114,7 @@ def test_sharing_and_layers_below_go_without_each_other(
 def test_kept_outputs_of_the_layers_below_are_what_they_compute(tmp_path: Path) -> None:
     model = student(tmp_path, {})
     forward = SharedForward(model, rows()[0][:SHARED], 2, on_cpu=True)
-    forward.keep("train", rows().after(SHARED))
+    forward.keep("train", rows().after(SHARED), lambda: None)
     assert_same(model, forward, "train")
 
 

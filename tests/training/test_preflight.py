@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import ConfigError, InputError
 from nanodistill.events import silent
@@ -16,7 +17,7 @@ from nanodistill.training.encode import encode, load_tokenizer
 from nanodistill.training.estimates import Load, estimate, measured_speed, trained_parameters
 from nanodistill.training.modelfacts import read_facts
 from nanodistill.training.options import TrainingOptions
-from nanodistill.training.preflight import Preflight, preflight
+from nanodistill.training.preflight import Preflight, identify, preflight
 from training.tiny import TEMPLATE, Rows, make_config, make_row, make_rows, make_student
 
 
@@ -26,9 +27,13 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look(student: Path, rows: Rows, **settings: Any) -> Preflight:
-    config = make_config(student, student.parent / "out", **settings)
+    return look_with(make_config(student, student.parent / "out", **settings), rows)
+
+
+def look_with(config: DistillationConfig, rows: Rows) -> Preflight:
     dataset = cast("DatasetVersion", rows)
-    return preflight(config, dataset, RunFolder(config.run_folder), silent)
+    known = identify(config, dataset, silent)
+    return preflight(known, config, dataset, RunFolder(config.run_folder))
 
 
 def found(checked: Preflight) -> dict[str, tuple[str, str]]:
@@ -142,9 +147,7 @@ def test_a_student_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
     # No student of these tests passes 2 GiB: the limit is lowered to where this one does.
     tight = gigabyte.model_copy(update={"memory_hard_limit_gb": 0.01})
     with pytest.raises(ConfigError, match=r"the student's weights alone take 0\.0 GiB: raise it"):
-        preflight(
-            tight, cast("DatasetVersion", rows_of(*make_rows(9))), RunFolder(tmp_path), silent
-        )
+        look_with(tight, rows_of(*make_rows(9)))
 
 
 def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) -> None:
@@ -175,9 +178,9 @@ def test_presets_that_were_used_are_told(student: Path) -> None:
     config = make_config(student, student.parent)
     unset = config.model_copy()
     unset.model_fields_set.discard("batch_size")
-    checked = preflight(unset, cast("DatasetVersion", rows), RunFolder(student.parent), silent)
-    assert checked.presets["batch_size"] == checked.options.settings.batch_size
-    assert "batch_size" not in look(student, rows).presets
+    checked = look_with(unset, rows)
+    assert checked.known.presets["batch_size"] == checked.options.settings.batch_size
+    assert "batch_size" not in look(student, rows).known.presets
 
 
 def test_trackio_that_is_not_there_is_found_before_anything(

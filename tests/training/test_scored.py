@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,21 +12,9 @@ from nanodistill.errors import ConfigError
 from nanodistill.runfolder import RunFolder
 from nanodistill.training import train
 from nanodistill.training.metrics import read_records
-from training.tiny import LABELS, Rows, make_config, make_student, some_rows
+from training.tiny import make_config, make_student, some_rows
 
-
-@dataclass(frozen=True)
-class Described(Rows):
-    """Rows with what a manifest says of them."""
-
-    manifest: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            labels=LABELS, response_schema=None, thinking_format="none"
-        )
-    )
-
-
-ROWS = Described(some_rows().splits)
+ROWS = some_rows()
 
 
 def records(student: Path, output: Path, **settings: Any) -> list[dict[str, Any]]:

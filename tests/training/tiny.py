@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from nanodistill.config import DistillationConfig
@@ -108,6 +109,11 @@ class Rows:
     fingerprint: str = "f" * 64
     name: str = "v0001-ffffffff"
     path: Path = field(default=Path("datasets/v0001-ffffffff"))
+    manifest: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            labels=LABELS, response_schema=None, thinking_format="none"
+        )
+    )
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         return iter(self.splits[split])
