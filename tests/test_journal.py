@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nanodistill.errors import DamagedFile, DiskFull, FolderError, NewerVersion
@@ -237,6 +237,8 @@ def crashed_copy(journal: Journal, folder: Path) -> Path:
     cut=st.floats(0, 1),
     garbage=st.binary(max_size=40),
 )
+@example(batches=[1], long=True, checkpoint=0, which="", cut=0.875, garbage=b"")
+@example(batches=[1], long=True, checkpoint=0, which="", cut=0.875, garbage=b"\x80")
 def test_no_cut_goes_unnoticed(
     batches: list[int], long: bool, checkpoint: int, which: str, cut: float, garbage: bytes
 ) -> None:

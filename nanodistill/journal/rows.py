@@ -113,6 +113,10 @@ def _to_body(completion: Completion) -> str:
 
 
 def to_response(key: bytes, stage: str, failure: str | None, body: str, whole_by: int) -> Response:
+    """
+    Raises:
+        ValueError, TypeError, KeyError: `body` is not what `from_response` made.
+    """
     if failure is not None:
         return Response(key.hex(), stage, failure=failure, message=body)
     fields: Mapping[str, Any] = json.loads(body)

@@ -97,7 +97,7 @@ class Journal:
     def responses(self, keys: Iterable[str]) -> dict[str, Response]:
         """The responses under `keys`; those that are not there are left out."""
         rows = self._select("key, stage, failure, body, whole_by", keys)
-        return {row[0].hex(): to_response(*row) for row in rows}
+        return {row[0].hex(): self._response(row) for row in rows}
 
     def sums(self) -> dict[str, Sums]:
         """The ledger by stage, in the order in which the stages were first called."""
@@ -148,6 +148,13 @@ class Journal:
         marks = ",".join("?" * len(wanted))
         statement = f"SELECT {columns} FROM responses WHERE key IN ({marks})"
         return self._query(statement, [*values, *wanted])
+
+    def _response(self, row: Sequence[Any]) -> Response:
+        """SQLite does not notice where a page lost the end of a text."""
+        try:
+            return to_response(*row)
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(self.path, f"the response {row[0].hex()} can't be read") from error
 
     def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._reading, plain_errors(self.path):

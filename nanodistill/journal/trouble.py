@@ -48,6 +48,8 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    if not hasattr(error, "sqlite_errorcode"):
+        return damaged(path, "it holds text that is no UTF-8")  # found by Python, not by SQLite
     code = error.sqlite_errorcode & 0xFF
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return _disk_full(path)
