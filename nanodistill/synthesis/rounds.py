@@ -98,8 +98,9 @@ class Rounds:
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
     ) -> StopReason:
         """The first calls that `fill` would make, until `limit` rows are there."""
-        asked = _taken([], islice(slots, wanted), self.size(wanted, wanted, 1))
-        calls = self._caller.calls(asked)
+        size = self.size(wanted, wanted, 1)
+        asked = await to_thread.run_sync(_taken, [], islice(slots, wanted), size)
+        calls = await to_thread.run_sync(self._caller.calls, asked)
         found = 0
         while calls and found < limit:
             some = _first_calls(calls, limit - found)

@@ -22,6 +22,8 @@ import pytest
 from training.tiny import make_student
 
 KILLS = int(os.environ.get("NANODISTILL_KILLS", "6"))
+LONGEST = 6.0
+"""Seconds after which a command is killed at the latest: about what a whole run takes."""
 TESTS = Path(__file__).parent.parent
 Command = subprocess.Popen[bytes]
 
@@ -77,17 +79,27 @@ def undisturbed(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_killed_run_ends_as_an_undisturbed_one(
     student: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
+    """Runs are killed and started again until they end, one after another, KILLS times in all."""
     chance = random.Random(os.environ.get("NANODISTILL_KILL_SEED", "7"))
-    for kill in range(KILLS):
-        command = start(student, tmp_path)
-        try:
-            command.wait(chance.uniform(0.5, 7))
-        except subprocess.TimeoutExpired:
-            WAYS[kill % len(WAYS)](command)
-        assert command.wait() in (0, -signal.SIGKILL, 130, -signal.SIGTERM)
-    assert start(student, tmp_path).wait() == 0
-    assert adapter(tmp_path) == adapter(undisturbed)
-    assert told_once(tmp_path) == told_once(undisturbed)
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        output = tmp_path / str(runs)
+        while not is_over(command := start(student, output), chance.uniform(0.3, LONGEST)):
+            WAYS[kills % len(WAYS)](command)
+            assert command.wait() in (0, -signal.SIGKILL, 130, -signal.SIGTERM)
+            kills += 1
+        assert command.returncode == 0
+        assert adapter(output) == adapter(undisturbed)
+        assert told_once(output) == told_once(undisturbed)
+
+
+def is_over(command: Command, seconds: float) -> bool:
+    try:
+        command.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def told_once(output: Path) -> list[tuple[str, int, float]]:
