@@ -185,6 +185,7 @@ def evaluate(
     *,
     adapter: Path | None = None,
     model: str | None = None,
+    endpoint: str | None = None,
     listen: Listener = silent,
 ) -> EvaluationResult:
     """Compare student and base on the test split of a dataset version.
@@ -194,12 +195,16 @@ def evaluate(
             the latest training run used.
         adapter: evaluate this adapter folder in place of the latest run's.
         model: evaluate this model in place of the student.
+        endpoint: evaluate what an OpenAI-compatible server answers under this URL, by the name
+            `model` or the only model that it has.
     """
     from nanodistill import evaluation
 
     run = RunFolder(config.run_folder)
     judged_on = _dataset_to_judge_on(dataset, run)
-    return evaluation.evaluate(config, judged_on, run, adapter=adapter, model=model, listen=listen)
+    return evaluation.evaluate(
+        config, judged_on, run, adapter=adapter, model=model, endpoint=endpoint, listen=listen
+    )
 
 
 def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
@@ -220,10 +225,13 @@ async def evaluate_async(
     *,
     adapter: Path | None = None,
     model: str | None = None,
+    endpoint: str | None = None,
     listen: Listener = silent,
 ) -> EvaluationResult:
     """`evaluate` for code that awaits."""
-    work = functools.partial(evaluate, config, dataset, adapter=adapter, model=model, listen=listen)
+    work = functools.partial(
+        evaluate, config, dataset, adapter=adapter, model=model, endpoint=endpoint, listen=listen
+    )
     return await anyio.to_thread.run_sync(work)
 
 

@@ -24,7 +24,7 @@ import nanodistill
 
 ROWS = {
     "command": {"cli", "__main__"},
-    "whole": {"api", "doctor", "progress", "report", "sharing", "status"},
+    "whole": {"api", "doctor", "progress", "report", "sharing", "status", "students"},
     "synthesis": {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },

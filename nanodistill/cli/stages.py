@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import click
 
@@ -21,29 +24,85 @@ def synth(work: Work, limit: int | None) -> Ending:
     return Ending(result.to_json(), result.summary(), work.then("synth" if limit else "train"))
 
 
+def students_options(body: Callable[..., Any]) -> Callable[..., Any]:
+    """`--student` and `--train-on`, each of them as often as there are students to compare."""
+    students = click.option(
+        "--student", "students", multiple=True, help="This student instead (repeatable)."
+    )
+    train_on = click.option(
+        "--train-on",
+        multiple=True,
+        type=click.Choice(["cot", "answer"]),
+        help="On this instead (repeatable).",
+    )
+    return students(train_on(body))
+
+
 @command("train")
 @click.option("--dataset", help="A version's name or folder, or a Hub id with @revision.")
 @click.option("--dry-run", is_flag=True, help="Stop after the preflight table.")
-def train(work: Work, dataset: str | None, dry_run: bool) -> Ending:
-    """Train the student on a dataset version."""
+@students_options
+def train(
+    work: Work,
+    dataset: str | None,
+    dry_run: bool,
+    students: tuple[str, ...],
+    train_on: tuple[str, ...],
+) -> Ending:
+    """Train the student, or one after another several, on a dataset version."""
     from nanodistill import api
+    from nanodistill.students import variants
 
-    result = api.train(work.config, dataset=dataset, dry_run=dry_run, listen=work.listen)
-    return Ending(result.to_json(), result.summary(), work.then("train" if dry_run else "eval"))
+    results = {
+        name: api.train(config, dataset=dataset, dry_run=dry_run, listen=work.listen)
+        for name, config in variants(work.config, students, train_on).items()
+    }
+    following = work.then("train" if dry_run else "eval") + _again(students, train_on)
+    return _ending_of_each(results, following)
 
 
 @command("eval")
 @click.option("--dataset", help="A version's name or folder, or a Hub id with @revision.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Evaluate this adapter folder.")
 @click.option("--model", help="Evaluate this model in the student's place.")
-def evaluate(work: Work, dataset: str | None, adapter: Path | None, model: str | None) -> Ending:
-    """Compare the student with its base on the test split."""
+@click.option("--endpoint", metavar="URL", help="Evaluate what an OpenAI-compatible server says.")
+@students_options
+def evaluate(
+    work: Work, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any
+) -> Ending:
+    """Compare the student with its base on the test split, and several students with each other."""
     from nanodistill import api
+    from nanodistill.students import comparison, variants
 
-    result = api.evaluate(
-        work.config, dataset=dataset, adapter=adapter, model=model, listen=work.listen
-    )
-    return Ending(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
+    results = {
+        name: api.evaluate(config, listen=work.listen, **judged)
+        for name, config in variants(work.config, students, train_on).items()
+    }
+    if len(results) > 1:
+        work.listen(comparison(results))
+    return _ending_of_each(results, f'{work.then("ask")} "…"')
+
+
+class Result(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+    def summary(self) -> str: ...
+
+
+def _ending_of_each(results: Mapping[str, Result], following: str) -> Ending:
+    """A single result as it is; several under `students`, by their names."""
+    if len(results) == 1:
+        (result,) = results.values()
+        return Ending(result.to_json(), result.summary(), following)
+    values = {"students": {name: result.to_json() for name, result in results.items()}}
+    told = (f"{name}: {result.summary()}" for name, result in results.items())
+    return Ending(values, "\n".join(told), following)
+
+
+def _again(students: Sequence[str], train_on: Sequence[str]) -> str:
+    """The same students for the next command."""
+    words = [word for name in students for word in ("--student", name)]
+    words += [word for name in train_on for word in ("--train-on", name)]
+    return "".join(f" {word}" for word in map(shlex.quote, words))
 
 
 @command("distill")

@@ -46,7 +46,7 @@ def find_candidate(
 
     Args:
         named: an adapter's folder (Path), a model's name (str), an endpoint, or None for the
-            run's latest training of `base`.
+            run's latest training of `base`, on what `train_on` says where there is one.
 
     Raises:
         InputError: nothing was trained yet.
@@ -59,7 +59,7 @@ def find_candidate(
         contender = Contender(STUDENT, resolve_model(named, listener=listen))
         return Candidate(_name(named, contender), contender, config.train_on, None)
     if named is None:
-        entry = _latest(run, base)
+        entry = _latest(run, base, config.train_on)
         return _trained(entry, base, run, listen)
     inside = named.resolve().parent
     known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
@@ -85,7 +85,7 @@ def rows_trained_on(judged: JudgedSet, dataset: DatasetVersion, trained: Dataset
     return sum(canonical_text(row.input) in seen for row in judged.rows)
 
 
-def _latest(run: RunFolder, base: ResolvedModel) -> RunEntry:
+def _latest(run: RunFolder, base: ResolvedModel, train_on: TrainOn) -> RunEntry:
     entries = read_index(run)
     if not entries:
         raise InputError(
@@ -100,7 +100,8 @@ def _latest(run: RunFolder, base: ResolvedModel) -> RunEntry:
             next_step="Set student to the model that was trained, or train again: "
             "nanodistill train RUN.toml",
         )
-    return own[-1]
+    taught_so = [entry for entry in own if entry.train_on == train_on]
+    return (taught_so or own)[-1]
 
 
 def _trained(entry: RunEntry, base: ResolvedModel, run: RunFolder, listen: Listener) -> Candidate:

@@ -33,7 +33,7 @@ class TinyRun:
     def dataset(self) -> DatasetVersion:
         return open_version(None, self.run)
 
-    def trained(self, run_id: str, seed: int = 1) -> Path:
+    def trained(self, run_id: str, seed: int = 1, train_on: str = "cot") -> Path:
         """Leave what training leaves of a run on the latest dataset version."""
         folder = training_folder(self.run, run_id)
         make_adapter(folder.adapter, self.model, seed)
@@ -41,7 +41,7 @@ class TinyRun:
         student = resolve_model(str(self.model))
         dataset = self.dataset
         entry = RunEntry(
-            run_id, dataset.name, dataset.fingerprint, student.name, student.identity, "cot"
+            run_id, dataset.name, dataset.fingerprint, student.name, student.identity, train_on
         )
         make_latest(self.run, entry)
         return folder.adapter

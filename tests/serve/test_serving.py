@@ -317,7 +317,6 @@ def test_a_port_that_is_taken(student: Student) -> None:
             asyncio.run(start(port))
 
 
-@pytest.mark.xfail(strict=False, reason="MLX sometimes aborts at exit on a busy machine")
 def test_the_command_ends_well_on_sigterm(student: Student, tmp_path: Path) -> None:
     run_file = tmp_path / "run.toml"
     fields = {"name": "tiny", "seed": "none.jsonl", "instruction": INSTRUCTION,
