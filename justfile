@@ -83,6 +83,10 @@ bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py
     {{ python }} tests/benchmarks/bench_dataset.py
 
+# Measure training: trained rows per second of `mlx_lm lora` and ours, side by side (minutes)
+bench-train *args: setup
+    {{ python }} tests/benchmarks/bench_training.py "$@"
+
 # Mend what ruff can mend by itself
 format: setup
     {{ python }} -m ruff check --fix
