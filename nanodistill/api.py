@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from nanodistill.config import DistillationConfig
 from nanodistill.config.options import DistillOptions
 from nanodistill.config.task import Rows
-from nanodistill.events import Listener, silent
+from nanodistill.errors import NanoDistillError
+from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nanodistill.evaluation import Answer, EvaluationResult
     from nanodistill.exporting.exporting import Exported
     from nanodistill.exporting.targets import Options, To
+    from nanodistill.reporting import Report
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
 
@@ -188,7 +190,7 @@ def evaluate(
     endpoint: str | None = None,
     listen: Listener = silent,
 ) -> EvaluationResult:
-    """Compare student and base on the test split of a dataset version.
+    """Compare student and base on the test split of a dataset version, and write the report.
 
     Args:
         dataset: a version's name or folder, or a Hub id with `@revision`; unset, the one that
@@ -202,9 +204,11 @@ def evaluate(
 
     run = RunFolder(config.run_folder)
     judged_on = _dataset_to_judge_on(dataset, run)
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
         config, judged_on, run, adapter=adapter, model=model, endpoint=endpoint, listen=listen
     )
+    _report_too(config, listen)
+    return result
 
 
 def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
@@ -233,6 +237,30 @@ async def evaluate_async(
         evaluate, config, dataset, adapter=adapter, model=model, endpoint=endpoint, listen=listen
     )
     return await anyio.to_thread.run_sync(work)
+
+
+def report(config: DistillationConfig) -> Report:
+    """Write the run's report.html, one file that opens anywhere, with what there is so far.
+
+    Raises:
+        InputError: nothing was done in the run yet, or one of its files is damaged.
+    """
+    from nanodistill import reporting
+
+    return reporting.write_report(config, RunFolder(config.run_folder))
+
+
+async def report_async(config: DistillationConfig) -> Report:
+    """`report` for code that awaits."""
+    return await anyio.to_thread.run_sync(report, config)
+
+
+def _report_too(config: DistillationConfig, listen: Listener) -> None:
+    """After an evaluation, which stands also where the report can't be written."""
+    try:
+        listen(Notice(f"report in {report(config).path}"))
+    except (NanoDistillError, OSError) as trouble:
+        listen(Notice(f"report.html was not written: {trouble}", "warning"))
 
 
 def export(
