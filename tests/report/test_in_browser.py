@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -65,11 +66,11 @@ def test_it_is_browsed_and_filtered(made: Made) -> None:
         assert await page.value(STATUS) == "26–50 of 60 rows"
 
         await press(page, "[data-outcome=broke]")
-        assert await page.value(STATUS) == "1–7 of 7 rows (60 in all)"
+        assert await page.value(STATUS) == "1–6 of 6 rows (60 in all)"
         wrong = "[...document.querySelectorAll('.rows td.model-student')].map(c => c.innerText)"
         assert all("✗ wrong" in said for said in await page.value(wrong))
         await press(page, "[data-outcome=fixed]")
-        assert await page.value(STATUS) == "1–22 of 22 rows (60 in all)"
+        assert await page.value(STATUS) == "1–21 of 21 rows (60 in all)"
         await press(page, ".reset")
         assert await page.value(STATUS) == "1–25 of 60 rows"
 
@@ -102,12 +103,10 @@ def test_thinking_is_folded_and_differences_are_marked(made: Made) -> None:
     tests = [replace(word(n), output=gold, thinking="roots") for n in range(2)]
     dataset = made.dataset(tests, labels=None)
     near = always("the tall oak was a plant")
-    made.judged(dataset, metric="text", base=always("no"), student=near)
+    made.judged(dataset, metric="text", base=always("oak"), student=near)
 
     async def look(page: Page) -> None:
-        marks = (
-            "[...document.querySelectorAll('.model-student mark')].map(m => m.textContent.trim())"
-        )
+        marks = "[...document.querySelectorAll('td mark')].map((m) => m.innerText)"
         assert await page.value(marks) == ["was", "was"]
         folded = "document.querySelector('td.model-student details')"
         assert await page.value(f"{folded}.open") is False
@@ -171,9 +170,7 @@ def test_a_dataset_full_of_markup_does_nothing(made: Made) -> None:
         await page.type("input[type=search]", "<script>")
         assert await page.value("window.hacked") is None
         assert await page.value("document.querySelectorAll('script').length") == 3
-        foreign = (
-            "img, iframe, style ~ style, a[href*=script], svg[onload], meta[http-equiv=refresh]"
-        )
+        foreign = "img, iframe, style ~ style, a[href*=script], svg[onload], meta[content*=url]"
         assert await page.value(f"document.querySelectorAll('{foreign}').length") == 0
         assert "<script>window.hacked" in await page.value("document.body.innerText")
         assert await page.value("getComputedStyle(document.body).display") == "block"
@@ -191,7 +188,7 @@ def test_the_policy_stops_what_markup_would_do(made: Made) -> None:
     async def main() -> None:
         async with opened(file) as page:
             assert await page.value("window.hacked") is None
-            assert page.requests == [file.as_uri()]
+            assert page.blocked == ["csp"]
             assert any("Content Security Policy" in said for said in page.said)
 
     anyio.run(main)
@@ -214,7 +211,7 @@ def test_parts_and_tables_have_names_to_hear(made: Made) -> None:
     made.whole()
 
     async def look(page: Page) -> None:
-        unnamed = """[...document.querySelectorAll('section, table, svg, input, select, button, nav')]
+        unnamed = """[...document.querySelectorAll('section, table, svg, input, select, button')]
             .filter((e) => e.getAttribute('aria-hidden') !== 'true' && !e.closest('[role=img]')
                 && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby')
                 && !e.querySelector('caption') && !e.closest('label') && !e.textContent.trim())
@@ -223,6 +220,6 @@ def test_parts_and_tables_have_names_to_hear(made: Made) -> None:
         headings = "[...document.querySelectorAll('h1, h2, h3')].map((h) => +h.tagName[1])"
         levels = await page.value(headings)
         assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after - before <= 1 for before, after in pairwise(levels))
 
     look_at(report_of(made), look)

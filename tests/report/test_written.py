@@ -285,7 +285,8 @@ def test_the_command(made: Made, capsys: pytest.CaptureFixture[str], tmp_path: P
     made.whole()
     file = tmp_path / "words.toml"
     file.write_text(
-        'name = "words"\nseed = "seeds.jsonl"\ninstruction = "Say animal or plant."\nstudent = "tiny-student"\n'
+        'name = "words"\nseed = "seeds.jsonl"\ninstruction = "Say animal or plant."\n'
+        'student = "tiny-student"\n'
         f"output_dir = {json.dumps(str(made.root))}\n"
     )
     assert run(["report", str(file), "--json"]) == 0

@@ -201,7 +201,10 @@
       if (last && (last.odd === isOdd || /^\s+$/.test(word))) last.text += word;
       else pieces.push({ odd: isOdd, text: word });
     });
-    return pieces.map(({ odd, text: said }) => (odd ? make("mark", null, said) : said));
+    return pieces.flatMap(({ odd, text: said }) => {
+      const word = said.trimEnd();
+      return odd && word ? [make("mark", null, word), said.slice(word.length)] : [said];
+    });
   }
 
   function kept(mine, theirs) {
