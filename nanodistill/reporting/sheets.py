@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table. `share` (0..1) is drawn as a bar, in `model`'s colour."""
+    """What stands in one place of a table. `share` (0..1) is a bar, in the colour of `model`."""
 
     text: str
     kind: Literal["text", "number", "code"] = "text"

@@ -26,11 +26,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Spend:
-    """`total` in words; `sheet` by stage; `answers` are those of the teacher, all stages."""
+    """`total` in words; `sheet` by stage; `answers` of the teacher, None where not known."""
 
     total: str
     sheet: Sheet
-    answers: int
+    answers: int | None
 
 
 def spend(run: RunFolder, manifest: Manifest | None) -> Spend | None:
@@ -94,4 +94,4 @@ def _of_manifest(manifest: Manifest) -> Spend:
         ("cost", text(dollars(manifest.cost_usd) if manifest.cost_usd is not None else UNKNOWN)),
     ]
     sheet = facts("Teacher calls behind the dataset, as its manifest tells", rows)
-    return Spend(dollars(manifest.cost_usd), sheet, calls.made if calls else 0)
+    return Spend(dollars(manifest.cost_usd), sheet, calls.made if calls else None)

@@ -239,7 +239,7 @@
 
   function mark(score) {
     if (score >= 1) return make("span", { class: "verdict-right" }, "✓ right");
-    if (score > 0) return make("span", { class: "verdict-wrong" }, `◐ ${Math.round(100 * score)}%`);
+    if (score > 0) return make("span", { class: "verdict-part" }, `◐ ${Math.round(100 * score)}%`);
     return make("span", { class: "verdict-wrong" }, "✗ wrong");
   }
 
