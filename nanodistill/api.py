@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 import anyio
 from pydantic import BaseModel
@@ -26,12 +26,17 @@ from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from nanodistill.dataset import DatasetVersion
-    from nanodistill.evaluation import Answer, EvaluationResult
+    from nanodistill.evaluation import Answer, EvaluationResult, GivenAnswer
+    from nanodistill.evaluation.prompts import JudgedSet
     from nanodistill.exporting.exporting import Exported
     from nanodistill.exporting.targets import Options, To
+    from nanodistill.hub import Pulled, Pushed
+    from nanodistill.hub.parcel import RepoType
+    from nanodistill.sharing import What
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -105,11 +110,6 @@ def distill(
     return distill_config(config)
 
 
-@functools.wraps(distill)
-async def distill_async(*args: Any, **kwargs: Any) -> DistillationResult:
-    return await anyio.to_thread.run_sync(lambda: distill(*args, **kwargs))
-
-
 def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
     """What `distill` does, for a configuration that is already made."""
     synthesize(config, listen=listen)
@@ -167,18 +167,6 @@ def train(
     return training.train(config, open_version(dataset, run), run, dry_run=dry_run, listen=listen)
 
 
-async def train_async(
-    config: DistillationConfig,
-    dataset: str | Path | None = None,
-    *,
-    dry_run: bool = False,
-    listen: Listener = silent,
-) -> TrainingResult:
-    """`train` for code that awaits."""
-    work = functools.partial(train, config, dataset, dry_run=dry_run, listen=listen)
-    return await anyio.to_thread.run_sync(work)
-
-
 def evaluate(
     config: DistillationConfig,
     dataset: str | Path | None = None,
@@ -186,6 +174,7 @@ def evaluate(
     adapter: Path | None = None,
     model: str | None = None,
     endpoint: str | None = None,
+    teacher: bool = False,
     listen: Listener = silent,
 ) -> EvaluationResult:
     """Compare student and base on the test split of a dataset version.
@@ -197,14 +186,41 @@ def evaluate(
         model: evaluate this model in place of the student.
         endpoint: evaluate what an OpenAI-compatible server answers under this URL, by the name
             `model` or the only model that it has.
+        teacher: put the same rows to the teacher as well. It is paid for like synthesis:
+            through the run's journal, once, under the run's limits and budget.
+
+    Raises:
+        Stopped: asking the teacher stopped early (budget, key, quota); its answers are kept.
     """
     from nanodistill import evaluation
 
     run = RunFolder(config.run_folder)
     judged_on = _dataset_to_judge_on(dataset, run)
     return evaluation.evaluate(
-        config, judged_on, run, adapter=adapter, model=model, endpoint=endpoint, listen=listen
+        config,
+        judged_on,
+        run,
+        adapter=adapter,
+        model=model,
+        endpoint=endpoint,
+        teacher=functools.partial(_taught, config, judged_on, listen) if teacher else None,
+        listen=listen,
     )
+
+
+def _taught(
+    config: DistillationConfig, dataset: DatasetVersion, listen: Listener, judged: JudgedSet
+) -> list[GivenAnswer]:
+    """The teacher's answers to the rows that are judged by, from the synthesis half."""
+    from nanodistill.evaluation import GivenAnswer
+    from nanodistill.synthesis import examine
+
+    inputs = [row.input for row in judged.rows]
+    examined = _awaited(lambda: examine(config, dataset, inputs, listen=listen))
+    return [
+        GivenAnswer(row.id, one.output, thinking=one.thinking, cost_usd=one.cost_usd)
+        for row, one in zip(judged.rows, examined, strict=True)
+    ]
 
 
 def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
@@ -217,22 +233,6 @@ def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetV
     if dataset is None and latest is not None:
         return dataset_of(latest[0], run)
     return open_version(dataset, run)
-
-
-async def evaluate_async(
-    config: DistillationConfig,
-    dataset: str | Path | None = None,
-    *,
-    adapter: Path | None = None,
-    model: str | None = None,
-    endpoint: str | None = None,
-    listen: Listener = silent,
-) -> EvaluationResult:
-    """`evaluate` for code that awaits."""
-    work = functools.partial(
-        evaluate, config, dataset, adapter=adapter, model=model, endpoint=endpoint, listen=listen
-    )
-    return await anyio.to_thread.run_sync(work)
 
 
 def export(
@@ -262,20 +262,57 @@ def export(
     )
 
 
-async def export_async(
+def push(
     config: DistillationConfig,
-    to: To = "mlx",
+    repo: str,
+    what: What = "dataset",
     *,
-    options: Options | None = None,
-    run_id: str | None = None,
+    public: bool = False,
     dataset: str | Path | None = None,
+    run_id: str | None = None,
+    allowed: Iterable[str] = (),
     listen: Listener = silent,
-) -> Exported:
-    """`export` for code that awaits."""
-    work = functools.partial(
-        export, config, to, options=options, run_id=run_id, dataset=dataset, listen=listen
+) -> Pushed:
+    """Put the run's dataset version, adapter or exported model on the Hub; `repo` is OWNER/NAME.
+
+    Args:
+        what: "dataset", "adapter" or "fused" (the exported model).
+        public: for everybody to see; what is there already stays as it is.
+        dataset: a version in place of the latest.
+        run_id: a training run's adapter in place of the latest.
+        allowed: paths and addresses in the files that may be public.
+
+    Raises:
+        InputError: there is nothing to push, or no right to.
+        Stopped: the Hub can't be reached; pushing again goes on.
+    """
+    from nanodistill import sharing
+
+    return sharing.push_run(
+        config,
+        repo,
+        what,
+        public=public,
+        dataset=dataset,
+        run_id=run_id,
+        allowed=allowed,
+        listen=listen,
     )
-    return await anyio.to_thread.run_sync(work)
+
+
+def pull(
+    repo: str, into: str | Path, *, kind: RepoType = "dataset", listen: Listener = silent
+) -> Pulled:
+    """Fetch OWNER/NAME or OWNER/NAME@REVISION from the Hub, check it, and make the folder `into`.
+
+    Raises:
+        InputError: there is no such repository or revision for us.
+        CheckFailed: what arrived is not what was pushed.
+        Stopped: the Hub can't be reached; pulling again goes on.
+    """
+    from nanodistill import hub
+
+    return hub.pull(repo, Path(into), kind=kind, listen=listen)
 
 
 def ask(
@@ -295,3 +332,23 @@ def _awaited(work: Callable[[], Awaitable[T]]) -> T:
         return anyio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(anyio.run, work).result()
+
+
+def _twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """`work` for code that awaits, in a thread."""
+
+    @functools.wraps(work)
+    async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(functools.partial(work, *args, **kwargs))
+
+    waiting.__name__ = waiting.__qualname__ = f"{work.__name__}_async"
+    waiting.__doc__ = f"`{work.__name__}` for code that awaits."
+    return waiting
+
+
+distill_async = _twin(distill)
+train_async = _twin(train)
+evaluate_async = _twin(evaluate)
+export_async = _twin(export)
+push_async = _twin(push)
+pull_async = _twin(pull)

@@ -66,6 +66,7 @@ def train(
 @click.option("--adapter", type=click.Path(path_type=Path), help="Evaluate this adapter folder.")
 @click.option("--model", help="Evaluate this model in the student's place.")
 @click.option("--endpoint", metavar="URL", help="Evaluate what an OpenAI-compatible server says.")
+@click.option("--teacher", is_flag=True, help="Ask the teacher the same rows too; it is paid for.")
 @students_options
 def evaluate(
     work: Work, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any
