@@ -72,10 +72,12 @@ class DataSettings(Settings):
     few_shot: Annotated[int, Range(0, 20)] = Field(
         default=3, description="Seeds shown in each generation call, in rotation."
     )
-    labels: list[str] | None = Field(
+    labels: list[str] | dict[str, str] | None = Field(
         default=None,
-        description="The closed set of outputs. Unset, it is found in the seeds where they "
-        "repeat few short outputs; an empty list says that outputs are open.",
+        description="The closed set of outputs, as a list, or as a table that says in a few words "
+        "what each means, which is told to the teacher when it writes for a label. Unset, it is "
+        "found in the seeds where they repeat few short outputs; an empty list says that outputs "
+        "are open.",
     )
     axes: dict[str, list[str] | dict[str, float]] = Field(
         default_factory=dict,

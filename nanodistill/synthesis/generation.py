@@ -22,7 +22,7 @@ from typing import Any
 from nanodistill.curation.near import words_of
 from nanodistill.prompts import CHAT_SYSTEM, CHAT_TURN, GENERATION
 from nanodistill.records import Message, Request, Seed, tagged_hash
-from nanodistill.synthesis.coverage import Axis, Cell
+from nanodistill.synthesis.coverage import LABEL, Axis, Cell
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 
@@ -219,7 +219,8 @@ class Writer:
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
 
     def _turn(self, cell: Cell) -> str:
-        asked = [self.task.prompts.render(CHAT_TURN, label=cell.label or "")]
+        label = "" if cell.label is None else self._says(LABEL, cell.label)
+        asked = [self.task.prompts.render(CHAT_TURN, label=label)]
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 
@@ -250,11 +251,11 @@ class Writer:
     def _right_answer(self, label: str | None, n: int) -> str:
         if label is None:
             return ""
+        meaning = self.task.label_hints.get(label, label).removeprefix(label)
         others = ", ".join(other for other in self.task.labels if other != label)
         whose = "whose right answer is" if n == 1 else "that all have the right answer"
-        return (
-            f' {whose} "{label}" and clearly none of: {others}' if others else f' {whose} "{label}"'
-        )
+        apart = f" and clearly none of: {others}" if others else ""
+        return f' {whose} "{label}"{meaning}{apart}'
 
     def _wishes(self, cell: Cell) -> str:
         return "; ".join(

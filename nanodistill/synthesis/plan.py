@@ -25,7 +25,11 @@ DIFFICULTIES = {
 def axes_of(task: Task, policy: TaskPolicy) -> list[Axis]:
     """The axes of the plan, the label first: the user's, and where they give none, ours."""
     ours = {axis.name: axis for axis in _found(task, policy)}
-    theirs = {name: Axis.of(name, values) for name, values in task.config.axes.items()}
+    hints = {LABEL: task.label_hints}
+    theirs = {
+        name: Axis.of(name, values, hints.get(name, {}))
+        for name, values in task.config.axes.items()
+    }
     chosen = ours | theirs
     if not task.config.coverage:
         chosen = {name: axis for name, axis in chosen.items() if name == LABEL}
@@ -42,7 +46,7 @@ def slots_of(axes: Sequence[Axis], task: Task) -> Iterator[Slot]:
 
 def _found(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
     if task.labels:
-        yield Axis.of(LABEL, task.labels)
+        yield Axis.of(LABEL, task.labels, task.label_hints)
     if policy.topics:
         yield Axis.of("topic", tuple(dict.fromkeys(policy.topics)))
     if task.config.generation == "structured":

@@ -89,6 +89,12 @@ class Task:
         return match_label(seed.output, self.labels) if self.labels else None
 
     @functools.cached_property
+    def label_hints(self) -> Mapping[str, str]:
+        """What each label means, as a prompt says it; empty where the user did not."""
+        meanings = self.config.labels if isinstance(self.config.labels, dict) else {}
+        return {label: f"{label} ({meaning.strip()})" for label, meaning in meanings.items()}
+
+    @functools.cached_property
     def answer_schema(self) -> Mapping[str, Any] | None:
         """What an answer is to look like, where outputs have a schema."""
         if self.response is None:
