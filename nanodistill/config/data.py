@@ -86,7 +86,8 @@ class DataSettings(Settings):
     )
     coverage: bool = Field(
         default=True,
-        description="Spread generation over the cells of the plan; without it every call is alike.",
+        description="Spread generation over the cells of the plan; without it every call is "
+        "alike, and labels too are the teacher's choice.",
     )
     check_labels: bool = Field(
         default=False, description="Have the teacher confirm the label an input was written for."

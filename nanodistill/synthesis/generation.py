@@ -197,9 +197,9 @@ class Writer:
         inputs = [seed.input for seed in self.task.seeds]
         longest = max(len(text.split()) for text in inputs)
         params: dict[str, Any] = {"max_tokens": longest * TOKENS_PER_WORD + ROOM}
-        ends = next(
-            (end for end in ("\n", "\n\n") if not any(end in text for text in inputs)), None
-        )
+        # A whole row is of two lines at least.
+        possible = ("\n\n",) if self.task.whole_rows else ("\n", "\n\n")
+        ends = next((end for end in possible if not any(end in text for text in inputs)), None)
         if ends is not None:
             params["stop"] = [ends]
         if self.task.config.teacher.startswith("mlx/"):
@@ -215,8 +215,11 @@ class Writer:
             yield {"role": "system", "content": self.task.prompts.render(CHAT_SYSTEM)}
         for seed in call.shown:
             yield {"role": "user", "content": self._turn(Cell(_label_alone(call.slots[0].cell)))}
-            yield {"role": "assistant", "content": seed.input}
+            yield {"role": "assistant", "content": self._written(seed)}
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
+
+    def _written(self, seed: Seed) -> str:
+        return shown(seed) if self.task.whole_rows else seed.input
 
     def _turn(self, cell: Cell) -> str:
         label = "" if cell.label is None else self._says(LABEL, cell.label)
@@ -245,7 +248,8 @@ class Writer:
             lines += [f"Each: {wishes[0]}"] if one_for_all else ["What each is to be:"]
             lines += [] if one_for_all else [f"{i}. {w}" for i, w in enumerate(wishes, start=1)]
         if self.task.whole_rows:
-            lines.append("Give the right output with each.")
+            which = f": one of {', '.join(self.task.labels)}" if self.task.labels else ""
+            lines.append(f"Give the right output with each{which}.")
         return "\n".join(lines)
 
     def _right_answer(self, label: str | None, n: int) -> str:

@@ -89,6 +89,21 @@ def test_with_check_labels_the_teacher_has_to_confirm(tmp_path: Path) -> None:
     assert teacher.stages()["check"] == teacher.stages()["generate"]
 
 
+def test_without_coverage_a_turn_is_a_row_with_the_label_that_the_teacher_gave(
+    tmp_path: Path,
+) -> None:
+    teacher = Writer(mislabels=0.3)
+    result = run(config_in(tmp_path, **CHAT, coverage=False), teacher)
+    assert result.kept == 72
+    assert {row["cell"] for row in rows_of(result)} == {""}
+    assert any(right_label(row["input"]) != row["output"] for row in rows_of(result))
+    user, assistant, *_ = teacher.asked[0].messages
+    assert user["content"] == "Write a new example."
+    assert assistant["content"].startswith("Input: ")
+    assert assistant["content"].splitlines()[1].removeprefix("Output: ") in LABELS
+    assert "stop" in teacher.asked[0].params
+
+
 def test_a_teacher_that_says_one_thing_only_ends_the_run_early(tmp_path: Path) -> None:
     teacher = Writer(repeats=1.0)
     result = run(config_in(tmp_path, **CHAT), teacher)
