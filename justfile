@@ -74,9 +74,9 @@ lint: setup
     {{ python }} -m ruff format --check
     {{ python }} -m mypy --num-workers auto
 
-# Measure the teacher service: throughput by transport, side by side with the bare clients
+# Measure the teacher service beside bare clients: throughput, a rate limit, memory; `--peers` adds curator
 bench *args: setup
-    {{ python }} tests/benchmarks/bench_teacher.py "$@"
+    PYTHONPATH=tests {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
 # Measure generation, dataset versions of 100,000 rows, and synthesis at that size
 bench-data: setup
