@@ -87,6 +87,10 @@ bench-data: setup
 bench-train *args: setup
     {{ python }} tests/benchmarks/bench_training.py "$@"
 
+# Kill a training run N times at random instants and compare what becomes of it, to the bit
+kill-train n="20" *args: setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/kill_training.py "$@"
+
 # Mend what ruff can mend by itself
 format: setup
     {{ python }} -m ruff check --fix

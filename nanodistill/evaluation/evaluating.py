@@ -11,7 +11,7 @@ dataset version has all that is needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanodistill.config import DistillationConfig
@@ -177,8 +177,9 @@ def _subject(
 
 def line_up(base: ResolvedModel, candidate: Candidate, shown: Sequence[Message]) -> list[Contender]:
     """Base, base with examples where there are any, student."""
-    few_shot = [Contender(FEW_SHOT, base, shots=tuple(shown))] if shown else []
-    return [Contender(BASE, base), *few_shot, candidate.contender]
+    plain = Contender(BASE, base, tokenizer_kwargs=candidate.contender.tokenizer_kwargs)
+    few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shown))] if shown else []
+    return [plain, *few_shot, candidate.contender]
 
 
 def _warn_of_overlap(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
+from nanodistill.models import loading
 from nanodistill.models.blas import load_fast_blas
 from nanodistill.training.tokens import Example
 
@@ -47,13 +48,12 @@ def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper
     """The tokenizer in a model's folder, as mlx_lm loads it for generation."""
     load_fast_blas()
     from mlx_lm.utils import load_config
-    from mlx_lm.utils import load_tokenizer as load
 
     try:
-        ends = load_config(folder).get("eos_token_id")
-        tokenizer: TokenizerWrapper = load(folder, dict(options), eos_token_ids=ends)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelError(f"The tokenizer in {folder} can't be loaded: {error}") from error
+        config = load_config(folder)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"The settings in {folder} can't be read: {error}") from error
+    tokenizer = loading.load_tokenizer(folder, config, options)
     if not tokenizer.has_chat_template:
         raise ModelError(
             f"The tokenizer in {folder} has no chat template, so no prompt can be made for it.",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.conftest import TinyRun
-from evaluation.tiny import make_adapter, make_dataset, make_model, some_rows
+from evaluation.tiny import TEMPLATE, make_adapter, make_dataset, make_model, some_rows
 from nanodistill.errors import InputError, ModelError, RunLocked
 from nanodistill.evaluation import GivenAnswer, ask, evaluate
 from nanodistill.evaluation.job import Generated, Prompt
@@ -226,6 +226,21 @@ def test_ask_answers_as_the_evaluation_does(tiny: TinyRun) -> None:
     base = ask(tiny.config(), tiny.run, line["input"], base=True)
     assert base.model == "base"
     assert base.text != answer.text
+
+
+def test_tokenizer_kwargs_arrive_and_what_they_change_is_asked_anew(tiny: TinyRun) -> None:
+    mark = "!" * 10
+    config = tiny.config(tokenizer_kwargs={"chat_template": mark + TEMPLATE})
+    plain, marked = (ask(c, tiny.run, "hello") for c in (tiny.config(), config))
+    assert marked.prompt_tokens == plain.prompt_tokens + len(mark)
+    judged = [evaluate(c, tiny.dataset, tiny.run) for c in (tiny.config(), config, config)]
+    assert [result.generated for result in judged] == [0, 18, 0]
+    lines = pq.read_table(tiny.run.evaluation / "r1" / "predictions.parquet").to_pylist()
+    own = next(
+        line for line in lines if (line["model"], line["input"]) == ("base", "test message 0")
+    )
+    asked = ask(config, tiny.run, "test message 0", base=True)
+    assert own["prompt_tokens"] == asked.prompt_tokens
 
 
 def test_ask_without_a_student(made: TinyRun, tmp_path: Path) -> None:
