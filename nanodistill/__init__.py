@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanodistill.api import (
         DistillationResult,
+        ask,
+        ask_async,
         distill,
         distill_async,
         evaluate,
@@ -55,6 +57,8 @@ _HOME = {
     "PromptTemplates": "config",
     "ScriptedProvider": "teacher.scripted",
     "TeacherPrice": "config",
+    "ask": "api",
+    "ask_async": "api",
     "distill": "api",
     "distill_async": "api",
     "evaluate": "api",
@@ -83,6 +87,8 @@ __all__ = [
     "PromptTemplates",
     "ScriptedProvider",
     "TeacherPrice",
+    "ask",
+    "ask_async",
     "distill",
     "distill_async",
     "evaluate",

@@ -324,6 +324,14 @@ def ask(
     return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, listen=listen)
 
 
+async def ask_async(
+    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = silent
+) -> Answer:
+    """`ask` for code that awaits."""
+    work = functools.partial(ask, config, text, base=base, listen=listen)
+    return await anyio.to_thread.run_sync(work)
+
+
 def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` to its end, in a thread of its own where a loop runs already."""
     try:
