@@ -50,6 +50,11 @@ train run="pipelines/quickstart.toml" *args: setup
 eval run="pipelines/quickstart.toml" *args: setup
     {{ nanodistill }} eval "$@"
 
+# Write the run's report.html with what there is so far; `eval` writes it too
+[no-exit-message]
+report run="pipelines/quickstart.toml" *args: setup
+    {{ nanodistill }} report "$@"
+
 # Write the student as one model and score it again: `just export my.toml --to gguf`
 [no-exit-message]
 export run="pipelines/quickstart.toml" *args: setup
@@ -66,8 +71,18 @@ push run repo *args: setup
     {{ nanodistill }} push "$@"
 
 # Check style, types and tests; arguments go to pytest: `just test -k journal`
-test *args: setup lint
+test *args: setup lint browser
     {{ python }} -m pytest -q -n 2 "$@"
+
+# Where continuous integration is root on Debian and has no browser to open reports in, install one
+[private]
+browser:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ "${CI:-}" != true ] || [ ! -e /etc/debian_version ] || [ "$(id -u)" != 0 ]; then exit 0; fi
+    if command -v chromium chromium-browser google-chrome chrome >/dev/null; then exit 0; fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null
 
 # Check style and types
 lint: setup

@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from nanodistill.config import DistillationConfig
 from nanodistill.config.options import DistillOptions
 from nanodistill.config.task import Rows
-from nanodistill.events import Listener, silent
+from nanodistill.errors import NanoDistillError
+from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nanodistill.exporting.targets import Options, To
     from nanodistill.hub import Pulled, Pushed
     from nanodistill.hub.parcel import RepoType
+    from nanodistill.reporting import Report
     from nanodistill.sharing import What
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
@@ -177,7 +179,7 @@ def evaluate(
     teacher: bool = False,
     listen: Listener = silent,
 ) -> EvaluationResult:
-    """Compare student and base on the test split of a dataset version.
+    """Compare student and base on the test split of a dataset version, and write the report.
 
     Args:
         dataset: a version's name or folder, or a Hub id with `@revision`; unset, the one that
@@ -196,7 +198,7 @@ def evaluate(
 
     run = RunFolder(config.run_folder)
     judged_on = _dataset_to_judge_on(dataset, run)
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
         config,
         judged_on,
         run,
@@ -206,6 +208,8 @@ def evaluate(
         teacher=functools.partial(_taught, config, judged_on, listen) if teacher else None,
         listen=listen,
     )
+    _report_too(config, listen)
+    return result
 
 
 def _taught(
@@ -233,6 +237,25 @@ def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetV
     if dataset is None and latest is not None:
         return dataset_of(latest[0], run)
     return open_version(dataset, run)
+
+
+def report(config: DistillationConfig) -> Report:
+    """Write the run's report.html, one file that opens anywhere, with what there is so far.
+
+    Raises:
+        InputError: nothing was done in the run yet, or one of its files is damaged.
+    """
+    from nanodistill import reporting
+
+    return reporting.write_report(config, RunFolder(config.run_folder))
+
+
+def _report_too(config: DistillationConfig, listen: Listener) -> None:
+    """After an evaluation, which stands also where the report can't be written."""
+    try:
+        listen(Notice(f"report in {report(config).path}"))
+    except (NanoDistillError, OSError) as trouble:
+        listen(Notice(f"report.html was not written: {trouble}", "warning"))
 
 
 def export(
@@ -360,3 +383,4 @@ evaluate_async = _twin(evaluate)
 export_async = _twin(export)
 push_async = _twin(push)
 pull_async = _twin(pull)
+report_async = _twin(report)

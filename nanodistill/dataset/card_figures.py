@@ -99,7 +99,7 @@ def _cells(cells: Mapping[str, int], kept: int) -> str:
     if len(planned) > CELLS_SHOWN:
         rows = [
             (cell(axis), cell(value), n, share(n, kept))
-            for (axis, value), n in _by_axis(planned).items()
+            for (axis, value), n in by_axis(planned).items()
         ]
         places = f"{len(planned)} places of the coverage plan have rows. By axis:"
         return f"{places}\n\n" + table(("axis", "value", "rows", "share"), rows)
@@ -107,7 +107,7 @@ def _cells(cells: Mapping[str, int], kept: int) -> str:
     return table(("place in the coverage plan", "rows", "share"), rows_by_cell)
 
 
-def _by_axis(cells: Mapping[str, int]) -> dict[tuple[str, str], int]:
+def by_axis(cells: Mapping[str, int]) -> dict[tuple[str, str], int]:
     """Cells are called "axis=value; axis=value"."""
     sums: dict[tuple[str, str], int] = {}
     for name, n in cells.items():
