@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanodistill.api import (
-        DistillationResult,
         ask,
         ask_async,
-        distill,
-        distill_async,
         evaluate,
         evaluate_async,
         export,
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
         get_system_defaults,
         load_config,
     )
+    from nanodistill.distilling import DistillationResult, distill, distill_async
     from nanodistill.errors import NanoDistillError
     from nanodistill.teacher.scripted import ScriptedProvider
 
@@ -54,15 +52,15 @@ __version__ = "0.1.0"
 _HOME = {
     "AdvancedConfig": "config",
     "DistillationConfig": "config",
-    "DistillationResult": "api",
+    "DistillationResult": "distilling",
     "NanoDistillError": "errors",
     "PromptTemplates": "config",
     "ScriptedProvider": "teacher.scripted",
     "TeacherPrice": "config",
     "ask": "api",
     "ask_async": "api",
-    "distill": "api",
-    "distill_async": "api",
+    "distill": "distilling",
+    "distill_async": "distilling",
     "evaluate": "api",
     "evaluate_async": "api",
     "export": "api",

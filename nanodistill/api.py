@@ -1,4 +1,4 @@
-"""The library's front door: the stages, one call each, and `distill` for all of them.
+"""The library's front door: the stages, one call each. `distilling` has the call for all of them.
 
 Every stage that waits has an async twin; the plain ones work inside a running
 event loop too (a notebook), by running in a thread of their own. Nothing here
@@ -11,16 +11,12 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
-from pydantic import BaseModel
 
 from nanodistill.config import DistillationConfig
-from nanodistill.config.options import DistillOptions
-from nanodistill.config.task import Rows
 from nanodistill.errors import NanoDistillError
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder
@@ -40,85 +36,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DistillationResult:
-    """What `distill` made: the fused model's folder, the evaluation, the resolved config.
-
-    `metrics` is what `evaluate` found, under the names of `nanodistill eval --json`.
-    """
-
-    model_path: Path
-    metrics: dict[str, Any]
-    config: DistillationConfig
-
-    def to_json(self) -> dict[str, Any]:
-        return {"model_path": str(self.model_path), "metrics": self.metrics}
-
-    def summary(self) -> str:
-        return f"{self.metrics['verdict']}\nThe model is in {self.model_path}"
-
-    def predict(self, text: str) -> str:
-        """The student's answer to `text`, without its thinking."""
-        return str(ask(self.config, text).output)
-
-
-def distill(
-    name: str,
-    seed: Rows,
-    instruction: str,
-    teacher: str = "claude-sonnet-4-5",
-    student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
-    augment_factor: int = 50,
-    output_dir: str | Path = "./outputs",
-    response_model: type[BaseModel] | str | None = None,
-    **kwargs: Unpack[DistillOptions],
-) -> DistillationResult:
-    """Make a dataset with the teacher, train the student on it and evaluate it.
-
-    Called again with the same arguments it goes on where it stopped, and does
-    nothing that is done already.
-
-    Args:
-        name: of the run and of its folder under `output_dir`.
-        seed: input/output rows, or a file or Hub dataset of them.
-        instruction: what the student is to do.
-        teacher: a LiteLLM model id, `mlx/MODEL`, or `python:module:function`.
-        student: a Hub id, an MLX folder, a GGUF file or an embedded name.
-        augment_factor: rows wanted for each seed.
-        output_dir: folder that holds the run's folder.
-        response_model: pydantic model of the output, where it is JSON.
-        **kwargs: every other field of `DistillationConfig`, among them
-            `temperature`, `lora_rank`, `litellm_kwargs` and `mlx_lm_kwargs`; see
-            docs/CONFIGURATION.md.
-
-    Raises:
-        ConfigError: with all problems of the arguments at once.
-        Stopped: the run stopped early and can go on (budget, key, quota, too few rows).
-        MemoryLimit: the memory guard stopped training after a checkpoint.
-    """
-    config = DistillationConfig(
-        name=name,
-        seed=seed,
-        instruction=instruction,
-        teacher=teacher,
-        student=student,
-        augment_factor=augment_factor,
-        output_dir=output_dir,
-        response_model=response_model,
-        **kwargs,
-    )
-    return distill_config(config)
-
-
-def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
-    """What `distill` does, for a configuration that is already made."""
-    synthesize(config, listen=listen)
-    train(config, listen=listen)
-    evaluation = evaluate(config, listen=listen)
-    exported = export(config, listen=listen)
-    return DistillationResult(exported.path, evaluation.to_json(), config)
 
 
 async def synthesize_async(
@@ -347,14 +264,6 @@ def ask(
     return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, listen=listen)
 
 
-async def ask_async(
-    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = silent
-) -> Answer:
-    """`ask` for code that awaits."""
-    work = functools.partial(ask, config, text, base=base, listen=listen)
-    return await anyio.to_thread.run_sync(work)
-
-
 def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` to its end, in a thread of its own where a loop runs already."""
     try:
@@ -365,7 +274,7 @@ def _awaited(work: Callable[[], Awaitable[T]]) -> T:
         return pool.submit(anyio.run, work).result()
 
 
-def _twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+def twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     """`work` for code that awaits, in a thread."""
 
     @functools.wraps(work)
@@ -377,10 +286,10 @@ def _twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return waiting
 
 
-distill_async = _twin(distill)
-train_async = _twin(train)
-evaluate_async = _twin(evaluate)
-export_async = _twin(export)
-push_async = _twin(push)
-pull_async = _twin(pull)
-report_async = _twin(report)
+train_async = twin(train)
+evaluate_async = twin(evaluate)
+export_async = twin(export)
+ask_async = twin(ask)
+push_async = twin(push)
+pull_async = twin(pull)
+report_async = twin(report)

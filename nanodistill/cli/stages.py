@@ -109,9 +109,9 @@ def _again(students: Sequence[str], train_on: Sequence[str]) -> str:
 @command("distill")
 def distill(work: Work) -> Ending:
     """Synthesize, train and evaluate, each where it stands."""
-    from nanodistill import api
+    from nanodistill.distilling import distill_config
 
-    result = api.distill_config(work.config, listen=work.listen)
+    result = distill_config(work.config, listen=work.listen)
     return Ending(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
 
 
