@@ -223,6 +223,8 @@ class Writer:
 
     def _turn(self, cell: Cell) -> str:
         asked = [self.task.prompts.render(CHAT_TURN, label=cell.label or "")]
+        if self.task.whole_rows:
+            asked.append(f"Its output is one of: {', '.join(self.task.labels)}.")
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 
