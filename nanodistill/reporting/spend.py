@@ -50,14 +50,19 @@ def _of_journal(stages: dict[str, Sums]) -> Spend:
     total = sum(stages.values(), Sums())
     every = {**stages, "in all": total} if len(stages) > 1 else stages
     rows = tuple(_row(stage, sums) for stage, sums in every.items())
-    note = ""
-    if total.unpriced:
-        note = (
-            f"The price of {total.unpriced:,} of {total.answered:,} answers is not known; "
-            f"the others cost {dollars(total.cost_usd)}."
-        )
-    sheet = Sheet("Teacher calls of this run, from its journal", COLUMNS, rows, note)
+    sheet = Sheet("Teacher calls of this run, from its journal", COLUMNS, rows, _note(total))
     return Spend(dollars(total.known_cost), sheet, total.answered)
+
+
+def _note(total: Sums) -> str:
+    if not total.unpriced:
+        return ""
+    unpriced = f"The price of {total.unpriced:,} of {total.answered:,} answers is not known"
+    return (
+        f"{unpriced}; the others cost {dollars(total.cost_usd)}."
+        if total.cost_usd
+        else f"{unpriced}."
+    )
 
 
 def _row(stage: str, sums: Sums) -> tuple[Cell, ...]:

@@ -183,4 +183,4 @@ def _tiles(
 def _score_tile(found: Evaluation, model: str) -> Tile:
     score = found.models[model].score
     between = f"95%: {percent(score.low)} to {percent(score.high)}"
-    return Tile(f"{SHOWN_AS[model]}, {found.measure}", percent(score.value), between, model)
+    return Tile(f"{SHOWN_AS[model]} {found.measure}", percent(score.value), between, model)
