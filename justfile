@@ -4,6 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 set positional-arguments
 
 python := ".venv/bin/python"
+docs_python := ".venv/docs/bin/python"
 nanodistill := ".venv/bin/nanodistill"
 
 [private]
@@ -89,9 +90,9 @@ lint: setup
     {{ python }} -m ruff format --check
     {{ python }} -m mypy --num-workers auto
 
-# Measure the teacher service: throughput by transport, side by side with the bare clients
+# Measure the teacher service beside bare clients: throughput, a rate limit, memory; `--peers` adds curator
 bench *args: setup
-    {{ python }} tests/benchmarks/bench_teacher.py "$@"
+    PYTHONPATH=tests {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
 # Measure generation, dataset versions of 100,000 rows, and synthesis at that size
 bench-data: setup
@@ -102,10 +103,33 @@ bench-data: setup
 bench-train *args: setup
     {{ python }} tests/benchmarks/bench_training.py "$@"
 
+# Kill a training run N times at random instants and compare what becomes of it, to the bit
+kill-train n="20" *args: setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/kill_training.py "$@"
+
 # Mend what ruff can mend by itself
 format: setup
     {{ python }} -m ruff check --fix
     {{ python }} -m ruff format
+
+# Make the site of docs/ in site/; `just docs --open` shows it in a browser, with its search
+docs *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ ! -x {{ docs_python }} ]; then
+        "${PYTHON:-python3}" -m venv .venv/docs
+    fi
+    state="{{ sha256_file("docs/building/constraints.txt") }}"
+    if [ "$(cat .venv/docs/setup-state 2>/dev/null || true)" != "$state" ]; then
+        {{ docs_python }} -m pip --disable-pip-version-check --no-input install --quiet \
+            --no-deps --require-hashes -r docs/building/constraints.txt
+        echo "$state" > .venv/docs/setup-state
+    fi
+    export NO_MKDOCS_2_WARNING=1 PATH="$PWD/.venv/docs/bin:$PATH"
+    case "${1:-}" in
+        --open) exec {{ docs_python }} -m mkdocs serve --strict --open -f docs/building/mkdocs.yml ;;
+        *) exec {{ docs_python }} -m mkdocs build --strict -f docs/building/mkdocs.yml "$@" ;;
+    esac
 
 # Write constraints.txt anew from pyproject.toml. Pins stay as they are unless `just lock --upgrade`
 lock *args:
@@ -115,11 +139,14 @@ lock *args:
     trap 'rm -rf "$tools"' EXIT
     "${PYTHON:-python3}" -m venv "$tools"
     "$tools/bin/python" -m pip install --quiet uv==0.13.9
-    "$tools/bin/uv" pip compile pyproject.toml --no-config --universal --python-version 3.11 \
-        --extra cpu --extra dev --generate-hashes --no-emit-index-url \
-        --custom-compile-command "just lock" --quiet --output-file constraints.txt "$@"
+    compile() {
+        "$tools/bin/uv" pip compile --no-config --universal --python-version 3.11 --quiet \
+            --generate-hashes --no-emit-index-url --custom-compile-command "just lock" "$@"
+    }
+    compile pyproject.toml --extra cpu --extra dev --output-file constraints.txt "$@"
+    compile --group docs --output-file docs/building/constraints.txt "$@"
 
 # Remove caches and build output. Runs in outputs/ and .venv stay
 clean:
-    rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+    rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
     find nanodistill tests pipelines -name __pycache__ -type d -prune -exec rm -rf {} +

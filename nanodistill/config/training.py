@@ -98,7 +98,9 @@ class TrainingSettings(Settings):
         description="Any MLX-LM training parameter, by the name users know or mlx-lm's own.",
     )
     tokenizer_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="Passed to the student's tokenizer when it is loaded."
+        default_factory=dict,
+        description="Passed to the student's tokenizer wherever it is loaded, and written into "
+        "an exported one.",
     )
 
     @field_validator("mlx_lm_kwargs")

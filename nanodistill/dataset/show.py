@@ -8,6 +8,7 @@ from itertools import islice
 
 from nanodistill.dataset.diff import Cause, RowRef, VersionDiff
 from nanodistill.dataset.index import Index
+from nanodistill.dataset.manifest import Agreement, Statistics
 from nanodistill.dataset.version import DatasetVersion
 from nanodistill.events import Table
 
@@ -18,20 +19,24 @@ CHANGES_SHOWN = 10
 def version_tables(version: DatasetVersion, *, rows: int) -> list[Table]:
     """What a version is, how its outputs are spread, why rows were rejected, its first `rows`."""
     manifest, counts = version.manifest, version.counts
+    figures = manifest.statistics
     about = [
         ("fingerprint", manifest.fingerprint),
         ("made", f"{manifest.created}, by {manifest.made_by}"),
         ("parents", ", ".join(parent[:8] for parent in manifest.parents)),
         ("teacher", manifest.teacher or ""),
         ("rows", f"{counts.train} train, {counts.valid} valid, {counts.test} test"),
+        ("wanted", "" if manifest.wanted is None else str(manifest.wanted)),
         ("requested", str(manifest.requested)),
         ("rejected", _by_reason(counts.rejected)),
         ("failed", _by_reason(manifest.failed)),
         ("cost", "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:.4f}"),
+        ("distinct-2", _distinct(figures)),
+        ("blind check", _agreement(manifest.agreement)),
     ]
     shown = [Table(version.name, ("", ""), tuple(line for line in about if line[1]))]
-    if manifest.statistics.outputs is not None:
-        shown.append(_outputs(manifest.statistics.outputs))
+    if figures.outputs is not None:
+        shown.append(_outputs(figures.outputs))
     first = islice(version.rows("train"), rows)
     lines = tuple((short(row["output"]), short(row["input"])) for row in first)
     return [*shown, Table("First rows of train", ("output", "input"), lines)] if lines else shown
@@ -89,6 +94,18 @@ def short(text: str) -> str:
 
 def _by_reason(counts: dict[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.items())
+
+
+def _distinct(figures: Statistics) -> str:
+    over = f"over {figures.distinct_over} training rows"
+    return " ".join(f"{part:.3f} {over}" for n, part in figures.distinct.items() if n[-1] == "2")
+
+
+def _agreement(found: Agreement | None) -> str:
+    if found is None:
+        return ""
+    interval = f"95%: {found.low:.0%} to {found.high:.0%}"
+    return f"the teacher agrees on {found.agreed} of {found.of} seeds ({interval})"
 
 
 def _outputs(outputs: dict[str, dict[str, int]]) -> Table:

@@ -80,7 +80,13 @@ class Student:
             Message(role="system", content=self._role.instruction),
             Message(role="user", content=text),
         )
-        task = Task(self._config.student, self._role.adapter, (), (Prompt(KEY, messages),))
+        task = Task(
+            model=self._config.student,
+            adapter=self._role.adapter,
+            shots=(),
+            prompts=(Prompt(KEY, messages),),
+            tokenizer_kwargs=self._config.tokenizer_kwargs,
+        )
         job = Job((task,), self._config.max_new_tokens, batch_size=1)
         (generated,) = self._generator.run(job)
         reading = read(generated.text, generated.finish_reason, self._role.form)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,21 +34,26 @@ class Models:
     def __init__(self, listen: Listener) -> None:
         self._listen = listen
         self._loaded: LoadedModel | None = None
-        self._named: tuple[str, str | None] | None = None
+        self._named: tuple[str, str | None, Mapping[str, Any]] | None = None
 
-    def get(self, name: str, adapter: str | None) -> LoadedModel:
-        if self._loaded is None or self._named != (name, adapter):
+    def get(self, task: Task) -> LoadedModel:
+        named = (task.model, task.adapter, task.tokenizer_kwargs)
+        if self._loaded is None or self._named != named:
             self._loaded = None  # given back before the next one comes
-            folder = Path(adapter) if adapter else None
-            self._loaded = load_model(name, adapter=folder, listener=self._listen)
-            self._named = (name, adapter)
+            self._loaded = load_model(
+                task.model,
+                adapter=Path(task.adapter) if task.adapter else None,
+                tokenizer_kwargs=task.tokenizer_kwargs,
+                listener=self._listen,
+            )
+            self._named = named
         return self._loaded
 
 
 def answers(job: Job, models: Models) -> Iterator[Generated]:
     """The answers to all prompts of a job."""
     for task in job.tasks:
-        yield from _task_answers(models.get(task.model, task.adapter), task, job)
+        yield from _task_answers(models.get(task), task, job)
 
 
 def _task_answers(loaded: LoadedModel, task: Task, job: Job) -> Iterator[Generated]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nanodistill.errors import ModelError
 from nanodistill.evaluation.endpoint import Endpoint
@@ -25,12 +26,16 @@ SHOWN_AS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A model, the adapter on it, and the turns it is shown before each prompt."""
+    """A model, the adapter on it, and the turns it is shown before each prompt.
+
+    `tokenizer_kwargs` go to the loader of its tokenizer.
+    """
 
     name: str
     model: ResolvedModel | Endpoint
     adapter: Path | None = None
     shots: tuple[Message, ...] = ()
+    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> str:
@@ -41,6 +46,7 @@ class Contender:
 
     def keys(self, rows: Sequence[JudgedRow], max_new_tokens: int) -> list[str]:
         """For each row, the hash of all that decides the answer to it."""
+        tokenizer = {"tokenizer_kwargs": self.tokenizer_kwargs} if self.tokenizer_kwargs else {}
         return [
             tagged_hash(
                 "nanodistill.answer.v1",
@@ -49,6 +55,7 @@ class Contender:
                     "shots": self.shots,
                     "messages": row.messages,
                     "max_new_tokens": max_new_tokens,
+                    **tokenizer,
                 },
             )
             for row in rows

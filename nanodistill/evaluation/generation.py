@@ -40,7 +40,8 @@ class Wanted:
         """The same for the child process."""
         contender = self.contender
         adapter = str(contender.adapter) if contender.adapter else None
-        return Task(contender.model.name, adapter, contender.shots, prompts)
+        kwargs = contender.tokenizer_kwargs
+        return Task(contender.model.name, adapter, contender.shots, prompts, kwargs)
 
 
 def generate_missing(

@@ -8,7 +8,7 @@ as soon as it is there, in the order in which they finish. A job ends with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nanodistill.records import FinishReason, Message
@@ -28,12 +28,14 @@ class Task:
 
     `shots` are turns put after the system message of every prompt, as many
     whole pairs of them, counted from the first, as the model's context holds.
+    `tokenizer_kwargs` go to the loader of its tokenizer.
     """
 
     model: str
     adapter: str | None
     shots: tuple[Message, ...]
     prompts: tuple[Prompt, ...]
+    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Job:
                 adapter=task["adapter"],
                 shots=tuple(task["shots"]),
                 prompts=tuple(Prompt(p["key"], tuple(p["messages"])) for p in task["prompts"]),
+                tokenizer_kwargs=task["tokenizer_kwargs"],
             )
             for task in value["tasks"]
         ]

@@ -55,17 +55,19 @@ def find_candidate(
     if isinstance(named, Endpoint):
         contender = Contender(STUDENT, named)
         return Candidate(_name(named.name, contender), contender, config.train_on, None)
+    kwargs = config.tokenizer_kwargs
     if isinstance(named, str):
-        contender = Contender(STUDENT, resolve_model(named, listener=listen))
+        model = resolve_model(named, listener=listen)
+        contender = Contender(STUDENT, model, tokenizer_kwargs=kwargs)
         return Candidate(_name(named, contender), contender, config.train_on, None)
     if named is None:
         entry = _latest(run, base, config.train_on)
-        return _trained(entry, base, run, listen)
+        return _trained(entry, config, base, run, listen)
     inside = named.resolve().parent
     known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
     if known:
-        return _trained(known[0], base, run, listen)
-    contender = Contender(STUDENT, base, named)
+        return _trained(known[0], config, base, run, listen)
+    contender = Contender(STUDENT, base, named, tokenizer_kwargs=kwargs)
     return Candidate(_name(named.name, contender), contender, config.train_on, None)
 
 
@@ -104,7 +106,13 @@ def _latest(run: RunFolder, base: ResolvedModel, train_on: TrainOn) -> RunEntry:
     return (taught_so or own)[-1]
 
 
-def _trained(entry: RunEntry, base: ResolvedModel, run: RunFolder, listen: Listener) -> Candidate:
+def _trained(
+    entry: RunEntry,
+    config: DistillationConfig,
+    base: ResolvedModel,
+    run: RunFolder,
+    listen: Listener,
+) -> Candidate:
     folder = training_folder(run, entry.run)
     if not (folder.adapter / "adapters.safetensors").is_file():
         raise InputError(
@@ -113,7 +121,7 @@ def _trained(entry: RunEntry, base: ResolvedModel, run: RunFolder, listen: Liste
         )
     if not folder.result.exists():
         listen(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
-    contender = Contender(STUDENT, base, folder.adapter)
+    contender = Contender(STUDENT, base, folder.adapter, tokenizer_kwargs=config.tokenizer_kwargs)
     return Candidate(entry.run, contender, cast("TrainOn", entry.train_on), entry)
 
 

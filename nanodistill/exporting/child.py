@@ -25,7 +25,8 @@ def make(job: Job) -> Made:
     base, target = Path(job.base), Path(job.target)
     model = fused(base, Path(job.adapter))
     if job.form == "f16" or job.form == "q8_0":
-        write_gguf(model, base, target, job.form, job.settings)
+        tokenizer = Path(job.settings["tokenizer"])
+        write_gguf(model, tokenizer, target, job.form, job.settings)
         return Made(len(model.changed), target.stat().st_size)
     if job.form == "plain":
         write_weights(unpacked(model), target, "unquantized")

@@ -22,7 +22,8 @@ class Job:
     """Fuse `adapter` into the model in folder `base` and write it to `target`.
 
     MLX forms write weights and config.json into the folder `target`; GGUF
-    types the whole file. `settings` are a GGUF file's: its name and chat template.
+    types the whole file. `settings` are a GGUF file's: its name, chat template
+    and the folder with its tokenizer.
     """
 
     base: str

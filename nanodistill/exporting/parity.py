@@ -92,7 +92,8 @@ class Gate:
 
     def check(self, folder: Path) -> Parity:
         """How the model in `folder` does against the adapter, in MLX."""
-        exported = Contender(STUDENT, resolve_model(str(folder)))
+        kwargs = self._source.tokenizer_kwargs
+        exported = Contender(STUDENT, resolve_model(str(folder)), tokenizer_kwargs=kwargs)
         by_adapter, by_exported = self._answers(self._adapter, exported)
         return self._compared(by_adapter, by_exported, "mlx")
 
@@ -108,7 +109,10 @@ class Gate:
 
     @property
     def _adapter(self) -> Contender:
-        return Contender(STUDENT, self._source.base, self._source.adapter)
+        source = self._source
+        return Contender(
+            STUDENT, source.base, source.adapter, tokenizer_kwargs=source.tokenizer_kwargs
+        )
 
     def _compared(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,13 +24,14 @@ TrainOn = Literal["cot", "answer"]
 
 @dataclass(frozen=True)
 class Source:
-    """A training run as something to export."""
+    """A training run as something to export, with how its tokenizer is loaded."""
 
     run: str
     base: ResolvedModel
     adapter: Path
     adapter_sha256: str
     train_on: TrainOn
+    tokenizer_kwargs: Mapping[str, Any]
     dataset: DatasetVersion
 
     @property
@@ -54,8 +56,9 @@ class Source:
 
     def key(self, **asked: Any) -> str:
         """A hash of all that decides what comes of exporting this as `asked`."""
-        facts = {"source": self.identity, "dataset": self.dataset.fingerprint}
-        return tagged_hash("nanodistill.exporting.v1", facts | {"asked": asked})
+        facts = {"source": self.identity, "dataset": self.dataset.fingerprint, "asked": asked}
+        tokenizer = {"tokenizer_kwargs": self.tokenizer_kwargs} if self.tokenizer_kwargs else {}
+        return tagged_hash("nanodistill.exporting.v1", facts | tokenizer)
 
 
 def find_source(
@@ -91,6 +94,7 @@ def find_source(
         adapter=folder.adapter,
         adapter_sha256=adapter_sha256(folder.adapter),
         train_on=cast("TrainOn", entry.train_on),
+        tokenizer_kwargs=config.tokenizer_kwargs,
         dataset=dataset or _dataset(entry, run),
     )
 

@@ -19,7 +19,6 @@ from nanodistill.config import DistillationConfig
 from nanodistill.events import Listener, Notice
 from nanodistill.exporting import llamacpp
 from nanodistill.exporting.converter import convert, program_in
-from nanodistill.exporting.folder import copy_beside
 from nanodistill.exporting.forms import mlx_forms
 from nanodistill.exporting.gguf.architectures import check_writable, unwritable
 from nanodistill.exporting.job import Form, GgufType, Job
@@ -34,6 +33,7 @@ from nanodistill.exporting.ollama import (
 from nanodistill.exporting.parity import Gate, Parity
 from nanodistill.exporting.source import Source
 from nanodistill.exporting.template import bake, read_template, with_instruction
+from nanodistill.exporting.tokenizer import tokenizer_folder, write_tokenizer
 from nanodistill.models.gguf import convert_gguf
 from nanodistill.runfolder import RunFolder, write_atomic
 
@@ -142,7 +142,7 @@ class MlxTarget:
     def build(self, form: Form, folder: Path) -> None:
         base = self.source.base.path
         make(Job(str(base), str(self.source.adapter), form, str(folder), {}))
-        copy_beside(base, folder)
+        write_tokenizer(self.source, folder)
         if self.options.bake_instruction:
             bake(folder, self.source.instruction)
 
@@ -186,8 +186,13 @@ class GgufTarget:
     def build(self, form: Form, folder: Path) -> None:
         if self.options.converter is None:
             base, adapter = str(self.source.base.path), str(self.source.adapter)
-            settings = {"name": self.name, "template": self._template()}
-            make(Job(base, adapter, form, str(folder / self.file), settings))
+            with tokenizer_folder(self.source) as tokenizer:
+                settings = {
+                    "name": self.name,
+                    "tokenizer": str(tokenizer),
+                    "template": self._template(tokenizer),
+                }
+                make(Job(base, adapter, form, str(folder / self.file), settings))
         else:
             self._convert(self.options.converter, folder)
 
@@ -198,7 +203,7 @@ class GgufTarget:
         unpacked.mkdir()
         base, adapter = self.source.base.path, str(self.source.adapter)
         make(Job(str(base), adapter, "plain", str(unpacked), {}))
-        copy_beside(base, unpacked)
+        write_tokenizer(self.source, unpacked)
         if self.options.bake_instruction:
             bake(unpacked, self.source.instruction)
         convert(program, unpacked, folder / self.file, self.options.gguf_type, self.name)
@@ -226,8 +231,8 @@ class GgufTarget:
         shutil.rmtree(read)
         return parity
 
-    def _template(self) -> str:
-        template = read_template(self.source.base.path)
+    def _template(self, tokenizer: Path) -> str:
+        template = read_template(tokenizer)
         if self.options.bake_instruction:
             return with_instruction(template, self.source.instruction)
         return template
@@ -272,7 +277,8 @@ class OllamaTarget:
 
     def _modelfile(self) -> str:
         source, config = self.gguf.source, self.config
-        template = chat_template(source.base.path, source.base_config)
+        with tokenizer_folder(source) as tokenizer:
+            template = chat_template(tokenizer, source.base_config)
         pieces = pieces_of(template)
         if pieces.render(TWO_TURNS) != template.render(TWO_TURNS):
             self.gguf.listen(Notice(FIRST_TURN_ALONE, "warning"))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 WORKING_MEMORY = 1 << 30
 """Left free beside the weights: activations, caches, the interpreter."""
+
+NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
 Numbers = Literal["as stored", "float32", "packed, computed in float32"]
 
@@ -61,11 +64,13 @@ def load_model(
     *,
     adapter: Path | None = None,
     as_stored: bool = False,
+    tokenizer_kwargs: Mapping[str, Any] = NO_KWARGS,
     listener: Listener = silent,
 ) -> LoadedModel:
     """Load the model called `name` (see resolve.py), with the adapter in folder `adapter`.
 
-    `as_stored` leaves the weights as they are on any machine. Raises ModelError.
+    `as_stored` leaves the weights as they are on any machine; `tokenizer_kwargs` go to the
+    tokenizer's loader. Raises ModelError.
     """
     source = resolve_model(str(name), listener=listener)
     blas = load_fast_blas()
@@ -78,7 +83,7 @@ def load_model(
         _apply(model, adapter, source)
     _evaluate(model)
     listener(Notice(f"{source.name}: {note}"))
-    tokenizer = _load_tokenizer(source, config)
+    tokenizer = load_tokenizer(source.path, config, tokenizer_kwargs)
     return LoadedModel(model, tokenizer, config, source, adapter, numbers, note, blas)
 
 
@@ -92,18 +97,22 @@ def _load(source: ResolvedModel) -> tuple[Module, dict[str, Any]]:
     return model, config
 
 
-def _load_tokenizer(source: ResolvedModel, config: Mapping[str, Any]) -> TokenizerWrapper:
-    from mlx_lm.utils import load_tokenizer
+def load_tokenizer(
+    folder: Path, config: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> TokenizerWrapper:
+    """The tokenizer in a model's folder whose config.json is `config`. Raises ModelError."""
+    from mlx_lm.utils import load_tokenizer as load
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     try:
-        tokenizer: TokenizerWrapper = load_tokenizer(
-            source.path, eos_token_ids=config.get("eos_token_id")
+        tokenizer: TokenizerWrapper = load(
+            folder, dict(kwargs), eos_token_ids=config.get("eos_token_id")
         )
         return tokenizer
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"The tokenizer in {source.path} can't be loaded: {error}") from error
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        given = f" with tokenizer_kwargs = {dict(kwargs)}" if kwargs else ""
+        raise ModelError(f"The tokenizer in {folder} can't be loaded{given}: {error}") from error
 
 
 def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:

@@ -8,7 +8,8 @@ that it learned from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,15 @@ class Choice:
     schema: dict[str, Any] | None
     max_new_tokens: int
     what: str
+    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, listen: Listener) -> LoadedModel:
-        return load_model(self.model, adapter=self.adapter, listener=listen)
+        return load_model(
+            self.model,
+            adapter=self.adapter,
+            tokenizer_kwargs=self.tokenizer_kwargs,
+            listener=listen,
+        )
 
 
 def choose(config: DistillationConfig, run: RunFolder, listen: Listener) -> Choice:
@@ -74,6 +81,7 @@ def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManife
         form=output_format(task.thinking_format, task.train_on),
         schema=task.response_schema,
         max_new_tokens=config.max_new_tokens,
+        tokenizer_kwargs=config.tokenizer_kwargs,
         what=f"the exported model of training run {manifest.lineage.run}",
     )
 
@@ -90,5 +98,6 @@ def _trained(config: DistillationConfig, run: RunFolder, listen: Listener) -> Ch
         form=output_format(manifest.thinking_format, source.train_on),
         schema=manifest.response_schema,
         max_new_tokens=config.max_new_tokens,
+        tokenizer_kwargs=config.tokenizer_kwargs,
         what=f"the adapter of training run {source.run} on {source.base_name}",
     )

@@ -27,6 +27,7 @@ from nanodistill.events import Listener, silent
 from nanodistill.journal import Sums
 from nanodistill.records import Trace
 from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.synthesis import examination
 from nanodistill.synthesis.answering import Answering
 from nanodistill.synthesis.bench import Bench, open_bench
 from nanodistill.synthesis.draft import Made, Spent, write_dataset
@@ -130,8 +131,9 @@ def _rounds(bench: Bench, writer: Writer, seen: Seen, ledger: Ledger) -> Rounds:
 
 
 def _spent(bench: Bench) -> Spent:
-    """This session's calls, and what the run has cost since its beginning."""
-    account, run = bench.teacher.account, sum(bench.journal.sums().values(), Sums())
+    """This session's calls, and what the dataset has cost since the run's beginning."""
+    account, stages = bench.teacher.account, bench.journal.sums()
+    run = sum((sums for stage, sums in stages.items() if stage != examination.STAGE), Sums())
     return Spent(account.made, account.reused, account.retried, run.usage, run.known_cost)
 
 

@@ -173,7 +173,8 @@ class Child:
         say = self._teller(metrics, at)
         for path in damaged:
             say(warning(f"checkpoint {path.name} is damaged; going on from the one before"))
-        loaded = load_model(self.job.student, listener=say)
+        kwargs = self.job.options.settings.tokenizer_kwargs
+        loaded = load_model(self.job.student, tokenizer_kwargs=kwargs, listener=say)
         checkpoints.machine = machine_of(self.job, loaded)
         if found is not None:
             metrics.write("resumed", at)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
+from nanodistill.models import loading
 from nanodistill.models.blas import load_fast_blas
 from nanodistill.training.tokens import Example
 
@@ -32,12 +33,14 @@ TrainOn = Literal["cot", "answer"]
 class Encoded:
     """Rows as tokens, and what was met on the way.
 
-    `joined` rows got their answer put behind the prompt; `unended` ones got an
-    end-of-text token that the template does not write. `double_bos` says that
-    the template begins with two beginning-of-text tokens.
+    `empty` rows have an output of nothing or blanks; `joined` ones got their answer
+    put behind the prompt; `unended` ones got an end-of-text token that the
+    template does not write. `double_bos` says that the template begins with two
+    beginning-of-text tokens.
     """
 
     examples: tuple[Example, ...]
+    empty: int
     joined: int
     unended: int
     double_bos: bool
@@ -47,13 +50,12 @@ def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper
     """The tokenizer in a model's folder, as mlx_lm loads it for generation."""
     load_fast_blas()
     from mlx_lm.utils import load_config
-    from mlx_lm.utils import load_tokenizer as load
 
     try:
-        ends = load_config(folder).get("eos_token_id")
-        tokenizer: TokenizerWrapper = load(folder, dict(options), eos_token_ids=ends)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelError(f"The tokenizer in {folder} can't be loaded: {error}") from error
+        config = load_config(folder)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"The settings in {folder} can't be read: {error}") from error
+    tokenizer = loading.load_tokenizer(folder, config, options)
     if not tokenizer.has_chat_template:
         raise ModelError(
             f"The tokenizer in {folder} has no chat template, so no prompt can be made for it.",
@@ -67,8 +69,9 @@ def encode(
 ) -> Encoded:
     """Tokens of `rows`, each with `messages` (the last one the assistant's) and `output`."""
     examples: list[Example] = []
-    joined = unended = 0
+    empty = joined = unended = 0
     for row in rows:
+        empty += not row["output"].strip()
         example, was_joined, was_unended = _encode_row(row, tokenizer, train_on)
         examples.append(example)
         joined += was_joined
@@ -77,7 +80,7 @@ def encode(
     double = begins is not None and any(
         list(e.tokens[:2]) == [begins, begins] for e in examples[:1]
     )
-    return Encoded(tuple(examples), joined, unended, double)
+    return Encoded(tuple(examples), empty, joined, unended, double)
 
 
 def _encode_row(

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from nanodistill.config.mlx_config import yaml_text
 from nanodistill.errors import ConfigError
@@ -27,6 +28,7 @@ from nanodistill.training.estimates import Estimate, Load, estimate
 from nanodistill.training.findings import (
     Finding,
     SplitReport,
+    held_already,
     machine_found,
     plan_found,
     problems_of,
@@ -35,7 +37,7 @@ from nanodistill.training.findings import (
     too_big,
 )
 from nanodistill.training.follow import load_trackio
-from nanodistill.training.guard import Limits
+from nanodistill.training.guard import InUse, Limits, MachineReadings, share_of_others
 from nanodistill.training.modelfacts import read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
@@ -173,6 +175,7 @@ class Preflight:
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
             "no_room": {name: report.no_room for name, report in self.splits.items()},
+            "empty": sum(report.empty for report in reports),
             "joined": sum(report.joined for report in reports),
             "unended": sum(report.unended for report in reports),
             "double_bos": any(report.double_bos for report in reports),
@@ -198,18 +201,21 @@ def preflight(
         ModelError: the student can't be read.
     """
     options = known.options
+    readings = MachineReadings(psutil.Process())
+    held, cpu = readings.memory(), readings.cpu()
     if options.settings.report_to == "trackio":
         load_trackio()
     facts = read_facts(known.student.path)
     splits = _read_splits(dataset, known.student, options)
-    problems = problems_of(splits, options, facts)
+    in_use = InUse(held, share_of_others(cpu, readings.cpu()))
+    limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
+    problems = [*problems_of(splits, options, facts), *held_already(in_use, limits)]
     if problems:
         raise ConfigError("This can't be trained:", problems)
     scored_by = None
     if options.settings.best_by == "score":
         scored_by = Scoring.of(config, dataset, splits["valid"].numbers)
     deal = _deal(splits, options)
-    limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
     needed = estimate(facts, options, _load(splits, deal, options), known.hardware)
     if needed.weights > limits.memory_hard_limit_gb * GIB:
         raise ConfigError("This can't be trained:", [too_big(needed, limits)])
@@ -218,8 +224,8 @@ def preflight(
         *rows_found(splits, options),
         *template_found(splits),
         *plan_found(splits, deal, options, facts),
-        *machine_found(needed, limits, run, known.hardware),
-        Finding("preset", f"{known.preset}: {used or 'everything is set'}"),
+        *machine_found(needed, limits, run, known.hardware, in_use),
+        Finding("preset", f"{known.preset}: {used or 'nothing, every field of it is set'}"),
     ]
     return Preflight(known, limits, splits, deal, needed, tuple(found), scored_by)
 

@@ -7,9 +7,9 @@ from typing import get_type_hints
 
 from pydantic_core import PydanticUndefined
 
-from nanodistill.api import distill
 from nanodistill.config import DistillationConfig
 from nanodistill.config.options import DistillOptions
+from nanodistill.distilling import distill
 
 OTHER_NAMES = {"synthesis_temperature", "advanced_config", "prompt_templates"}
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dataset.drafts import Placed, draft, placed, rejections, trace
-from nanodistill.dataset import diff, heal_index, write_version
+from nanodistill.dataset import Agreement, diff, heal_index, write_version
 from nanodistill.dataset.show import diff_tables, short, version_tables, versions_table
 from nanodistill.runfolder import RunFolder
 
 
 def test_a_version(run: RunFolder) -> None:
-    version = write_version(run, draft(rejected=rejections(), cost_usd=0.5))
+    agreement = Agreement(agreed=7, of=10, low=0.397, high=0.892)
+    facts: dict[str, Any] = {"cost_usd": 0.5, "wanted": 20, "agreement": agreement}
+    version = write_version(run, draft(rejected=rejections(), **facts))
     about, outputs, first = version_tables(version, rows=3)
     told = {line[0]: line[1] for line in about.rows}
     assert told == {
@@ -19,9 +22,12 @@ def test_a_version(run: RunFolder) -> None:
         "made": f"{version.manifest.created}, by synthesis",
         "teacher": "scripted",
         "rows": "8 train, 2 valid, 2 test",
+        "wanted": "20",
         "requested": "12",
         "rejected": "2 duplicate",
         "cost": "$0.5000",
+        "distinct-2": "0.562 over 8 training rows",
+        "blind check": "the teacher agrees on 7 of 10 seeds (95%: 40% to 89%)",
     }
     assert outputs.columns == ("output", "train", "valid", "test")
     assert outputs.rows == (("animal", "4", "1", "1"), ("plant", "4", "1", "1"))

@@ -317,6 +317,14 @@ def test_without_llamacpp_the_file_is_read_back(llama: TrainedRun) -> None:
     assert [file.name for file in folder.iterdir()] == ["tiny-F16.gguf"]
 
 
+def test_tokenizer_kwargs_are_written_into_the_file(llama: TrainedRun, tmp_path: Path) -> None:
+    config = llama.config(tokenizer_kwargs={"chat_template": "another"})
+    source = find_source(config, llama.run, None, None, silent)
+    target = GgufTarget(tmp_path, source, Options(), "tiny", silent, reader="mlx")
+    target.build("f16", tmp_path)
+    assert GgufFile(tmp_path / target.file)["tokenizer.chat_template"] == "another"
+
+
 def test_a_file_that_llamacpp_refuses(tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     write_gguf(file, Tiny(), weights(Tiny(), 300), byte_level())  # tokens for fewer rows

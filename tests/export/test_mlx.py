@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation.tiny import TEMPLATE
 
 from export.conftest import TrainedRun, answers, copied
 from nanodistill.errors import CheckFailed, InputError
@@ -20,7 +21,7 @@ from nanodistill.exporting.job import Form
 from nanodistill.exporting.manifest import read_manifest
 from nanodistill.exporting.source import find_source
 from nanodistill.exporting.targets import MlxTarget, Options
-from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.runfolder import RunFolder, read_json, write_json
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -81,6 +82,20 @@ def test_what_an_export_says_of_itself(exported: TrainedRun) -> None:
     assert manifest.parity["exported"] == 100
     for file in exported.run.model.glob("*.json"):
         assert str(exported.root.parent) not in file.read_text(encoding="utf-8")
+
+
+def test_tokenizer_kwargs_are_written_into_the_files(trained: TrainedRun) -> None:
+    """Who loads the folder asks as the student was trained, without knowing the run file."""
+    import mlx_lm
+
+    kwargs = {"chat_template": "!" + TEMPLATE, "padding_side": "left", "trust_remote_code": False}
+    done = export(trained.config(tokenizer_kwargs=kwargs), trained.run, to="mlx")
+    assert done.parity is not None
+    assert done.parity.lost == 0
+    _, tokenizer = mlx_lm.load(str(done.path))[:2]
+    assert (tokenizer.chat_template, tokenizer.padding_side) == ("!" + TEMPLATE, "left")
+    assert "trust_remote_code" not in read_json(done.path / "tokenizer_config.json")
+    assert not export(trained.config(), trained.run, to="mlx").reused
 
 
 def test_a_packed_base_is_left_packed_where_nothing_was_learned(packed: TrainedRun) -> None:

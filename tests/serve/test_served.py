@@ -49,6 +49,13 @@ def test_the_exported_model_if_it_is_of_the_latest_run(fresh: Student) -> None:
     assert choose(fresh.config, fresh.run, silent) == trained
 
 
+def test_tokenizer_kwargs_reach_the_tokenizer(fresh: Student) -> None:
+    config = fresh.config.model_copy(update={"tokenizer_kwargs": {"padding_side": "left"}})
+    sides = [choose(c, fresh.run, silent).load(silent).tokenizer.padding_side
+             for c in (fresh.config, config)]  # fmt: skip
+    assert sides == ["right", "left"]
+
+
 def test_an_exported_model_that_came_from_elsewhere(fresh: Student, tmp_path: Path) -> None:
     put_exported(fresh, "r9")
     pulled = RunFolder(tmp_path / "pulled")

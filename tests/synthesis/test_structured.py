@@ -84,9 +84,28 @@ def test_calls_are_told_what_to_keep_away_from_once_a_round_is_complete(tmp_path
     assert all("there already" not in r.messages[-1]["content"] for r in generate[:51])
 
 
-def test_without_coverage_only_the_label_is_planned(tmp_path: Path) -> None:
-    result = run(config_in(tmp_path, coverage=False), Writer())
-    assert {row["cell"] for row in rows_of(result)} == {"", *(f"label={name}" for name in LABELS)}
+def test_without_coverage_every_call_is_alike_and_the_teacher_names_the_label(
+    tmp_path: Path,
+) -> None:
+    teacher = Writer()
+    result = run(config_in(tmp_path, coverage=False), teacher)
+    rows = rows_of(result)
+    assert {row["cell"] for row in rows} == {""}
+    assert all(right_label(row["input"]) == row["output"] for row in rows)
+    orders = [r.messages[-1]["content"] for r in teacher.asked if r.stage == "generate"]
+    assert not any("right answer" in order or "there already" in order for order in orders)
+
+
+def test_without_coverage_and_thinking_the_label_comes_with_the_input(tmp_path: Path) -> None:
+    teacher = Writer(mislabels=0.3)
+    fields: dict[str, Any] = {"coverage": False, "thinking_format": "none"}
+    result = run(config_in(tmp_path / "plain", **fields), teacher)
+    assert result.kept == 72
+    assert any(right_label(row["input"]) != row["output"] for row in rows_of(result))
+    assert teacher.stages()["trace"] == 0
+    checked = run(config_in(tmp_path / "checked", **fields, check_labels=True), teacher)
+    assert checked.rejected["label_disagreement"] >= 10
+    assert all(right_label(row["input"]) == row["output"] for row in rows_of(checked))
 
 
 def test_axes_of_the_user_come_with_their_weights(tmp_path: Path) -> None:
