@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import nanodistill
+from nanodistill.dataset.manifest import CellCount
 from nanodistill.errors import DamagedFile, InputError
 from nanodistill.records import Usage
 from nanodistill.reporting import write_report
@@ -227,6 +228,39 @@ def test_no_key_and_no_folder_of_this_machine(made: Made, monkeypatch: pytest.Mo
         assert hidden not in page
     assert "…/file.txt" in page
     assert "…/my-model" in page
+
+
+def test_models_that_lie_in_a_folder_are_called_by_their_name(made: Made) -> None:
+    made.trained(made.dataset(teacher="mlx//elsewhere/teachers/big"), student="/elsewhere/a/small")
+    page = page_of(made, teacher="mlx//elsewhere/teachers/big", student="/elsewhere/a/small")
+    assert "/elsewhere" not in page
+    assert "mlx/…/big" in page
+    assert "…/small" in page
+
+
+def test_a_dataset_that_lies_elsewhere_is_said_to(made: Made) -> None:
+    import shutil
+
+    made.judged(made.dataset(), base=always("animal"), student=right)
+    shutil.rmtree(made.run.datasets)
+    report = write_report(made.config(), made.run)
+    assert report.parts == ("scores", "rows")
+    assert "is not in this run's folder" in seen(report.path.read_text())
+
+
+def test_an_account_by_place_in_the_plan(made: Made) -> None:
+    places = {f"label=plant; topic={n}": CellCount(requested=1, kept=1) for n in range(10)}
+    lost = {"label=animal; topic=0": CellCount(requested=2, kept=0, rejected={"loop": 2})}
+    page = page_of_dataset(made, cells=places | lost)
+    assert "label=animal; topic=0 2 0 2 0" in seen(page)
+    more = {f"label=plant; topic={n}": CellCount(requested=0, kept=0) for n in range(10, 15)}
+    page = page_of_dataset(Made(made.root, "more"), cells=places | lost | more)
+    assert "label: plant 10 10 0 0" in seen(page)
+
+
+def page_of_dataset(made: Made, **facts: Any) -> str:
+    made.dataset(**facts)
+    return page_of(made)
 
 
 def test_nothing_in_the_file_names_another_place() -> None:
