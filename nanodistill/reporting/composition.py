@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nanodistill.dataset.card_figures import CELLS_SHOWN, OUTPUTS_SHOWN, THINKING_FROM, by_axis
+from nanodistill.dataset.card_figures import (
+    CELLS_SHOWN,
+    DUPLICATES,
+    OUTPUTS_SHOWN,
+    THINKING_FROM,
+    by_axis,
+)
 from nanodistill.dataset.manifest import Manifest
 from nanodistill.reporting.sheets import (
     Cell,
@@ -20,7 +26,6 @@ from nanodistill.reporting.sheets import (
 )
 
 COMPLETE = "complete"
-DUPLICATES = ("duplicate", "near_duplicate")
 REASONS = {
     "assistant_voice": "speaks as an assistant, not as a user",
     "loop": "repeats itself",
@@ -142,13 +147,14 @@ def _quality(manifest: Manifest) -> Sheet:
         else "not measured"
     )
     rejected = manifest.counts.rejected
-    same = {name: rejected[name] for name in DUPLICATES if name in rejected}
+    exact, near = (rejected.get(reason, 0) for reason in DUPLICATES)
     return facts(
         "Agreement and duplicates",
         [
             ("teacher, asked blind, agrees with the seeds", text(blind)),
             ("teacher agrees with itself", text(itself)),
-            ("duplicates removed", number(sum(same.values()))),
+            ("duplicates removed", number(exact)),
+            ("near-duplicates removed", number(near)),
             ("rows too like a test row removed", number(rejected.get("contaminated", 0))),
         ],
     )

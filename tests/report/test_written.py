@@ -89,7 +89,7 @@ def test_a_dataset_alone(made: Made) -> None:
     assert "8 training rows, 2 validation rows, 12 test rows (a file of the user's)." in said
     assert version.fingerprint in said
     assert "near duplicate" in said
-    assert "duplicates removed 1" in said
+    assert "near-duplicates removed 1" in said
     assert "Teacher calls behind the dataset" in said
 
 
@@ -167,6 +167,18 @@ def test_several_students_stand_side_by_side(made: Made) -> None:
     assert [view["name"] for view in rows["views"]] == ["tiny-student", "large"]
     assert len(rows["answers"]) == 3  # two students and the one base of both
     assert data_of(page_of(made, student="large"))["rows"]["views"][0]["name"] == "large"
+
+
+def test_students_that_were_trained_on_other_things_are_called_so(made: Made) -> None:
+    dataset = made.dataset()
+    for run_id, train_on in (("r1", "cot"), ("r2", "answer")):
+        made.trained(dataset, run_id, train_on=train_on)
+        made.judged(dataset, run_id, base=always("animal"), student=right)
+    views = data_of(page_of(made, train_on="answer"))["rows"]["views"]
+    assert [view["name"] for view in views] == [
+        "tiny-student, trained on answer",
+        "tiny-student, trained on cot",
+    ]
 
 
 def test_open_answers_have_no_matrix_and_are_graded(made: Made) -> None:
