@@ -34,7 +34,7 @@ def test_limits_and_preset(machine: str) -> None:
     memory, hardware = MACHINES[machine]
     limits, settings = told(machine)
     assert limits == "{} and {}".format(*memory_limits(memory))
-    chosen = {name: value for name, value in preset(hardware)[1].items()}
+    chosen = preset(hardware)[1]
     assert settings.keys() == chosen.keys()
     for name, value in chosen.items():
         assert value is True or float(settings[name]) == value
