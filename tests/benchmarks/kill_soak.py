@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from contenders import SEEDS
+from benchmarks.contenders import SEEDS
 from teacher.server import Call, TeacherServer
 
 from nanodistill.cli import run as command
