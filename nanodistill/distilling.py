@@ -13,6 +13,7 @@ from nanodistill.config import DistillationConfig
 from nanodistill.config.options import DistillOptions
 from nanodistill.config.task import Rows
 from nanodistill.events import Listener, silent
+from nanodistill.plugins import load_object
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def distill(
 
 def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
     """What `distill` does, for a configuration that is already made."""
+    if isinstance(config.metric, str) and ":" in config.metric:
+        load_object(config.metric, field="metric")  # before anything is spent
     api.synthesize(config, listen=listen)
     api.train(config, listen=listen)
     evaluation = api.evaluate(config, listen=listen)

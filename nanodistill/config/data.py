@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import InputPath, ObjectRef, Settings
+from nanodistill.config.settings import InputPath, ObjectRef, Settings, is_named
+
+THINKING_FORMATS = ("xml", "markdown", "json", "plain", "none")
 
 
 class PromptTemplates(BaseModel):
@@ -133,3 +135,9 @@ class DataSettings(Settings):
         description="Rows of your own (input/thinking/output or messages), curated without a "
         "teacher, in the forms that `seed` takes.",
     )
+
+    @field_validator("thinking_format")
+    @classmethod
+    def _is_a_format(cls, chosen: str | Any) -> str | Any:
+        is_named(chosen, THINKING_FORMATS, "module:Class")
+        return chosen

@@ -117,7 +117,16 @@ def _outputs(outputs: dict[str, dict[str, int]]) -> Table:
 
 
 def _cause_line(cause: Cause) -> tuple[str, str, str]:
-    return cause.what, short(cause.before or ""), short(cause.after or "")
+    before, after = cause.before or "", cause.after or ""
+    pairs = enumerate(zip(before, after, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(before), len(after)))
+    return cause.what, _short_from(before, same), _short_from(after, same)
+
+
+def _short_from(text: str, same: int) -> str:
+    """`text`, cut so that what follows its first `same` characters is seen."""
+    start = max(0, same - LONGEST_SHOWN // 3)
+    return short(text) if len(text) <= LONGEST_SHOWN or not start else short("… " + text[start:])
 
 
 def _change_lines(

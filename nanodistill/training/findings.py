@@ -219,7 +219,7 @@ def machine_found(
             f"{limits.cpu_share:.0%}",
             "training will pause until that is less" if busy else "",
         ),
-        Finding("time", "unknown" if seconds is None else f"about {_duration(seconds)}"),
+        Finding("time", "unknown" if seconds is None else _duration(seconds)),
     ]
 
 
@@ -233,5 +233,5 @@ def _memory_remark(memory: float, free: float, limits: Limits) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return "a few seconds" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return "a few seconds" if seconds < 10 else f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

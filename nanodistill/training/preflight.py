@@ -38,7 +38,7 @@ from nanodistill.training.findings import (
 )
 from nanodistill.training.follow import load_trackio
 from nanodistill.training.guard import InUse, Limits, MachineReadings, share_of_others
-from nanodistill.training.modelfacts import read_facts
+from nanodistill.training.modelfacts import ModelFacts, read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
 from nanodistill.training.score import Scoring, scoring_identity
@@ -110,6 +110,7 @@ class Preflight:
 
     known: Identified
     limits: Limits
+    facts: ModelFacts
     splits: Mapping[str, SplitReport]
     deal: Deal
     estimate: Estimate
@@ -160,8 +161,15 @@ class Preflight:
         }
 
     def yaml(self) -> str:
-        model = str(self.known.student.path)
-        return yaml_text({"model": model, **self.options.mlx_lm(self.updates)})
+        """The same for `mlx_lm lora`, which takes no more layers than there are, and modules by
+        their paths alone."""
+        config = {"model": str(self.known.student.path), **self.options.mlx_lm(self.updates)}
+        config["num_layers"] = min(config["num_layers"], self.facts.layers)
+        names = self.options.settings.target_modules
+        if names is not None and "lora_parameters" in config:
+            paths = self.facts.paths_of(names)
+            config["lora_parameters"] = config["lora_parameters"] | {"keys": paths or names}
+        return yaml_text(config)
 
     def table(self) -> Table:
         lines = tuple((found.what, found.found, found.remark) for found in self.findings)
@@ -227,7 +235,7 @@ def preflight(
         *machine_found(needed, limits, run, known.hardware, in_use),
         Finding("preset", f"{known.preset}: {used or 'nothing, every field of it is set'}"),
     ]
-    return Preflight(known, limits, splits, deal, needed, tuple(found), scored_by)
+    return Preflight(known, limits, facts, splits, deal, needed, tuple(found), scored_by)
 
 
 def _read_splits(

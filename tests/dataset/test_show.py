@@ -56,6 +56,18 @@ def test_a_diff(run: RunFolder) -> None:
     assert changed.rows == (("word number 0", "output", "animal", "plant"),)
 
 
+def test_of_long_causes_that_part_is_shown_which_differs(run: RunFolder) -> None:
+    same = "word " * 60
+    before = write_version(run, draft(prompts={"generate": same + "the old end"}))
+    after = write_version(run, draft(placed(9), prompts={"generate": same + "the new end"}))
+    _, why, *_ = diff_tables(diff(before, after))
+    ((what, old, new),) = why.rows
+    assert what == "prompt generate"
+    assert old.startswith("… ")
+    assert old.endswith("the old end")
+    assert new.endswith("the new end")
+
+
 def test_long_texts_are_cut_on_one_line() -> None:
     assert short("a\n b") == "a b"
     assert short("x" * 200) == "x" * 99 + "…"

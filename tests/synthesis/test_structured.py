@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.errors import TeacherDisagrees, TooFewRows
+from nanodistill.errors import ConfigError, TeacherDisagrees, TooFewRows
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.thinking import FORMATS
 from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
@@ -207,6 +207,11 @@ def test_a_judge_is_asked_about_each_row_by_its_own_model(tmp_path: Path) -> Non
     made = [row for row in rows_of(result) if row["source"] == "synthetic"]
     assert all(right_label(row["input"]) == row["output"] for row in made)
     assert "judge" not in teacher.stages()
+
+
+def test_a_judge_that_can_not_be_used_is_named_as_the_judge(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="judge: LiteLLM knows no provider for 'nobody/x'"):
+        run(config_in(tmp_path, judge="nobody/x", judge_rubric="Is it right?"), Writer())
 
 
 class Ticket(BaseModel):
