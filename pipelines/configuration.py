@@ -90,6 +90,9 @@ SMALL: dict[str, Any] = {
     "check_seeds": False,
     "min_rows": 2,
     "max_rounds": 3,
+    "max_output_tokens": 32,
+    "max_new_tokens": 16,
+    "cpu_capacity_percent": 1.0,
 }
 
 
