@@ -94,6 +94,10 @@ lint: setup
 bench *args: setup
     PYTHONPATH=tests {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
+# Kill `synth` at random instants, so many times, and count what was asked twice: `just kill-test 50`
+kill-test kills="50": setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
+
 # Measure generation, dataset versions of 100,000 rows, and synthesis at that size
 bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py

@@ -24,7 +24,9 @@ import nanodistill
 
 ROWS = {
     "command": {"cli", "__main__"},
-    "whole": {"api", "distilling", "doctor", "progress", "reporting", "sharing", "status", "students"},
+    "whole": {
+        "api", "distilling", "doctor", "progress", "reporting", "sharing", "status", "students",
+    },
     "synthesis": {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },

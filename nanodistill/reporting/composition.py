@@ -155,7 +155,8 @@ def _cells(manifest: Manifest) -> Sheet | None:
     if not planned:
         return None
     if len(planned) > CELLS_SHOWN:
-        planned = {f"{axis}: {value}": n for (axis, value), n in by_axis(planned).items()}
+        sums = by_axis({name: (n,) for name, n in planned.items()})
+        planned = {f"{axis}: {value}": n for (axis, value), (n,) in sums.items()}
     whole = manifest.counts.kept
     return counted("Rows by place in the coverage plan", ("place", "rows"), planned, whole)
 

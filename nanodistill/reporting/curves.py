@@ -26,7 +26,10 @@ SHOWN_SETTINGS = (
 
 @dataclass(frozen=True)
 class Curves:
-    """Points by update; None where there is no figure at that update."""
+    """Points by update; None where there is no figure at that update.
+
+    `chosen` is the update whose weights were taken.
+    """
 
     updates: tuple[int, ...]
     loss: tuple[float | None, ...]
@@ -34,6 +37,7 @@ class Curves:
     valid: tuple[float | None, ...]
     score: tuple[float | None, ...]
     rate: tuple[float | None, ...]
+    chosen: int | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Training:
     curves: Curves | None
     said: str
     figures: Sheet
+    settings: Sheet | None
     validations: Sheet | None
 
 
@@ -71,7 +76,8 @@ def _training(entry: RunEntry, folder: TrainingFolder) -> Training:
         state="ended" if result else "unfinished",
         curves=_curves(trained, valid) if trained else None,
         said=_said(trained, valid),
-        figures=_figures(entry, folder, trained, valid, result),
+        figures=_figures(entry, trained, valid, result),
+        settings=_settings(folder),
         validations=_validations(valid),
     )
 
@@ -98,6 +104,7 @@ def _curves(trained: Sequence[Record], valid: Sequence[Record]) -> Curves:
         valid=_column(updates, validated, "loss"),
         score=_column(updates, validated, "score"),
         rate=_column(updates, drawn, "learning_rate"),
+        chosen=max((record["update"] for record in valid if record["best"]), default=None),
     )
 
 
@@ -124,12 +131,10 @@ def _said(trained: Sequence[Record], valid: Sequence[Record]) -> str:
 
 def _figures(
     entry: RunEntry,
-    folder: TrainingFolder,
     trained: Sequence[Record],
     valid: Sequence[Record],
     result: Mapping[str, Any] | None,
 ) -> Sheet:
-    settings = read_json(folder.config)["settings"] if folder.config.exists() else {}
     last = trained[-1] if trained else None
     chosen = [record for record in valid if record["best"]]
     rows = [
@@ -142,9 +147,16 @@ def _figures(
         ("time", text(in_minutes(last["seconds"])) if last else None),
         ("tokens per second", number(last["tokens_per_second"], ".0f") if last else None),
         ("memory", Cell(f"{last['memory_gb']:.1f} GB") if last else None),
-        *((_named(name), code(settings[name])) for name in SHOWN_SETTINGS if name in settings),
     ]
     return facts(f"Training run {entry.run}", rows)
+
+
+def _settings(folder: TrainingFolder) -> Sheet | None:
+    if not folder.config.exists():
+        return None
+    settings = read_json(folder.config)["settings"]
+    rows = [(_named(name), code(settings[name])) for name in SHOWN_SETTINGS if name in settings]
+    return facts("Settings", rows)
 
 
 def _rows(result: Mapping[str, Any]) -> str:

@@ -47,7 +47,10 @@ def _run(config: DistillationConfig, found: Evaluation | None, made: str) -> She
     ]
     if found is not None:
         rows.append(("judged run", code(found.run)))
-        rows += [(SHOWN_AS[name], code(identity)) for name, identity in found.identities.items()]
+        rows += [
+            (f"weights of the {SHOWN_AS[name]}", code(identity))
+            for name, identity in found.identities.items()
+        ]
         rows.append(("decoding", text(f"greedy, at most {found.max_new_tokens} new tokens")))
     return facts("Run and models", rows)
 

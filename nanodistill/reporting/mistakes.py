@@ -88,14 +88,14 @@ def _labels(found: Evaluation) -> Sheet | None:
         (
             text(label),
             number(labels[label]["support"]),
-            *(share(figures[label]["recall"]) for figures in by_model.values()),
+            *(share(figures[label]["recall"], model) for model, figures in by_model.items()),
             *(number(figures[label]["f1"], ".2f") for figures in by_model.values()),
         )
         for label in labels
     ]
     mean = [number(found.models[model].details["macro_f1"], ".2f") for model in by_model]
     blank = [Cell("", "number") for _ in by_model]
-    rows.append((text("mean of the labels"), number(found.n), *blank, *mean))
+    rows.append((text("mean of the labels"), Cell("", "number"), *blank, *mean))
     return Sheet("Accuracy and F1 by label", columns, tuple(rows))
 
 
@@ -107,8 +107,8 @@ def _fields(found: Evaluation) -> Sheet | None:
     rows = tuple(
         (
             Cell(path or "(the whole answer)", "code"),
-            *(share(fields[path]["accuracy"] if path in fields else None)
-              for fields in by_model.values()),
+            *(share(fields[path]["accuracy"] if path in fields else None, model)
+              for model, fields in by_model.items()),
         )
         for path in paths
     )  # fmt: skip

@@ -12,6 +12,8 @@ from nanodistill.reporting.judged import Evaluation, Figures, names_of
 from nanodistill.reporting.sheets import Cell, Sheet, dollars, number, percent, share, text
 from nanodistill.status import size
 
+CUT_OFF_WORTH_SAYING = 0.1
+
 
 @dataclass(frozen=True)
 class Whisker:
@@ -79,7 +81,7 @@ def _row(name: str, one: Figures) -> tuple[Cell, ...]:
     speed = one.speed
     return (
         text(SHOWN_AS[name]),
-        share(one.exact.value),
+        share(one.exact.value, name),
         number(one.unreadable),
         number(one.cut_off),
         number(speed["answers_per_second"], ".2f") if speed else Cell("–", "number"),
@@ -90,10 +92,16 @@ def _row(name: str, one: Figures) -> tuple[Cell, ...]:
 
 
 def _note(found: Evaluation) -> str:
-    return (
+    said = (
         "All models were asked with the same messages, decoded greedily, with at most "
         f"{found.max_new_tokens} new tokens. An answer that could not be read counts as wrong."
     )
+    for name, one in found.models.items():
+        if one.cut_off > CUT_OFF_WORTH_SAYING * found.n:
+            said += (
+                f" {one.cut_off} of {found.n} answers of the {SHOWN_AS[name]} reached the limit."
+            )
+    return said
 
 
 def _between(score: Estimate) -> str:

@@ -17,11 +17,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table. `share` (0..1) is drawn as a bar."""
+    """What stands in one place of a table. `share` (0..1) is a bar, in the colour of `model`."""
 
     text: str
     kind: Literal["text", "number", "code"] = "text"
     share: float | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def bar(value: float, of: float) -> Cell:
     return Cell(f"{value:,}", "number", value / of if of else 0.0)
 
 
-def share(value: float | None) -> Cell:
-    return Cell("–", "number") if value is None else Cell(percent(value), "number", value)
+def share(value: float | None, model: str = "") -> Cell:
+    return Cell("–", "number") if value is None else Cell(percent(value), "number", value, model)
 
 
 def counted(

@@ -26,11 +26,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Spend:
-    """`total` in words; `sheet` by stage; `answers` are those of the teacher, all stages."""
+    """`total` in words; `sheet` by stage; `answers` of the teacher, None where not known."""
 
     total: str
     sheet: Sheet
-    answers: int
+    answers: int | None
 
 
 def spend(run: RunFolder, manifest: Manifest | None) -> Spend | None:
@@ -50,14 +50,19 @@ def _of_journal(stages: dict[str, Sums]) -> Spend:
     total = sum(stages.values(), Sums())
     every = {**stages, "in all": total} if len(stages) > 1 else stages
     rows = tuple(_row(stage, sums) for stage, sums in every.items())
-    note = ""
-    if total.unpriced:
-        note = (
-            f"The price of {total.unpriced:,} of {total.answered:,} answers is not known; "
-            f"the others cost {dollars(total.cost_usd)}."
-        )
-    sheet = Sheet("Teacher calls of this run, from its journal", COLUMNS, rows, note)
+    sheet = Sheet("Teacher calls of this run, from its journal", COLUMNS, rows, _note(total))
     return Spend(dollars(total.known_cost), sheet, total.answered)
+
+
+def _note(total: Sums) -> str:
+    if not total.unpriced:
+        return ""
+    unpriced = f"The price of {total.unpriced:,} of {total.answered:,} answers is not known"
+    return (
+        f"{unpriced}; the others cost {dollars(total.cost_usd)}."
+        if total.cost_usd
+        else f"{unpriced}."
+    )
 
 
 def _row(stage: str, sums: Sums) -> tuple[Cell, ...]:
@@ -89,4 +94,4 @@ def _of_manifest(manifest: Manifest) -> Spend:
         ("cost", text(dollars(manifest.cost_usd) if manifest.cost_usd is not None else UNKNOWN)),
     ]
     sheet = facts("Teacher calls behind the dataset, as its manifest tells", rows)
-    return Spend(dollars(manifest.cost_usd), sheet, calls.made if calls else 0)
+    return Spend(dollars(manifest.cost_usd), sheet, calls.made if calls else None)

@@ -25,7 +25,7 @@ from nanodistill.reporting.scores import (
     students_sheet,
     whiskers,
 )
-from nanodistill.reporting.sheets import Sheet, percent
+from nanodistill.reporting.sheets import Sheet, percent, plural
 from nanodistill.reporting.spend import Spend, spend
 from nanodistill.runfolder import RunFolder
 from nanodistill.training.runs import RunEntry, read_index
@@ -132,7 +132,7 @@ def _headline(
     return unjudged_headline(
         training=trainings[0].state if trainings else None,
         rows=version.counts.kept if version else None,
-        answers=spent.answers if spent else 0,
+        answers=(spent.answers if spent else None) or 0,
     )
 
 
@@ -177,10 +177,11 @@ def _tiles(
         rows = version.counts
         yield Tile("training rows", f"{rows.train:,}", f"and {rows.valid:,} to validate")
     if spent is not None:
-        yield Tile("spent on the teacher", spent.total, f"{spent.answers:,} answers")
+        answers = "" if spent.answers is None else plural(spent.answers, "answer")
+        yield Tile("spent on the teacher", spent.total, answers)
 
 
 def _score_tile(found: Evaluation, model: str) -> Tile:
     score = found.models[model].score
     between = f"95%: {percent(score.low)} to {percent(score.high)}"
-    return Tile(f"{SHOWN_AS[model]}, {found.measure}", percent(score.value), between, model)
+    return Tile(f"{SHOWN_AS[model]} {found.measure}", percent(score.value), between, model)

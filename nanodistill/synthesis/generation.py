@@ -224,6 +224,8 @@ class Writer:
     def _turn(self, cell: Cell) -> str:
         label = "" if cell.label is None else self._says(LABEL, cell.label)
         asked = [self.task.prompts.render(CHAT_TURN, label=label)]
+        if self.task.whole_rows:
+            asked.append(f"Its output is one of: {', '.join(self.task.labels)}.")
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 

@@ -23,6 +23,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from nanodistill.config.nearest import nearest
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.runfolder import write_atomic
+from nanodistill.training.modelfacts import is_called
 from nanodistill.training.options import TrainingOptions
 
 WEIGHTS = "adapters.safetensors"
@@ -70,7 +71,7 @@ def trained_layers(model: Module, options: TrainingOptions) -> int:
 def module_paths(model: Module, names: Sequence[str]) -> list[str]:
     """Paths inside a block for modules named bare or dotted, from the block or from the model."""
     paths = sorted({path for layer in model.layers for path in _linear_paths(layer)})
-    found = {name: [path for path in paths if _is_called(path, name)] for name in names}
+    found = {name: [path for path in paths if is_called(path, name)] for name in names}
     known = sorted({path.rsplit(".", 1)[-1] for path in paths})
     problems = [
         Problem(
@@ -83,10 +84,6 @@ def module_paths(model: Module, names: Sequence[str]) -> list[str]:
     if problems:
         raise ConfigError("The student lacks modules that should get adapters:", problems)
     return sorted({path for matches in found.values() for path in matches})
-
-
-def _is_called(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}") or name.endswith(f".{path}")
 
 
 def _linear_paths(layer: Module) -> list[str]:

@@ -33,12 +33,14 @@ TrainOn = Literal["cot", "answer"]
 class Encoded:
     """Rows as tokens, and what was met on the way.
 
-    `joined` rows got their answer put behind the prompt; `unended` ones got an
-    end-of-text token that the template does not write. `double_bos` says that
-    the template begins with two beginning-of-text tokens.
+    `empty` rows have an output of nothing or blanks; `joined` ones got their answer
+    put behind the prompt; `unended` ones got an end-of-text token that the
+    template does not write. `double_bos` says that the template begins with two
+    beginning-of-text tokens.
     """
 
     examples: tuple[Example, ...]
+    empty: int
     joined: int
     unended: int
     double_bos: bool
@@ -67,8 +69,9 @@ def encode(
 ) -> Encoded:
     """Tokens of `rows`, each with `messages` (the last one the assistant's) and `output`."""
     examples: list[Example] = []
-    joined = unended = 0
+    empty = joined = unended = 0
     for row in rows:
+        empty += not row["output"].strip()
         example, was_joined, was_unended = _encode_row(row, tokenizer, train_on)
         examples.append(example)
         joined += was_joined
@@ -77,7 +80,7 @@ def encode(
     double = begins is not None and any(
         list(e.tokens[:2]) == [begins, begins] for e in examples[:1]
     )
-    return Encoded(tuple(examples), joined, unended, double)
+    return Encoded(tuple(examples), empty, joined, unended, double)
 
 
 def _encode_row(

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from nanodistill.hardware import Hardware
-from nanodistill.training.modelfacts import Matrix, ModelFacts
+from nanodistill.training.modelfacts import ModelFacts
 from nanodistill.training.options import TrainingOptions
 
 PROCESS_BYTES = 350 << 20
@@ -81,14 +81,9 @@ def trained_parameters(facts: ModelFacts, options: TrainingOptions, layers: int)
     if options.settings.fine_tune_type == "full":
         return sum(m.outputs * m.inputs for m in chosen)
     names = options.settings.target_modules
+    paths = None if names is None else facts.paths_of(names)
     rank = options.settings.lora_rank
-    return sum(rank * (m.outputs + m.inputs) for m in chosen if _is_target(m, names))
-
-
-def _is_target(matrix: Matrix, names: list[str] | None) -> bool:
-    return names is None or any(
-        matrix.module == name or matrix.module.endswith(f".{name}") for name in names
-    )
+    return sum(rank * (m.outputs + m.inputs) for m in chosen if paths is None or m.module in paths)
 
 
 def _activations(

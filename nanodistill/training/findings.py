@@ -14,8 +14,8 @@ from nanodistill.errors import Problem
 from nanodistill.hardware import GIB, Hardware
 from nanodistill.training.batches import Deal, padding_share
 from nanodistill.training.encode import Encoded
-from nanodistill.training.estimates import Estimate
-from nanodistill.training.guard import Limits
+from nanodistill.training.estimates import PROCESS_BYTES, Estimate
+from nanodistill.training.guard import InUse, Limits
 from nanodistill.training.modelfacts import UNTRAINABLE, ModelFacts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.tokens import TokenRows
@@ -36,6 +36,7 @@ class SplitReport:
     all_lengths: Sequence[int]
     too_long: int
     no_room: int
+    empty: int
     joined: int
     unended: int
     double_bos: bool
@@ -53,6 +54,7 @@ class SplitReport:
             all_lengths=[len(example.tokens) for example in encoded.examples],
             too_long=len(encoded.examples) - len(fits),
             no_room=sum(example.prompt >= longest for example in encoded.examples),
+            empty=encoded.empty,
             joined=encoded.joined,
             unended=encoded.unended,
             double_bos=encoded.double_bos,
@@ -79,11 +81,12 @@ def problems_of(
         problems.append(Problem("dataset", "has no training rows"))
     elif dropped and (settings.long_rows == "error" or dropped > MOST_DROPPED * total):
         prompts = sum(report.no_room for report in splits.values())
+        why = 'long_rows is "error"' if settings.long_rows == "error" else "more than a tenth"
         problems.append(
             Problem(
                 "max_seq_length",
-                f"is {settings.max_seq_length}: {dropped} of {total} rows are longer, {prompts} of "
-                f"them in the prompt alone; max_seq_length = {longest} holds them all",
+                f"is {settings.max_seq_length}: {dropped} of {total} rows are longer ({why}), "
+                f"{prompts} of them in the prompt alone; max_seq_length = {longest} holds them all",
             )
         )
     if not splits["valid"].rows.prompts.size:
@@ -102,6 +105,16 @@ def problems_of(
     return problems
 
 
+def held_already(in_use: InUse, limits: Limits) -> list[Problem]:
+    """What is to be said where training would wait for memory that only this process can free."""
+    held = in_use.memory / GIB
+    if held <= limits.max_memory_gb:
+        return []
+    said = f"is {limits.max_memory_gb:g}, and this process and those it started hold {held:.1f} GiB"
+    way_out = "training would pause at once; raise it, or train in a process of its own"
+    return [Problem("max_memory_gb", f"{said} already: {way_out}")]
+
+
 def too_big(needed: Estimate, limits: Limits) -> Problem:
     return Problem(
         "memory_hard_limit_gb",
@@ -118,15 +131,22 @@ def rows_found(splits: Mapping[str, SplitReport], options: TrainingOptions) -> l
             found.append(Finding(f"{name} rows", "0", _without_valid() if name == "valid" else ""))
             continue
         middle, high = np.percentile(report.all_lengths, [50, 95])
-        said = f"{len(report.rows)}, of {middle:.0f} tokens (95% up to {high:.0f}, longest "
-        said += f"{max(report.all_lengths)}), {int(report.rows.targets.sum())} to learn from"
-        remark = ""
-        if report.too_long:
-            remark = f"{report.too_long} longer than max_seq_length = {longest} are left out"
-            if report.no_room:
-                remark += f", {report.no_room} of them with no room for an answer"
-        found.append(Finding(f"{name} rows", said, remark))
+        rows = f"{len(report.rows)}" + f" of {len(report.all_lengths)}" * (report.too_long > 0)
+        said = f"{rows}; median {middle:.0f} tokens, 95% up to {high:.0f}, longest "
+        said += f"{max(report.all_lengths)}; {int(report.rows.targets.sum())} to learn from"
+        found.append(Finding(f"{name} rows", said, _rows_remark(report, longest)))
     return found
+
+
+def _rows_remark(report: SplitReport, longest: int) -> str:
+    remarks = []
+    if report.too_long:
+        left_out = f"{report.too_long} longer than max_seq_length = {longest} left out"
+        no_room = f", {report.no_room} of them with no room for an answer" * (report.no_room > 0)
+        remarks.append(left_out + no_room)
+    if report.empty:
+        remarks.append(f"{report.empty} with an empty output, of which silence is learned")
+    return "; ".join(remarks)
 
 
 def _without_valid() -> str:
@@ -173,14 +193,13 @@ def plan_found(
 
 
 def machine_found(
-    needed: Estimate, limits: Limits, run: RunFolder, hardware: Hardware
+    needed: Estimate, limits: Limits, run: RunFolder, hardware: Hardware, in_use: InUse
 ) -> list[Finding]:
-    memory = needed.memory / GIB
+    memory = (needed.memory + max(0, in_use.memory - PROCESS_BYTES)) / GIB
     free = psutil.virtual_memory().available / GIB
     place = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
     disk = shutil.disk_usage(place).free
-    load = psutil.getloadavg()[0] / hardware.cores
-    busy = load > limits.cpu_share
+    busy = in_use.cpu > limits.cpu_share
     seconds = needed.seconds
     return [
         Finding("machine", hardware.describe()),
@@ -196,10 +215,11 @@ def machine_found(
         ),
         Finding(
             "load",
-            f"{load:.0%} of the processors, cpu_capacity_percent is {limits.cpu_share:.0%}",
-            "training pauses while everything else uses more than that" if busy else "",
+            f"{in_use.cpu:.0%} of the processors by everything else, cpu_capacity_percent is "
+            f"{limits.cpu_share:.0%}",
+            "training will pause until that is less" if busy else "",
         ),
-        Finding("time", "unknown" if seconds is None else f"about {_duration(seconds)}"),
+        Finding("time", "unknown" if seconds is None else _duration(seconds)),
     ]
 
 
@@ -213,5 +233,5 @@ def _memory_remark(memory: float, free: float, limits: Limits) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return "a few seconds" if seconds < 10 else f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -51,6 +51,13 @@ class CpuTimes:
     ours: float
 
 
+def share_of_others(before: CpuTimes, after: CpuTimes) -> float:
+    """Of the processors, what was neither idle nor ours in between."""
+    total = after.total - before.total
+    others = (after.busy - before.busy) - (after.ours - before.ours)
+    return max(0.0, others / total) if total > 0 else 0.0
+
+
 class Readings(Protocol):
     """What the guard goes by."""
 
@@ -58,6 +65,15 @@ class Readings(Protocol):
         """Bytes that our processes hold."""
 
     def cpu(self) -> CpuTimes: ...
+
+
+@dataclass(frozen=True)
+class InUse:
+    """What is taken of the machine before training begins: bytes by this process and those that
+    it started, and a share of the processors by everything else."""
+
+    memory: int
+    cpu: float
 
 
 class MachineReadings:
@@ -209,9 +225,7 @@ class Guard:
         if now - then < LOAD_WINDOW:
             return None
         self._cpu_from = (now, cpu)
-        total = cpu.total - before.total
-        others = (cpu.busy - before.busy) - (cpu.ours - before.ours)
-        return max(0.0, others / total) if total > 0 else None
+        return share_of_others(before, cpu)
 
 
 WAY_OUT = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class ModelFacts:
     bits: int | None
     matrices: tuple[Matrix, ...]
 
+    def paths_of(self, names: Sequence[str]) -> list[str]:
+        """Paths inside a block for modules named bare or dotted."""
+        paths = {matrix.module for matrix in self.matrices}
+        return sorted(path for path in paths if any(is_called(path, name) for name in names))
+
     @property
     def stored(self) -> str:
         return f"{self.bits} bits" if self.bits else f"{8 * self.bytes // self.parameters} bits"
@@ -82,6 +87,11 @@ def read_facts(folder: Path) -> ModelFacts:
         )
     except KeyError as missing:
         raise ModelError(f"{folder / 'config.json'} has no {missing}.") from missing
+
+
+def is_called(path: str, name: str) -> bool:
+    """Whether `name`, bare or dotted from the block or from the model, means that path."""
+    return path == name or path.endswith(f".{name}") or name.endswith(f".{path}")
 
 
 Shapes = dict[str, tuple[int, ...]]

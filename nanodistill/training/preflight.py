@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from nanodistill.config.mlx_config import yaml_text
 from nanodistill.errors import ConfigError
@@ -27,6 +28,7 @@ from nanodistill.training.estimates import Estimate, Load, estimate
 from nanodistill.training.findings import (
     Finding,
     SplitReport,
+    held_already,
     machine_found,
     plan_found,
     problems_of,
@@ -35,8 +37,8 @@ from nanodistill.training.findings import (
     too_big,
 )
 from nanodistill.training.follow import load_trackio
-from nanodistill.training.guard import Limits
-from nanodistill.training.modelfacts import read_facts
+from nanodistill.training.guard import InUse, Limits, MachineReadings, share_of_others
+from nanodistill.training.modelfacts import ModelFacts, read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
 from nanodistill.training.score import Scoring, scoring_identity
@@ -108,6 +110,7 @@ class Preflight:
 
     known: Identified
     limits: Limits
+    facts: ModelFacts
     splits: Mapping[str, SplitReport]
     deal: Deal
     estimate: Estimate
@@ -158,8 +161,15 @@ class Preflight:
         }
 
     def yaml(self) -> str:
-        model = str(self.known.student.path)
-        return yaml_text({"model": model, **self.options.mlx_lm(self.updates)})
+        """The same for `mlx_lm lora`, which takes no more layers than there are, and modules by
+        their paths alone."""
+        config = {"model": str(self.known.student.path), **self.options.mlx_lm(self.updates)}
+        config["num_layers"] = min(config["num_layers"], self.facts.layers)
+        names = self.options.settings.target_modules
+        if names is not None and "lora_parameters" in config:
+            paths = self.facts.paths_of(names)
+            config["lora_parameters"] = config["lora_parameters"] | {"keys": paths or names}
+        return yaml_text(config)
 
     def table(self) -> Table:
         lines = tuple((found.what, found.found, found.remark) for found in self.findings)
@@ -173,6 +183,7 @@ class Preflight:
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
             "no_room": {name: report.no_room for name, report in self.splits.items()},
+            "empty": sum(report.empty for report in reports),
             "joined": sum(report.joined for report in reports),
             "unended": sum(report.unended for report in reports),
             "double_bos": any(report.double_bos for report in reports),
@@ -198,18 +209,21 @@ def preflight(
         ModelError: the student can't be read.
     """
     options = known.options
+    readings = MachineReadings(psutil.Process())
+    held, cpu = readings.memory(), readings.cpu()
     if options.settings.report_to == "trackio":
         load_trackio()
     facts = read_facts(known.student.path)
     splits = _read_splits(dataset, known.student, options)
-    problems = problems_of(splits, options, facts)
+    in_use = InUse(held, share_of_others(cpu, readings.cpu()))
+    limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
+    problems = [*problems_of(splits, options, facts), *held_already(in_use, limits)]
     if problems:
         raise ConfigError("This can't be trained:", problems)
     scored_by = None
     if options.settings.best_by == "score":
         scored_by = Scoring.of(config, dataset, splits["valid"].numbers)
     deal = _deal(splits, options)
-    limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
     needed = estimate(facts, options, _load(splits, deal, options), known.hardware)
     if needed.weights > limits.memory_hard_limit_gb * GIB:
         raise ConfigError("This can't be trained:", [too_big(needed, limits)])
@@ -218,10 +232,10 @@ def preflight(
         *rows_found(splits, options),
         *template_found(splits),
         *plan_found(splits, deal, options, facts),
-        *machine_found(needed, limits, run, known.hardware),
-        Finding("preset", f"{known.preset}: {used or 'everything is set'}"),
+        *machine_found(needed, limits, run, known.hardware, in_use),
+        Finding("preset", f"{known.preset}: {used or 'nothing, every field of it is set'}"),
     ]
-    return Preflight(known, limits, splits, deal, needed, tuple(found), scored_by)
+    return Preflight(known, limits, facts, splits, deal, needed, tuple(found), scored_by)
 
 
 def _read_splits(

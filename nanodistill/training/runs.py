@@ -5,7 +5,7 @@
         config.json             what is trained and how, everything resolved
         job.json                all that the child needs to know
         rows.npz                the rows as tokens
-        mlx_lm.yaml             the same run for `mlx_lm lora -c`
+        mlx_lm.yaml             the same run for `mlx_lm lora -c FILE --train --data FOLDER`
         metrics.jsonl           the record; see metrics.py
         checkpoints/            see checkpoints.py
         adapters/               the best weights so far, as mlx_lm loads them

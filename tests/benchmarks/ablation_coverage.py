@@ -85,7 +85,7 @@ def figures(version: DatasetVersion, scores: list[float]) -> dict[str, str]:
         "rejected": ", ".join(f"{why} {n}" for why, n in counts.rejected.items()) or "none",
         "of them duplicates": str(duplicates),
         "failed": ", ".join(f"{why} {n}" for why, n in manifest.failed.items()) or "none",
-        "stopped": manifest.stopped_because,
+        "stopped": manifest.stopped_because or "",
         "label balance": ", ".join(f"{label} {labels[label]}" for label in sorted(labels)),
         "distinct-2": f"{found.distinct['distinct_2']:.3f} over {found.distinct_over} rows",
         "accuracy": shown(estimate(scores)),

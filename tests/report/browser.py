@@ -13,6 +13,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -50,11 +51,12 @@ def find_browser() -> str | None:
 
 
 class Page:
-    """One tab. `said` is what its console said, `requests` what it asked for."""
+    """One tab: what its console `said`, its `requests`, and why some of them were `blocked`."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.said: list[str] = []
         self.requests: list[str] = []
+        self.blocked: list[str] = []
         self._socket = socket
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loaded = asyncio.Event()
@@ -74,6 +76,8 @@ class Page:
                 self._loaded.set()
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
+            case "Network.loadingFailed":
+                self.blocked.append(params.get("blockedReason", params["errorText"]))
             case "Runtime.exceptionThrown":
                 self.said.append(str(params["exceptionDetails"]))
             case "Runtime.consoleAPICalled":
@@ -96,7 +100,7 @@ class Page:
     async def open(self, file: Path) -> None:
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.do(f"{domain}.enable")
-        await self.do("Page.navigate", url=file.resolve().as_uri())
+        await self.do("Page.navigate", url=file.as_uri())
         await asyncio.wait_for(self._loaded.wait(), PATIENCE)
 
     async def value(self, expression: str) -> Any:
@@ -114,37 +118,42 @@ class Page:
 
     async def choose(self, label: str, option: str) -> None:
         """Choose the option that reads `option` in the select called `label`."""
+        box = f"select[aria-label={json.dumps(label)}]"
         await self.value(
-            f"(() => {{ const box = document.querySelector('select[aria-label={json.dumps(label)}]');"
+            f"(() => {{ const box = document.querySelector({json.dumps(box)});"
             f"box.value = [...box.options].find((o) => o.text === {json.dumps(option)}).value;"
             "box.dispatchEvent(new Event('change')); })()"
         )
 
-    async def picture(self, path: Path, *, whole: bool = False) -> None:
-        shot = await self.do("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+    async def picture(self) -> bytes:
+        """What is to be seen now, as a PNG."""
+        shot = await self.do("Page.captureScreenshot")
+        return base64.b64decode(shot["data"])
 
 
 @asynccontextmanager
 async def opened(
     file: Path, *, width: int = 1280, height: int = 900, dark: bool = False
 ) -> AsyncIterator[Page]:
-    """`file` in a fresh browser, loaded."""
-    async with _running() as address, aiohttp.ClientSession() as session:
-        async with session.ws_connect(address, max_msg_size=0) as socket:
-            page = Page(socket)
-            listening = asyncio.create_task(page.listen())
-            try:
-                await page.do(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-                )  # fmt: skip
-                scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-                await page.do("Emulation.setEmulatedMedia", features=[scheme])
-                await page.open(file)
-                yield page
-            finally:
-                listening.cancel()
+    """`file`, an absolute path, in a fresh browser, loaded."""
+    async with (
+        _running() as address,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(address, max_msg_size=0) as socket,
+    ):
+        page = Page(socket)
+        listening = asyncio.create_task(page.listen())
+        try:
+            await page.do(
+                "Emulation.setDeviceMetricsOverride",
+                width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+            )  # fmt: skip
+            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            await page.do("Emulation.setEmulatedMedia", features=[scheme])
+            await page.open(file)
+            yield page
+        finally:
+            listening.cancel()
 
 
 @asynccontextmanager
@@ -177,15 +186,13 @@ async def _port(stderr: asyncio.StreamReader) -> int:
 
 
 async def _tab(port: int) -> str:
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-            tabs = await response.json()
+    address = f"http://127.0.0.1:{port}/json/list"
+    async with aiohttp.ClientSession() as session, session.get(address) as response:
+        tabs = await response.json()
     return str(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
 
 
 def _end(pid: int) -> None:
     """Its own process group, which holds its children too."""
-    import os
-
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)

@@ -64,9 +64,9 @@ def test_rows_that_are_too_long_are_left_out_and_counted(student: Path) -> None:
     checked = look(student, rows, max_seq_length=200)
     assert checked.rows == {"train": 30, "valid": 4, "dropped": 2}
     said, remark = found(checked)["train rows"]
-    assert said.startswith("30, of ")
+    assert said.startswith("30 of 32; median ")
     assert remark == (
-        "2 longer than max_seq_length = 200 are left out, 2 of them with no room for an answer"
+        "2 longer than max_seq_length = 200 left out, 2 of them with no room for an answer"
     )
     assert checked.to_json()["too_long"] == {"train": 2, "valid": 0}
     assert checked.to_json()["longest_tokens"] == length(student, ENDLESS)
@@ -76,16 +76,30 @@ def test_more_than_a_tenth_stops_with_the_length_that_would_do(student: Path) ->
     said = refusal(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=200)
     longest = length(student, LONG)
     assert (
-        f"2 of 16 rows are longer, 2 of them in the prompt alone; max_seq_length = {longest}"
-        in (said)
-    )
+        "2 of 16 rows are longer (more than a tenth), 2 of them in the prompt alone; "
+        f"max_seq_length = {longest} holds them all"
+    ) in said
     look(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=longest)
 
 
 def test_one_is_too_many_where_the_user_says_so(student: Path) -> None:
     rows = rows_of(*make_rows(30), LONG)
     said = refusal(student, rows, max_seq_length=200, long_rows="error")
-    assert "1 of 35 rows are longer" in said
+    assert '1 of 35 rows are longer (long_rows is "error")' in said
+
+
+def test_an_empty_output_is_told(student: Path) -> None:
+    checked = look(student, rows_of(*make_rows(9), make_row("hello", " \n")))
+    assert found(checked)["train rows"][1] == "1 with an empty output, of which silence is learned"
+    assert (checked.rows["train"], checked.to_json()["empty"]) == (10, 1)
+
+
+def test_memory_that_is_held_already_is_told_before_training_waits_for_it(student: Path) -> None:
+    config = make_config(student, student.parent)
+    tight = config.model_copy(update={"max_memory_gb": 0.01})
+    with pytest.raises(ConfigError, match="GiB already: training would pause at once") as refused:
+        look_with(tight, rows_of(*make_rows(9)))
+    assert refused.value.exit_code == 2
 
 
 def test_no_training_rows_is_an_error_and_so_is_steering_without_validation_rows(
@@ -154,8 +168,8 @@ def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) 
     lines = found(look(student, rows_of(*make_rows(9)), max_memory_gb=2, memory_hard_limit_gb=3))
     assert lines["memory"][0].startswith("about 0.3 GiB of 2 allowed; ")
     assert " are free" in lines["disk"][0]
-    assert "cpu_capacity_percent is 100%" in lines["load"][0]
-    assert lines["time"][0].startswith("about ")
+    assert "by everything else, cpu_capacity_percent is 100%" in lines["load"][0]
+    assert lines["time"][0] == "a few seconds"
 
 
 def test_validation_can_be_held_to_some_batches(student: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from evaluation.tiny import make_dataset
+from safetensors.numpy import load
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
@@ -19,6 +22,7 @@ from nanodistill.hardware import detect_hardware, preset
 from nanodistill.records import Split, Trace
 from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.training import TrainingResult, train
+from nanodistill.training.adapters import WEIGHTS
 from nanodistill.training.metrics import read_records
 from nanodistill.training.runs import TrainingFolder, latest_run, read_index, training_folder
 from training.tiny import Rows, make_config, make_student, some_rows
@@ -144,6 +148,29 @@ def test_the_same_run_is_saved_for_mlx_lms_command_line(trained: Trained) -> Non
     written = yaml.load(trained.folder.yaml.read_text(), yaml_loader)
     assert set(written) <= set(CONFIG_DEFAULTS)
     assert (written["iters"], written["batch_size"], written["seed"]) == (12, 4, 3)
+
+
+def test_mlx_lms_own_command_trains_what_is_saved_for_it(student: Path, tmp_path: Path) -> None:
+    """The same modules in the same layers, with names and a depth that it does not take itself."""
+    settings = {"target_modules": ["q_proj", "self_attn.v_proj"], "lora_layers": 16}
+    config = make_config(student, tmp_path, mlx_lm_kwargs={"max_steps": 2}, **settings)
+    result = train(config, cast("DatasetVersion", some_rows(8)), RunFolder(config.run_folder))
+    folder = training_folder(RunFolder(config.run_folder), result.run)
+    for name, rows in some_rows(8, valid=4).splits.items():
+        lines = [json.dumps({"messages": row["messages"]}) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    stock = tmp_path / "stock"
+    words = ["lora", "-c", str(folder.yaml), "--train", "--data", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_lm", *words, "--adapter-path", str(stock)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    theirs, ours = (
+        {name: array.shape for name, array in load((path / WEIGHTS).read_bytes()).items()}
+        for path in (stock, folder.adapter)
+    )
+    assert theirs == ours
 
 
 def test_the_resolved_configuration_is_saved(trained: Trained) -> None:

@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const DATA = JSON.parse(document.getElementById("data-of-the-report").textContent);
-  const PAGE = 25, LONG = 700, COMPARED = 400;
+  const PAGE = innerWidth < 740 ? 10 : 25, LONG = 700, COMPARED = 400;
 
   function make(tag, attributes, ...children) {
     const element = document.createElement(tag);
@@ -29,15 +29,17 @@
     };
   }
 
-  const figures = (digits) => (_, value) => (value === null || value === undefined ? "–" : value.toPrecision(digits));
+  const figures = (digits) => (_, value) => (value === null || value === undefined ? "" : value.toPrecision(digits));
 
   function line(label, colour, width, extra) {
     return { label, stroke: colour, width, spanGaps: true, points: { show: false }, value: figures(4), ...extra };
   }
 
+  const update = { label: "update", value: (_, at) => (at === null || at === undefined ? "" : String(at)) };
+
   function lossChart(curves) {
     const series = [
-      { label: "update" },
+      update,
       line("training loss", hue("--base"), 1, { alpha: 0.45 }),
       line("smoothed", hue("--base"), 2.5),
       line("validation loss", hue("--student"), 2, {
@@ -49,8 +51,26 @@
   }
 
   function rateChart(curves) {
-    const series = [{ label: "update" }, line("learning rate", hue("--teacher"), 2, { value: (_, v) => (v === null || v === undefined ? "–" : v.toExponential(2)) })];
+    const series = [update, line("learning rate", hue("--teacher"), 2, { value: (_, v) => (v === null || v === undefined ? "" : v.toExponential(2)) })];
     return { data: [curves.updates, curves.rate], options: { series, scales: { y: { range: (_, low, high) => [0, high * 1.15 || 1] } } }, height: 170, title: "learning rate" };
+  }
+
+  // A line where the weights that were taken come from.
+  function markChosen(plot, at) {
+    if (at === null || plot.series.length < 3) return;
+    const { ctx, bbox } = plot, x = plot.valToPos(at, "x", true), scale = devicePixelRatio;
+    const late = x > bbox.left + bbox.width * 0.7;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = hue("--student");
+    ctx.font = `${12 * scale}px system-ui, sans-serif`;
+    ctx.textAlign = late ? "right" : "left";
+    ctx.fillText("weights taken", x + (late ? -6 : 6) * scale, bbox.top + 14 * scale);
+    ctx.setLineDash([2 * scale, 3 * scale]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.restore();
   }
 
   function draw(holder, chart, run) {
@@ -59,7 +79,7 @@
     const options = {
       width: holder.clientWidth, height: chart.height, ...chart.options,
       scales: { x: { time: false }, ...chart.options.scales },
-      axes: [bottom, left], cursor: { sync: { key: run }, y: false }, legend: { live: true },
+      axes: [bottom, left], cursor: { sync: { key: run }, y: false }, hooks: { draw: [(plot) => markChosen(plot, DATA.curves[run].chosen)] },
     };
     holder.replaceChildren();
     return new uPlot(options, chart.data, holder);
@@ -181,7 +201,10 @@
       if (last && (last.odd === isOdd || /^\s+$/.test(word))) last.text += word;
       else pieces.push({ odd: isOdd, text: word });
     });
-    return pieces.map(({ odd, text: said }) => (odd ? make("mark", null, said) : said));
+    return pieces.flatMap(({ odd, text: said }) => {
+      const word = said.trimEnd();
+      return odd && word ? [make("mark", null, word), said.slice(word.length)] : [said];
+    });
   }
 
   function kept(mine, theirs) {
@@ -216,7 +239,7 @@
 
   function mark(score) {
     if (score >= 1) return make("span", { class: "verdict-right" }, "✓ right");
-    if (score > 0) return make("span", { class: "verdict-wrong" }, `◐ ${Math.round(100 * score)}%`);
+    if (score > 0) return make("span", { class: "verdict-part" }, `◐ ${Math.round(100 * score)}%`);
     return make("span", { class: "verdict-wrong" }, "✗ wrong");
   }
 
@@ -299,7 +322,7 @@
   const after = make("button", { type: "button", onclick: () => turn(1) }, "Next");
   const top = make("div", { class: "bar-of-pages" }, status, reset);
   const bottom = make("div", { class: "bar-of-pages" }, make("span", null, "Marked: words that the gold answer does not have there."), make("div", { class: "pages" }, before, after));
-  const table = make("div", { class: "rows" });
+  const table = make("div", { class: rows.labels.length ? "rows labelled" : "rows" });
 
   function show() {
     const candidates = everything.filter(withoutOutcome);
@@ -312,7 +335,7 @@
     reset.hidden = !(state.text || state.gold || state.said || state.outcome || state.mark);
     before.disabled = state.page === 0;
     after.disabled = first + PAGE >= found.length;
-    const head = ["input", "gold answer"].map((name) => make("th", { scope: "col", class: name === "input" ? "input" : "" }, name));
+    const head = ["input", "gold answer"].map((name) => make("th", { scope: "col", class: name === "input" ? "input" : "gold" }, name));
     const heads = shownColumns().map((column) => make("th", { scope: "col", class: `model-${column.model}` }, column.shown_as));
     table.replaceChildren(found.length
       ? make("table", null, make("caption", { class: "hidden" }, "Rows with the gold answer and every model's answer"),
