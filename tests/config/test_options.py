@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from pydantic_core import PydanticUndefined
@@ -45,3 +45,55 @@ def test_defaults_in_the_signature_are_the_configurations() -> None:
         default = DistillationConfig.model_fields[name].default
         shown = PydanticUndefined if parameter.default is parameter.empty else parameter.default
         assert shown == default, name
+
+
+def test_the_signature_is_that_of_the_analysis() -> None:
+    assert list(inspect.signature(distill).parameters) == [
+        "name", "seed", "instruction", "teacher", "student", "augment_factor", "output_dir",
+        "response_model", "kwargs",
+    ]  # fmt: skip
+
+
+SUMS: dict[str, Any] = {
+    "name": "my-model",
+    "seed": [{"input": "2+2", "output": "4"}],
+    "instruction": "Do the sum, please.",
+}
+EXAMPLES: list[DistillOptions] = [
+    {
+        "temperature": 0.5,
+        "litellm_kwargs": {
+            "top_p": 0.9, "timeout": 60, "seed": 42, "api_base": "https://custom-endpoint.com",
+        },
+    },
+    {
+        "lora_rank": 16,
+        "mlx_lm_kwargs": {
+            "lora_dropout": 0.05, "warmup_steps": 100, "weight_decay": 0.01, "seed": 42,
+            "gradient_checkpointing": True,
+        },
+    },
+    {
+        "temperature": 0.7, "lora_rank": 16, "lora_layers": 8, "val_split": 0.2,
+        "litellm_kwargs": {"top_p": 0.95, "timeout": 120},
+        "mlx_lm_kwargs": {"lora_dropout": 0.1, "warmup_steps": 500},
+    },
+    {"batch_size": 2, "learning_rate": 5e-5, "temperature": 0.7, "max_memory_gb": 24},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", EXAMPLES)
+def test_the_examples_of_the_analysis_are_accepted(options: DistillOptions) -> None:
+    config = DistillationConfig(**SUMS, **options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+def test_the_methods_of_the_analysis_are_there() -> None:
+    config = DistillationConfig(**SUMS, litellm_kwargs={"top_p": 0.9}, mlx_lm_kwargs={"rank": 4})
+    pause, stop, share = DistillationConfig.get_system_defaults()
+    assert pause <= stop <= 12
+    assert share == 0.8
+    sent = {"temperature": 0.7, "timeout": 120.0, "top_p": 0.9}
+    assert config.get_litellm_synthesis_kwargs() == config.get_litellm_kwargs() == sent
+    assert config.get_mlx_lm_kwargs()["lora_parameters"]["rank"] == 4
+    assert "--max-seq-length" in config.get_mlx_lm_cli_args()
