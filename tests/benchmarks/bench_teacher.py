@@ -22,7 +22,7 @@ from pathlib import Path
 
 from contenders import LATENCY, Measure, Took, bare_aiohttp, bare_litellm, service, stage, warmed
 from peers import curator_python, run_curator
-from rate_limit import RATE, against_a_limit
+from rate_limit import FIRST_SECONDS, RATE, against_a_limit
 from teacher.server import ServerProcess
 
 from nanodistill.teacher.libraries import load_litellm
@@ -98,7 +98,10 @@ def show_throughput(
 
 
 async def rate_limit(given: argparse.Namespace) -> None:
-    sys.stdout.write(f"\n{RATE} requests a second, 429 with Retry-After: 1 beyond\n")
+    sys.stdout.write(
+        f"\n{RATE} requests a second, 429 with Retry-After: 1 beyond; "
+        f"sustained after the first {FIRST_SECONDS:.0f} s\n"
+    )
     for transport in ("auto", "litellm"):
         for latency in (0.1, 1.0):
             run = await against_a_limit(transport, given.limited_calls, latency)
