@@ -80,7 +80,7 @@ bench *args: setup
 
 # Kill `synth` at random instants, so many times, and count what was asked twice: `just kill-test 50`
 kill-test kills="50": setup
-    PYTHONPATH=tests:tests/benchmarks {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
+    PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
 
 # Measure generation, dataset versions of 100,000 rows, and synthesis at that size
 bench-data: setup

@@ -20,11 +20,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import LATENCY, Measure, Took, bare_aiohttp, bare_litellm, service, stage, warmed
-from peers import curator_python, run_curator
-from rate_limit import FIRST_SECONDS, RATE, against_a_limit
 from teacher.server import ServerProcess
 
+from benchmarks.contenders import (
+    LATENCY,
+    Measure,
+    Took,
+    bare_aiohttp,
+    bare_litellm,
+    service,
+    stage,
+    warmed,
+)
+from benchmarks.peers import curator_python, run_curator
+from benchmarks.rate_limit import FIRST_SECONDS, RATE, against_a_limit
 from nanodistill.teacher.libraries import load_litellm
 
 TABLES = ("throughput", "rate-limit", "memory")

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from contenders import SEEDS
 from teacher.server import Call, TeacherServer
 
+from benchmarks.contenders import SEEDS
 from nanodistill.cli import run as command
 from nanodistill.journal import read_journal
 from nanodistill.teacher.libraries import load_litellm
@@ -40,7 +40,7 @@ RUN = """
 seed = {seeds}
 instruction = "Sort the customers' tickets into queues."
 teacher = "openai/any"
-response_model = "contenders:Ticket"
+response_model = "benchmarks.contenders:Ticket"
 examples_per_call = 1
 augment_factor = 60
 extract_policy = false
