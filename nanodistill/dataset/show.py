@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
-from os.path import commonprefix
 
 from nanodistill.dataset.diff import Cause, RowRef, VersionDiff
 from nanodistill.dataset.index import Index
@@ -119,7 +118,8 @@ def _outputs(outputs: dict[str, dict[str, int]]) -> Table:
 
 def _cause_line(cause: Cause) -> tuple[str, str, str]:
     before, after = cause.before or "", cause.after or ""
-    same = len(commonprefix([before, after]))
+    pairs = enumerate(zip(before, after, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(before), len(after)))
     return cause.what, _short_from(before, same), _short_from(after, same)
 
 

@@ -23,7 +23,7 @@ from anyio import to_thread
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.sieve import Sieve
 from nanodistill.dataset import DatasetVersion
-from nanodistill.events import Listener, silent
+from nanodistill.events import Listener, Notice, silent
 from nanodistill.journal import Sums
 from nanodistill.records import Trace
 from nanodistill.runfolder import RunFolder, write_json
@@ -95,6 +95,7 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
     for seed in seeds:
         place(seed, for_seeds, ledger)
+    _tell_of_seeds(ledger, len(seeds), listen)
     axes = axes_of(task, policy)
     slots, wanted = slots_of(axes, task), max(0, task.wanted - len(ledger.kept))
     writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
@@ -107,6 +108,15 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
         stopped = await rounds.preview(slots, wanted, limit, ledger)
     prompts = _prompts(task, writer, slots_of(axes, task))
     return Made(policy, check, prompts, _spent(bench), stopped)
+
+
+def _tell_of_seeds(ledger: Ledger, seeds: int, listen: Listener) -> None:
+    """Say so where the user's own examples do not become rows."""
+    lost = ledger.accounts.total().rejected
+    if lost:
+        why = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
+        text = f"{lost.total()} of {seeds} seeds do not become rows ({why}); prompts show them."
+        listen(Notice(text, "warning"))
 
 
 def _own_rows(
