@@ -83,6 +83,10 @@ bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py
     {{ python }} tests/benchmarks/bench_dataset.py
 
+# Measure what the coverage plan is worth: the quickstart with and without it (half an hour)
+ablation *args: setup
+    {{ python }} tests/benchmarks/ablation_coverage.py "$@"
+
 # Measure training: trained rows per second of `mlx_lm lora` and ours, side by side (minutes)
 bench-train *args: setup
     {{ python }} tests/benchmarks/bench_training.py "$@"
