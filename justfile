@@ -78,7 +78,7 @@ lint: setup
 bench *args: setup
     {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
-# Measure generation, dataset versions of 100,000 rows, and synthesis at that size
+# Measure local generation, and synthesis and dataset versions of 100,000 rows
 bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py
     {{ python }} tests/benchmarks/bench_dataset.py
