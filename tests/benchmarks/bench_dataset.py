@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_dataset.py [ROWS ...]
 
 `synth` is all that `nanodistill synth` does, journal and curation included, with a Python function
-for a teacher that sends 50 rows a call, 1 in 20 of them a repetition; the other figures are of one
-thing each.
+for a teacher that sends up to 50 rows a call, 1 in 20 of them a repetition; the other figures are
+of one thing each.
 
 Each measurement runs in a process of its own, so that the peak is its own; the
 rows are made as they are written, so that the peak is the writer's. A row has an
@@ -14,6 +14,7 @@ input of about 30 words and a trace of about 60.
 from __future__ import annotations
 
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -83,19 +84,19 @@ def compare(folder: Path, n: int) -> None:
 
 
 def teacher(request: Request) -> dict[str, list[dict[str, str]]]:
-    """Fifty rows of 30 words, told by the request."""
+    """As many rows of 30 words as are ordered, told by the request."""
     draw = random.Random(request.key)
-    texts = [" ".join(draw.choices(WORDS, k=30)) for _ in range(50)]
+    ordered = re.search(r"Write (\d+) new", request.messages[-1]["content"])
+    rows = int(ordered[1]) if ordered else 1
+    texts = [" ".join(draw.choices(WORDS, k=30)) for _ in range(rows)]
     return {"examples": [{"input": texts[0] if draw.random() < 0.05 else text} for text in texts]}
 
 
 def synth(folder: Path, n: int) -> None:
     """As many rows as asked for, from 200 seeds of four labels, against 200 test rows."""
+    draw = random.Random(1)
     brought = [
-        {
-            "input": f"seed {i} {' '.join(random.Random(i).choices(WORDS, k=30))}",
-            "output": f"l{i % 4}",
-        }
+        {"input": " ".join(draw.choices(WORDS, k=30)), "output": f"label {i % 4}"}
         for i in range(400)
     ]
     config = DistillationConfig(
