@@ -34,7 +34,7 @@ from nanodistill.synthesis.generation import Caller, Memory, Slot, Writer
 from nanodistill.synthesis.givingup import give_up
 from nanodistill.synthesis.ledger import Ledger
 from nanodistill.synthesis.owndata import curate_own_rows, place
-from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
+from nanodistill.synthesis.plan import axes_of, check_plan, slots_of
 from nanodistill.synthesis.policy import keep_policy, settle_policy
 from nanodistill.synthesis.reading import Reader
 from nanodistill.synthesis.result import SynthesisResult
@@ -67,7 +67,7 @@ async def synthesize(
         Stopped: the run stopped early; what it has is safe, and it can go on.
     """
     task = await to_thread.run_sync(load_task, config, listen)
-    check_axes(task)
+    check_plan(task)
     run = RunFolder(config.run_folder)
     with run.locked("synth"), Shelf() as kept, Shelf() as rejected:
         ledger = Ledger(kept, rejected)
