@@ -100,10 +100,14 @@ bench *args: setup
 kill-test kills="50": setup
     PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
 
-# Measure generation, dataset versions of 100,000 rows, and synthesis at that size
+# Measure local generation, and synthesis and dataset versions of 100,000 rows
 bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py
     {{ python }} tests/benchmarks/bench_dataset.py
+
+# Measure what the coverage plan is worth: the quickstart with and without it (half an hour)
+ablation *args: setup
+    {{ python }} tests/benchmarks/ablation_coverage.py "$@"
 
 # Measure training: trained rows per second of `mlx_lm lora` and ours, side by side (minutes)
 bench-train *args: setup
