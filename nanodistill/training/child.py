@@ -107,7 +107,8 @@ def attempt(folder: TrainingFolder) -> dict[str, Any]:
             )
         if not isinstance(failed, MemoryError) and not is_out_of_memory(str(failed)):
             raise
-        return {"ending": "out of memory", "message": str(failed), "exit": 1}
+        how = str(failed) or type(failed).__name__
+        return {"ending": "out of memory", "message": how, "exit": 1}
 
 
 def refusal(error: NanoDistillError) -> dict[str, Any]:
@@ -177,7 +178,8 @@ class Child:
         loaded = load_model(self.job.student, tokenizer_kwargs=kwargs, listener=say)
         checkpoints.machine = machine_of(self.job, loaded)
         if found is not None:
-            metrics.write("resumed", at)
+            validations = found.state.validations
+            metrics.write("resumed", at, valid=validations[-1].loss if validations else None)
             for text in differences(found.machine, checkpoints.machine):
                 say(warning(text))
         try:
