@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanodistill.errors import MemoryLimit, ModelError, NanoDistillError
+from nanodistill.errors import DiskFull, MemoryLimit, ModelError, NanoDistillError, disk_full
 from nanodistill.events import Event, Listener, Notice
 from nanodistill.models.blas import load_fast_blas, set_threads
 from nanodistill.runfolder import read_json, write_json
@@ -87,7 +87,12 @@ def main(arguments: list[str]) -> int:
         sys.exit("another child trains in this folder")
     with lock:
         outcome = attempt(folder)
-        write_json(folder.outcome, outcome)
+        try:
+            write_json(folder.outcome, outcome)
+        except OSError as failed:
+            if disk_full(failed) is None:
+                raise
+            return DiskFull.exit_code  # and no outcome: what the command takes it for
         return int(outcome["exit"])
 
 
@@ -97,6 +102,11 @@ def attempt(folder: TrainingFolder) -> dict[str, Any]:
         return Child(folder).train()
     except NanoDistillError as known:
         return refusal(known)
+    except OSError as failed:
+        full = disk_full(failed)
+        if full is None:
+            raise
+        return refusal(full)
     except (MemoryError, RuntimeError, ValueError) as failed:
         if NO_GRADIENT in str(failed):
             return refusal(

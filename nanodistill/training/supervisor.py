@@ -26,7 +26,7 @@ from typing import Any
 
 import nanodistill
 from nanodistill import errors
-from nanodistill.errors import MemoryLimit, NanoDistillError, RunLocked
+from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked
 from nanodistill.events import Listener, Notice
 from nanodistill.runfolder import read_json, write_json
 from nanodistill.training.child import Job, is_out_of_memory
@@ -172,8 +172,8 @@ def _attempt(
             _end(child)
     for record in reader.new():
         follow(record)
-    if stop.is_set() and child.returncode == -signal.SIGTERM:
-        return STOPPED  # asked before it could listen
+    if child.returncode in (-signal.SIGTERM, -signal.SIGINT):
+        return STOPPED  # asked, by us or another, before it could listen
     return _outcome(folder, child.returncode, log_from)
 
 
@@ -230,6 +230,11 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
     with folder.log.open("rb") as log:
         log.seek(log_from)
         written = log.read().decode(errors="replace")[-LOG_TAIL:]
+    if code == DiskFull.exit_code:
+        raise DiskFull(
+            f"There is no room left on the disk of {folder.root}.",
+            next_step="Make room and run the command again: it goes on from the last checkpoint.",
+        )
     if code == -signal.SIGKILL:
         return {"ending": "out of memory", "message": KILLED}
     if is_out_of_memory(written):
