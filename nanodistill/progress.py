@@ -29,12 +29,16 @@ BAR_WIDTH = 32
 def shown_on(stream: TextIO, *, quiet: bool = False) -> Iterator[Listener]:
     """A listener that draws on `stream`; with `quiet` it shows warnings and tables alone."""
     if quiet:
-        yield lambda event: None if isinstance(event, Progress) else _print_plain(event, stream)
+        yield lambda event: _print_plain(event, stream) if _is_loud(event) else None
     elif stream.isatty():
         with _panel(stream) as listener:
             yield listener
     else:
         yield Lines(stream)
+
+
+def _is_loud(event: Event) -> bool:
+    return isinstance(event, Table) or (isinstance(event, Notice) and event.level == "warning")
 
 
 class Lines:
