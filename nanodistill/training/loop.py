@@ -42,7 +42,9 @@ SMALLER = 0.25
 """What a roll-back does to the learning rate."""
 SMOOTHING = 0.9
 HOPELESS = 1.5
-"""A smoothed loss of so many times the untrained student's, and a nat, is no loss of learning."""
+MARGIN = 4.0
+"""A smoothed loss of so many times the untrained student's, and so many nats, is no loss of
+learning. The margin is wide, as the first loss may be of few rows that happen to be easy."""
 TICK_SECONDS = 2.0
 NEVER = 1 << 60
 
@@ -217,7 +219,7 @@ class Session:
             state.first_loss = state.smoothed_loss = loss
         before = state.first_loss if state.smoothed_loss is None else state.smoothed_loss
         state.smoothed_loss = SMOOTHING * before + (1 - SMOOTHING) * loss
-        if state.smoothed_loss > HOPELESS * state.first_loss + 1:
+        if state.smoothed_loss > HOPELESS * state.first_loss + MARGIN:
             raise Diverged(
                 f"after update {state.update} the loss is {state.smoothed_loss:.2f}, "
                 f"much more than the {state.first_loss:.2f} of the beginning"

@@ -252,6 +252,15 @@ def test_a_loss_that_runs_away_is_stopped_too(student: Path, tmp_path: Path) -> 
         train(replace(course, forward=away))
 
 
+def test_rows_that_are_harder_than_the_first_are_no_divergence(
+    student: Path, tmp_path: Path
+) -> None:
+    course = make_course(student, tmp_path, num_train_epochs=2, learning_rate=1e-5)
+    harder = Poisoned(spied(course), *range(1, 99), factor=2.5)
+    ending, state = train(replace(course, forward=harder))
+    assert (ending, state.rollbacks) == ("done", 0)
+
+
 class Full(Guard):
     """A guard that finds the memory full at its n-th look."""
 
