@@ -44,7 +44,7 @@ def _verdict(paired: Paired) -> str:
     if not paired.is_significant:
         return (
             f"On {plural(paired.n, 'row')}, the student cannot be told from its base: "
-            "the difference may be chance."
+            "any difference may be chance."
         )
     by = points(abs(paired.diff))
     where = "ahead of" if paired.diff > 0 else "behind"

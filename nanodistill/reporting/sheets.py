@@ -76,12 +76,12 @@ def percent(value: float) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """As in "$12.50", "$0.0031", "$0" or "unknown"."""
+    """As in "$12.50", "$0.25", "$0.0031", "$0" or "unknown"."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "$0"
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+    return f"${value:,.2f}" if value >= 0.1 else f"${value:.4f}"
 
 
 def plural(n: int, one: str) -> str:

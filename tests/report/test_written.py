@@ -70,7 +70,7 @@ def test_a_journal_alone(made: Made) -> None:
     said = seen(page_of(made))
     assert "The teacher has given 1 answer; there is no dataset yet." in said
     assert "Next: nanodistill synth RUN.toml" in said
-    assert "$0.2500" in said
+    assert "$0.25" in said
     assert "1,200" in said
 
 
