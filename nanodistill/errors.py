@@ -36,6 +36,7 @@ Two questions decide where an error belongs.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -144,6 +145,20 @@ class NoDataset(Stopped):
 
 class DiskFull(Stopped):
     """No room left on the disk that holds the run."""
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def disk_full(failed: OSError) -> DiskFull | None:
+    """What `failed` says where it is about room on the disk; None if it is about something else."""
+    if failed.errno not in FULL:
+        return None
+    where = "" if failed.filename is None else f" of {failed.filename}"
+    return DiskFull(
+        f"There is no room left on the disk{where}.",
+        next_step="Make room and run the command again: it goes on where it stopped.",
+    )
 
 
 class Interrupted(Stopped):

@@ -15,8 +15,9 @@ from nanodistill.config import DistillationConfig
 from nanodistill.dataset.index import current_index
 from nanodistill.events import Table
 from nanodistill.journal import Sums, read_journal
-from nanodistill.progress import duration
+from nanodistill.progress import duration, shown_value
 from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.training.metrics import standing
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
 
@@ -57,7 +58,7 @@ class Status:
         if self.versions:
             yield _table("Dataset versions", self.versions)
         if self.trainings:
-            yield _table("Training runs", self.trainings)
+            yield _table("Training runs", tuple(map(_training_line, self.trainings)))
         if self.evaluations:
             yield _table("Evaluations", self.evaluations)
         yield Table("Disk", ("part", "size"), tuple((k, size(n)) for k, n in self.disk.items()))
@@ -97,22 +98,37 @@ def _stages(run: RunFolder) -> dict[str, Sums]:
 
 
 def _version(entry: Any) -> dict[str, Any]:
-    return {"version": entry.name, **entry.counts.model_dump(), "made": entry.created}
+    counts = entry.counts.model_dump()
+    rejected = {"rejected": sum(counts["rejected"].values())}
+    return {"version": entry.name, **counts, **rejected, "made": entry.created}
 
 
 def _trainings(run: RunFolder) -> Iterable[dict[str, Any]]:
     index = run.training / "index.json"
     if not index.exists():
         return
-    for entry in read_json(index)["runs"]:
-        result = run.training / entry["run"] / "result.json"
-        ended = read_json(result) if result.exists() else None
+    entries = read_json(index)["runs"]
+    for entry in entries:
+        folder = run.training / entry["run"]
+        going_on = run.is_locked("train") and entry == entries[-1]
+        unfinished = "training" if going_on else "unfinished"
         yield {
             "run": entry["run"],
             "dataset": entry["dataset"],
             "student": entry["student"],
-            "state": "ended" if ended else "unfinished",
+            "state": "ended" if (folder / "result.json").exists() else unfinished,
+            **vars(standing(folder / "metrics.jsonl")),
         }
+
+
+def _training_line(training: dict[str, Any]) -> dict[str, Any]:
+    """A training run for a person to read."""
+    far = {"updates": f"{training['update']} of {training['total'] or '?'}"}
+    figures = {name: shown_value(training[name]) for name in ("loss", "valid")}
+    left = training["seconds_left"]
+    told = duration(left) if left is not None and training["state"] == "training" else "-"
+    named = {name: training[name] for name in ("run", "dataset", "student", "state")}
+    return named | far | figures | {"time left": told}
 
 
 def _evaluations(run: RunFolder) -> Iterable[dict[str, Any]]:

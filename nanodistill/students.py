@@ -7,13 +7,13 @@ same rows of the same dataset version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.config import DistillationConfig
 from nanodistill.evaluation.verdict import in_words, points
-from nanodistill.events import Table
+from nanodistill.events import Listener, Notice, Table
 
 if TYPE_CHECKING:
     from nanodistill.evaluation import EvaluationResult
@@ -31,6 +31,16 @@ def variants(
         words = [student] * (len(students) > 0) + [f"trained on {taught}"] * (len(train_on) > 0)
         made[", ".join(words) or config.student] = _with(config, student, taught)
     return made
+
+
+def one_by_one(
+    made: Mapping[str, DistillationConfig], listen: Listener
+) -> Iterator[tuple[str, DistillationConfig]]:
+    """The same in their order, each told when its turn comes, where there are several."""
+    for place, (name, config) in enumerate(made.items(), 1):
+        if len(made) > 1:
+            listen(Notice(f"{place} of {len(made)} students: {name}"))
+        yield name, config
 
 
 def comparison(results: Mapping[str, EvaluationResult]) -> Table:

@@ -24,7 +24,7 @@ import click
 
 from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
-from nanodistill.errors import NanoDistillError
+from nanodistill.errors import NanoDistillError, disk_full
 
 INTERRUPTED = 130
 
@@ -46,10 +46,19 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
+    except OSError as error:
+        full = disk_full(error)
+        if full is None:
+            return fault(asked, error)
+        return asked.failed(full.exit_code, full.message, full.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
-        hint = "This is a fault of NanoDistill; run again with --debug for its traceback."
-        return asked.failed(1, f"{type(error).__name__}: {error}", hint)
+        return fault(asked, error)
     return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)
+
+
+def fault(asked: Asked, error: Exception) -> int:
+    hint = "This is a fault of NanoDistill; run again with --debug for its traceback."
+    return asked.failed(1, f"{type(error).__name__}: {error}", hint)
 
 
 def main() -> None:

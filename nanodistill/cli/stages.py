@@ -51,11 +51,11 @@ def train(
 ) -> Ending:
     """Train the student, or one after another several, on a dataset version."""
     from nanodistill import api
-    from nanodistill.students import variants
+    from nanodistill.students import one_by_one, variants
 
     results = {
         name: api.train(config, dataset=dataset, dry_run=dry_run, listen=work.listen)
-        for name, config in variants(work.config, students, train_on).items()
+        for name, config in one_by_one(variants(work.config, students, train_on), work.listen)
     }
     following = work.then("train" if dry_run else "eval") + _again(students, train_on)
     return _ending_of_each(results, following)
@@ -73,11 +73,11 @@ def evaluate(
 ) -> Ending:
     """Compare the student with its base on the test split, and several students with each other."""
     from nanodistill import api
-    from nanodistill.students import comparison, variants
+    from nanodistill.students import comparison, one_by_one, variants
 
     results = {
         name: api.evaluate(config, listen=work.listen, **judged)
-        for name, config in variants(work.config, students, train_on).items()
+        for name, config in one_by_one(variants(work.config, students, train_on), work.listen)
     }
     if len(results) > 1:
         work.listen(comparison(results))

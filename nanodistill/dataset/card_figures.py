@@ -102,6 +102,7 @@ def _cells(cells: Mapping[str, CellCount]) -> str:
     if len(planned) > CELLS_SHOWN:
         sums_by_axis = by_axis({name: accounts[name] for name in planned})
         rows = [(cell(axis), cell(value), *sums) for (axis, value), sums in sums_by_axis.items()]
+        rows += [(cell(name), "", *accounts[name]) for name in accounts if name not in planned]
         places = f"The coverage plan came to {len(planned)} places. Their account by axis:"
         return f"{places}\n\n" + table(("axis", "value", *ACCOUNT), rows)
     rows_by_cell = [(cell(name), *account) for name, account in accounts.items()]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nanodistill.journal.checksums import crc_of, crc_of_text
 from nanodistill.journal.entries import Attempt, Response, Sums, Whole
 from nanodistill.records import Completion, Usage
 
+COMPLETION = tuple(field.name for field in fields(Completion))
+USAGE = tuple(field.name for field in fields(Usage))
 MISMATCH = "its checksum is another"
 SCHEMA = """
 CREATE TABLE responses (
@@ -145,12 +147,13 @@ def _whole_crc(key: bytes, by: int) -> int:
 
 def _to_body(completion: Completion) -> str:
     """JSON, readable where it can be; half characters, which a teacher may send, are escaped."""
-    fields = asdict(completion)
-    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    said = {name: getattr(completion, name) for name in COMPLETION}
+    said["usage"] = {name: getattr(completion.usage, name) for name in USAGE}
+    body = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
     try:
         body.encode()
     except UnicodeEncodeError:
-        return json.dumps(fields, separators=(",", ":"))
+        return json.dumps(said, separators=(",", ":"))
     return body
 
 
@@ -187,8 +190,8 @@ def to_response(head: Head, body: str) -> Response:
         raise ValueError(MISMATCH)
     if head.failure is not None:
         return Response(head.key, head.stage, failure=head.failure, message=body)
-    fields: Mapping[str, Any] = json.loads(body)
-    completion = Completion(**{**fields, "usage": Usage(**fields["usage"])})
+    said: Mapping[str, Any] = json.loads(body)
+    completion = Completion(**{**said, "usage": Usage(**said["usage"])})
     return Response(head.key, head.stage, completion, whole_by=head.whole_by)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nanodistill.dataset.card_figures import CELLS_SHOWN, OUTPUTS_SHOWN, THINKING_FROM, by_axis
+from nanodistill.dataset.card_figures import (
+    CELLS_SHOWN,
+    DUPLICATES,
+    OUTPUTS_SHOWN,
+    THINKING_FROM,
+    by_axis,
+)
 from nanodistill.dataset.manifest import Manifest
 from nanodistill.reporting.sheets import (
     Cell,
@@ -19,7 +25,7 @@ from nanodistill.reporting.sheets import (
     text,
 )
 
-DUPLICATES = ("duplicate", "near_duplicate")
+COMPLETE = "complete"
 REASONS = {
     "assistant_voice": "speaks as an assistant, not as a user",
     "loop": "repeats itself",
@@ -40,10 +46,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """`fate` is what became of the requested rows."""
+    """`fate` is what became of the requested rows, `notes` what the maker remarked."""
 
     name: str
     summary: str
+    notes: tuple[str, ...]
     fate: tuple[Part, ...]
     sheets: tuple[Sheet, ...]
     folded: tuple[Sheet, ...]
@@ -54,6 +61,7 @@ def composition(manifest: Manifest) -> Composition:
     return Composition(
         name=manifest.name,
         summary=_summary(manifest),
+        notes=manifest.notes,
         fate=_fate(manifest),
         sheets=tuple(_sheets(manifest)),
         folded=tuple(sheet for sheet in folded if sheet is not None),
@@ -68,7 +76,9 @@ def _summary(manifest: Manifest) -> str:
         None: "of unstated origin",
     }[manifest.test_source]
     test = f"{plural(counts.test, 'test row')} ({tested})" if manifest.has_test else "no test rows"
-    return f"{counts.train:,} training rows, {counts.valid:,} validation rows, {test}."
+    ended = manifest.stopped_because
+    why = f" Generation ended: {ended}." if ended and ended != COMPLETE else ""
+    return f"{counts.train:,} training rows, {counts.valid:,} validation rows, {test}.{why}"
 
 
 def _fate(manifest: Manifest) -> tuple[Part, ...]:
@@ -137,13 +147,14 @@ def _quality(manifest: Manifest) -> Sheet:
         else "not measured"
     )
     rejected = manifest.counts.rejected
-    same = {name: rejected[name] for name in DUPLICATES if name in rejected}
+    exact, near = (rejected.get(reason, 0) for reason in DUPLICATES)
     return facts(
         "Agreement and duplicates",
         [
             ("teacher, asked blind, agrees with the seeds", text(blind)),
             ("teacher agrees with itself", text(itself)),
-            ("duplicates removed", number(sum(same.values()))),
+            ("duplicates removed", number(exact)),
+            ("near-duplicates removed", number(near)),
             ("rows too like a test row removed", number(rejected.get("contaminated", 0))),
         ],
     )
@@ -151,14 +162,19 @@ def _quality(manifest: Manifest) -> Sheet:
 
 def _cells(manifest: Manifest) -> Sheet | None:
     """By place in the coverage plan: by the values of each axis, where there are many places."""
-    planned = {name: n for name, n in manifest.statistics.cells.items() if name}
-    if not planned:
+    accounts: dict[str, tuple[int, ...]] = {
+        name: cell.figures for name, cell in manifest.cells.items() if "=" in name
+    }
+    if not accounts:
         return None
-    if len(planned) > CELLS_SHOWN:
-        sums = by_axis({name: (n,) for name, n in planned.items()})
-        planned = {f"{axis}: {value}": n for (axis, value), (n,) in sums.items()}
-    whole = manifest.counts.kept
-    return counted("Rows by place in the coverage plan", ("place", "rows"), planned, whole)
+    if len(accounts) > CELLS_SHOWN:
+        accounts = {f"{axis}: {value}": sums for (axis, value), sums in by_axis(accounts).items()}
+    rows = tuple(
+        (text(name), number(asked), bar(kept, asked), number(rejected), number(failed))
+        for name, (asked, kept, rejected, failed) in accounts.items()
+    )
+    columns = ("place in the coverage plan", "asked for", "kept", "rejected", "failed")
+    return Sheet("Account by place in the coverage plan", columns, rows)
 
 
 def _stages(manifest: Manifest) -> Sheet | None:

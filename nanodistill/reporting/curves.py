@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.errors import DamagedFile
+from nanodistill.reporting.privacy import without_folder
 from nanodistill.reporting.sheets import Cell, Sheet, code, facts, in_minutes, number, plural, text
 from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.training.metrics import Record, read_records
@@ -72,7 +73,7 @@ def _training(entry: RunEntry, folder: TrainingFolder) -> Training:
     result = read_json(folder.result) if folder.result.exists() else None
     return Training(
         run=entry.run,
-        student=entry.student,
+        student=without_folder(entry.student),
         state="ended" if result else "unfinished",
         curves=_curves(trained, valid) if trained else None,
         said=_said(trained, valid),
@@ -138,7 +139,7 @@ def _figures(
     last = trained[-1] if trained else None
     chosen = [record for record in valid if record["best"]]
     rows = [
-        ("student", text(entry.student)),
+        ("student", text(without_folder(entry.student))),
         ("state", text("ended" if result else "not ended")),
         ("rows", text(_rows(result)) if result and "rows" in result else None),
         ("updates", number(last["update"]) if last else None),

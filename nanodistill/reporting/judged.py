@@ -31,11 +31,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `results.json` says."""
+    """What `results.json` says; `train_on` where a training run of this folder was judged."""
 
     folder: Path
     run: str
     student: str
+    train_on: str | None
     dataset: str
     fingerprint: str
     identities: Mapping[str, str]
@@ -73,7 +74,8 @@ def read_evaluations(run: RunFolder) -> list[Evaluation]:
     """
     found = run.evaluation.glob(f"*/{RESULTS}")
     ordered = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))
-    return [_read(path.parent) for path in ordered]
+    train_on = {entry.run: entry.train_on for entry in read_index(run)}
+    return [_read(path.parent, train_on.get(path.parent.name)) for path in ordered]
 
 
 def about(
@@ -96,11 +98,14 @@ def comparable(evaluations: Sequence[Evaluation], with_: Evaluation) -> list[Eva
 
 
 def names_of(evaluations: Sequence[Evaluation]) -> list[str]:
-    """A name for each evaluation's student that tells it from the others."""
-    names = [one.student for one in evaluations]
+    """A name for each evaluation's student that tells it from the others, short if that does."""
+    short = [one.student for one in evaluations]
+    longer = [f"{one.student}, trained on {one.train_on}" for one in evaluations]
+    whole = [f"{one.student} ({one.run})" for one in evaluations]
+    told = zip(short, longer, whole, strict=True)
     return [
-        name if names.count(name) == 1 else f"{name} ({one.run})"
-        for name, one in zip(names, evaluations, strict=True)
+        name if short.count(name) == 1 else more if longer.count(more) == 1 else most
+        for name, more, most in told
     ]
 
 
@@ -111,13 +116,14 @@ def _is_of(entry: RunEntry, config: DistillationConfig) -> bool:
     )
 
 
-def _read(folder: Path) -> Evaluation:
+def _read(folder: Path, train_on: str | None) -> Evaluation:
     found = read_results(folder)
     try:
         return Evaluation(
             folder=folder,
             run=found["run"],
             student=found["student"],
+            train_on=train_on,
             dataset=found["dataset"]["version"],
             fingerprint=found["dataset"]["fingerprint"],
             identities=found["identities"],

@@ -12,6 +12,7 @@ from nanodistill.dataset.manifest import Manifest
 from nanodistill.dataset.provenance import INPUTS, public_config
 from nanodistill.evaluation.contenders import SHOWN_AS
 from nanodistill.reporting.judged import Evaluation
+from nanodistill.reporting.privacy import without_folder
 from nanodistill.reporting.sheets import Cell, Sheet, code, facts, text
 
 TOLD_ELSEWHERE = frozenset({"name", "instruction", "output_dir", *INPUTS})
@@ -30,11 +31,19 @@ def settings(config: DistillationConfig) -> Sheet:
     """All settings of the run, fit to be read by anybody: no key, no folder, no rows."""
     shown: Mapping[str, Any] = config.to_json() | public_config(config)
     rows = [
-        (name, code(json.dumps(value, ensure_ascii=False)))
+        (name, code(json.dumps(_without_folders(value), ensure_ascii=False)))
         for name, value in shown.items()
         if name not in TOLD_ELSEWHERE
     ]
     return facts("All settings", rows)
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_folder(value)
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    return [_without_folders(item) for item in value] if isinstance(value, list) else value
 
 
 def _run(config: DistillationConfig, found: Evaluation | None, made: str) -> Sheet:
@@ -43,7 +52,7 @@ def _run(config: DistillationConfig, found: Evaluation | None, made: str) -> She
         ("report made", text(made)),
         ("NanoDistill", text(__version__)),
         ("teacher", code(config.teacher)),
-        ("student", code(found.student if found else config.student)),
+        ("student", code(found.student if found else without_folder(config.student))),
     ]
     if found is not None:
         rows.append(("judged run", code(found.run)))

@@ -51,8 +51,14 @@ def own_folders(config: DistillationConfig) -> set[Path]:
     """Folders whose names tell of this machine or its user."""
     run = config.run_folder.absolute()
     own = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), run.parent, run.resolve().parent}
-    student = Path(config.student).expanduser()
-    return own | ({student.parent} if student.is_absolute() else set())
+    named = (config.student, str(config.teacher).removeprefix("mlx/"))
+    models = (Path(name).expanduser() for name in named)
+    return own | {model.parent for model in models if model.is_absolute()}
+
+
+def without_folder(name: str) -> str:
+    """A model's or file's name, without the folders of this machine that it may begin with."""
+    return f"{ELSEWHERE}{Path(name).name}" if Path(name).is_absolute() else name
 
 
 def _pattern(folders: Iterable[Path]) -> re.Pattern[str]:

@@ -72,13 +72,16 @@ def length_axis(seeds: Sequence[Seed]) -> Axis:
     return Axis("length", dict.fromkeys(hints, 1.0), hints)
 
 
-def check_axes(task: Task) -> None:
-    """See that the user's axes can be planned with.
+def check_plan(task: Task) -> None:
+    """See that there can be enough rows, and that the user's axes can be planned with.
 
     Raises:
         ConfigError: with all that can't.
     """
     labels, problems = task.labels, []
+    if task.wanted < task.config.min_rows:
+        what = f"is {task.config.min_rows}, and no more than {task.wanted} rows are wanted"
+        problems.append(Problem("min_rows", what))
     if task.config.axes and not task.config.coverage:
         problems.append(Problem("axes", "have no effect with coverage = false; leave one of them"))
     for name, values in task.config.axes.items():

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanodistill.errors import MemoryLimit, ModelError, NanoDistillError
+from nanodistill.errors import DiskFull, MemoryLimit, ModelError, NanoDistillError, disk_full
 from nanodistill.events import Event, Listener, Notice
 from nanodistill.models.blas import load_fast_blas, set_threads
 from nanodistill.runfolder import read_json, write_json
@@ -87,7 +87,12 @@ def main(arguments: list[str]) -> int:
         sys.exit("another child trains in this folder")
     with lock:
         outcome = attempt(folder)
-        write_json(folder.outcome, outcome)
+        try:
+            write_json(folder.outcome, outcome)
+        except OSError as failed:
+            if disk_full(failed) is None:
+                raise
+            return DiskFull.exit_code  # and no outcome: what the command takes it for
         return int(outcome["exit"])
 
 
@@ -97,6 +102,11 @@ def attempt(folder: TrainingFolder) -> dict[str, Any]:
         return Child(folder).train()
     except NanoDistillError as known:
         return refusal(known)
+    except OSError as failed:
+        full = disk_full(failed)
+        if full is None:
+            raise
+        return refusal(full)
     except (MemoryError, RuntimeError, ValueError) as failed:
         if NO_GRADIENT in str(failed):
             return refusal(
@@ -107,7 +117,8 @@ def attempt(folder: TrainingFolder) -> dict[str, Any]:
             )
         if not isinstance(failed, MemoryError) and not is_out_of_memory(str(failed)):
             raise
-        return {"ending": "out of memory", "message": str(failed), "exit": 1}
+        how = str(failed) or type(failed).__name__
+        return {"ending": "out of memory", "message": how, "exit": 1}
 
 
 def refusal(error: NanoDistillError) -> dict[str, Any]:
@@ -177,7 +188,8 @@ class Child:
         loaded = load_model(self.job.student, tokenizer_kwargs=kwargs, listener=say)
         checkpoints.machine = machine_of(self.job, loaded)
         if found is not None:
-            metrics.write("resumed", at)
+            validations = found.state.validations
+            metrics.write("resumed", at, valid=validations[-1].loss if validations else None)
             for text in differences(found.machine, checkpoints.machine):
                 say(warning(text))
         try:

@@ -19,6 +19,7 @@ class Follower:
         self._project, self._run = project, run
         self._tracker: Any = None
         self._valid: float | None = None
+        self._latest: Record | None = None
 
     def __enter__(self) -> Self:
         if self._report_to == "trackio":
@@ -38,13 +39,17 @@ class Follower:
     def __call__(self, record: Record) -> None:
         match record["kind"]:
             case "train" | "tick":
+                self._latest = record
                 self._listen(self._progress(record))
             case "valid":
                 self._valid = record["loss"]
                 self._listen(Notice(said_of_validation(record)))
+                if self._latest is not None:
+                    self._listen(self._progress(self._latest))
             case "said":
                 self._listen(Notice(record["text"], level=record["level"]))
             case "resumed":
+                self._valid = record["valid"]
                 self._listen(Notice(f"going on after update {record['update']}"))
         self._track(record)
 
@@ -53,9 +58,9 @@ class Follower:
             "loss": record["loss"],
             "smoothed": record["smoothed"],
             "valid": self._valid,
-            "rate": record["learning_rate"],
+            "learning rate": record["learning_rate"],
             "tokens/s": record["tokens_per_second"],
-            "memory GB": record["memory_gb"],
+            "memory GiB": record["memory_gb"],
         }
         return Progress(
             "train",

@@ -200,7 +200,7 @@ class Guard:
         hard = self._limits.memory_hard_limit_gb
         if held > hard:
             raise MemoryLimit(
-                f"Training held {held:.1f} GiB, more than memory_hard_limit_gb = {hard:g}.",
+                f"Training held {held:.2f} GiB, more than memory_hard_limit_gb = {hard:g}.",
                 next_step=WAY_OUT,
             )
 

@@ -148,7 +148,7 @@ class Session:
             while self.state.update < self.total and not self._out_of_patience():
                 rows = self.deal.rows_of(self.state.update)
                 for place, batch in enumerate(self._batches_of(rows)):
-                    self.course.look()
+                    self._look()
                     mx.random.seed(self._seed_of(place))
                     yield self.course.forward.arrays("train", batch)
                 self._after_update(rows)
@@ -158,6 +158,13 @@ class Session:
         except MemoryLimit:
             self._save()
             raise
+
+    def _look(self) -> None:
+        """A pause is no time spent on training."""
+        since = monotonic()
+        with self._recent.not_counted():
+            self.course.look()
+        self._begun += monotonic() - since
 
     def _batches_of(self, rows: Rows) -> Iterator[Batch]:
         course = self.course

@@ -8,7 +8,7 @@ Every record has `kind` and `update`:
     valid        loss, score, best
     checkpoint   path
     said         text, level: a sentence for the person who watches
-    resumed      where the run went on from
+    resumed      where the run went on from; valid: the latest validation's loss, or null
     ended        how
 
 Only the child writes it; the command follows it, and so can anyone. After a
@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,30 @@ def read_records(path: Path) -> list[Record]:
     return list(parse(path.read_bytes())) if path.exists() else []
 
 
-def last_progress(path: Path) -> Record | None:
-    """The latest `train` or `tick` record: how far a run is, for who looks from outside."""
-    trained = [record for record in read_records(path) if record["kind"] in ("train", "tick")]
-    return trained[-1] if trained else None
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is, for who looks from outside. `total` is None before its first update."""
+
+    update: int
+    total: int | None
+    loss: float | None
+    valid: float | None
+    seconds_left: float | None
+
+
+def standing(path: Path) -> Standing:
+    """What the record at `path` tells last; of a run that has none, that it is at update 0."""
+    records = read_records(path)
+    progress = [record for record in records if record["kind"] in ("train", "tick")]
+    validations = [record["loss"] for record in records if record["kind"] == "valid"]
+    last = progress[-1] if progress else {}
+    return Standing(
+        update=max((record["update"] for record in records), default=0),
+        total=last.get("total"),
+        loss=last.get("loss"),
+        valid=validations[-1] if validations else None,
+        seconds_left=last.get("seconds_left"),
+    )
 
 
 def parse(data: bytes) -> Iterator[Record]:

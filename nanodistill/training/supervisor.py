@@ -26,7 +26,7 @@ from typing import Any
 
 import nanodistill
 from nanodistill import errors
-from nanodistill.errors import MemoryLimit, NanoDistillError, RunLocked
+from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked
 from nanodistill.events import Listener, Notice
 from nanodistill.runfolder import read_json, write_json
 from nanodistill.training.child import Job, is_out_of_memory
@@ -37,6 +37,7 @@ POLL = 0.2
 FORMER_CHILD = 120.0
 """Seconds in which the child of a killed command has to write its checkpoint and end."""
 LOG_TAIL = 4000
+KILLED = "its process was killed, as the system does then"
 
 Outcome = Mapping[str, Any]
 STOPPED: Outcome = {"ending": "stopped"}
@@ -104,22 +105,19 @@ def supervise(
             return _judged(outcome)
         if stop.is_set():
             return STOPPED
-        fit = _smaller(fit)
+        fit = _smaller(fit, outcome["message"])
         write_json(folder.adjusted, asdict(fit))
-        listen(
-            Notice(
-                "training ran out of memory; going on from the last checkpoint with "
-                + fit.told(job.options.rows_per_update),
-                level="warning",
-            )
-        )
+        said = fit.told(job.options.rows_per_update)
+        text = f"training ran out of memory ({outcome['message']}); going on from the last "
+        listen(Notice(f"{text}checkpoint with {said}", level="warning"))
 
 
-def _smaller(fit: Fit) -> Fit:
+def _smaller(fit: Fit, how: str) -> Fit:
     smaller = fit.smaller()
     if smaller is None:
         raise MemoryLimit(
-            "Training ran out of memory with one row to a batch and gradient checkpointing.",
+            "Training ran out of memory with one row to a batch and gradient checkpointing "
+            f"({how}).",
             next_step="Choose a smaller or quantized student, a smaller max_seq_length, "
             "fewer lora_layers, or a machine with more memory.",
         )
@@ -174,8 +172,8 @@ def _attempt(
             _end(child)
     for record in reader.new():
         follow(record)
-    if stop.is_set() and child.returncode == -signal.SIGTERM:
-        return STOPPED  # asked before it could listen
+    if child.returncode in (-signal.SIGTERM, -signal.SIGINT):
+        return STOPPED  # asked, by us or another, before it could listen
     return _outcome(folder, child.returncode, log_from)
 
 
@@ -232,8 +230,15 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
     with folder.log.open("rb") as log:
         log.seek(log_from)
         written = log.read().decode(errors="replace")[-LOG_TAIL:]
-    if code == -signal.SIGKILL or is_out_of_memory(written):
-        return {"ending": "out of memory"}
+    if code == DiskFull.exit_code:
+        raise DiskFull(
+            f"There is no room left on the disk of {folder.root}.",
+            next_step="Make room and run the command again: it goes on from the last checkpoint.",
+        )
+    if code == -signal.SIGKILL:
+        return {"ending": "out of memory", "message": KILLED}
+    if is_out_of_memory(written):
+        return {"ending": "out of memory", "message": written.strip().splitlines()[-1]}
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
     raise Died(how, (written.strip().splitlines() or [how])[-1], folder.log)
 

@@ -60,8 +60,9 @@ class TrainingResult:
         if self.best is not None:
             best = f"; the best of them after {self.best['update']}, "
             best += f"with a validation loss of {self.best['loss']:.3f}"
+        epochs = f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}"
         return (
-            f"Trained {self.steps} updates ({self.epochs:g} epochs of {self.rows['train']} rows) "
+            f"Trained {self.steps} updates ({epochs} of {self.rows['train']} rows) "
             f"in {self.seconds:.0f} s{best}.\nThe adapter is in {self.adapter}"
         )
 

@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from teacher.server import ServerProcess
+
 from benchmarks.contenders import (
     LATENCY,
     Measure,
@@ -31,9 +33,7 @@ from benchmarks.contenders import (
     warmed,
 )
 from benchmarks.peers import curator_python, run_curator
-from benchmarks.rate_limit import RATE, against_a_limit
-from teacher.server import ServerProcess
-
+from benchmarks.rate_limit import FIRST_SECONDS, RATE, against_a_limit
 from nanodistill.teacher.libraries import load_litellm
 
 TABLES = ("throughput", "rate-limit", "memory")
@@ -107,7 +107,10 @@ def show_throughput(
 
 
 async def rate_limit(given: argparse.Namespace) -> None:
-    sys.stdout.write(f"\n{RATE} requests a second, 429 with Retry-After: 1 beyond\n")
+    sys.stdout.write(
+        f"\n{RATE} requests a second, 429 with Retry-After: 1 beyond; "
+        f"sustained after the first {FIRST_SECONDS:.0f} s\n"
+    )
     for transport in ("auto", "litellm"):
         for latency in (0.1, 1.0):
             run = await against_a_limit(transport, given.limited_calls, latency)

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from benchmarks.contenders import SEEDS
 from teacher.server import Call, TeacherServer
 
+from benchmarks.contenders import SEEDS
 from nanodistill.cli import run as command
 from nanodistill.journal import read_journal
 from nanodistill.teacher.libraries import load_litellm
@@ -40,7 +40,7 @@ RUN = """
 seed = {seeds}
 instruction = "Sort the customers' tickets into queues."
 teacher = "openai/any"
-response_model = "contenders:Ticket"
+response_model = "benchmarks.contenders:Ticket"
 examples_per_call = 1
 augment_factor = 60
 extract_policy = false
@@ -100,7 +100,7 @@ class Tally:
     calls: int = 0
     needed: int = 0
     committed_again: int = 0
-    most_again: int = 0
+    most_lost: int = 0
     differing: int = 0
 
     def lines(self) -> list[str]:
@@ -113,8 +113,8 @@ class Tally:
             f"exit codes of the ended  {codes}",
             f"calls answered           {self.calls} by the server's count, {self.needed} needed",
             f"committed, asked twice   {self.committed_again}",
-            f"asked again              {again}; at most {self.most_again} after one kill, "
-            f"{IN_FLIGHT} in flight",
+            f"asked again              {again}; one kill cost {self.most_lost} calls at most, with "
+            f"{IN_FLIGHT} in flight and what had arrived in the last milliseconds",
             f"fingerprints             {self.runs - self.differing} equal, {self.differing} not",
         ]
 
@@ -191,17 +191,15 @@ def soak(folder: Path, url: str, log: Log, kills: int, seed: int) -> Tally:
     while sum(tally.kills.values()) < kills:
         number = tally.runs + 1
         file, run_folder = run_file(number), folder / "out" / f"run{number}"
-        through, asked_before = False, set[str]()
+        through, safe = False, set[str]()
         while not through:
-            safe = committed(run_folder)
             may_kill = sum(tally.kills.values()) < kills
             through = one_try(file, log, random, tally, kill=may_kill)
             asked = log.more()
             tally.calls += len(asked)
             tally.committed_again += len(safe.intersection(asked))
-            again = len(asked_before.intersection(asked)) + len(asked) - len(set(asked))
-            tally.most_again = max(tally.most_again, again)
-            asked_before |= set(asked)
+            safe = committed(run_folder)
+            tally.most_lost = max(tally.most_lost, len(set(asked) - safe))
         tally.runs += 1
         tally.needed += needed
         tally.differing += fingerprint(run_folder) != wanted

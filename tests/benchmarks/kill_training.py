@@ -10,8 +10,8 @@ those of a run that nobody disturbed.
 
 A child that is killed alone, its command alive, looks like one that ran out of
 memory: the supervisor goes on with half the batch, which trains the same updates
-and rounds otherwise. That is done N / 4 times besides, and the largest difference
-of the weights told.
+and rounds otherwise (and draws dropout otherwise, so here there is none). That is
+done N / 4 times besides, and the largest difference of the weights told.
 """
 
 from __future__ import annotations
@@ -61,17 +61,19 @@ def soak(student: Path, undisturbed: Path, folder: Path, asked: argparse.Namespa
     return equal == runs
 
 
-def child_alone(student: Path, undisturbed: Path, folder: Path, asked: argparse.Namespace) -> bool:
+def child_alone(student: Path, _: Path, folder: Path, asked: argparse.Namespace) -> bool:
     """Whether the command itself went on each time."""
+    undisturbed = folder / "undisturbed-without-dropout"
+    start(student, undisturbed, "0").wait()
     chance = random.Random(asked.seed)
     kills = runs = 0
     apart = 0.0
     while kills < asked.kills // 4:
         runs += 1
         output = folder / f"alone-{runs}"
-        command = start(student, output)
-        while not is_over(command, chance.uniform(1.5, asked.longest)):
-            for process in family(command):
+        command = start(student, output, "0")
+        while not is_over(command, chance.uniform(2.5, asked.longest)):
+            for process in family(command)[:1]:
                 process.kill()
                 kills += 1
         if command.returncode:

@@ -23,7 +23,7 @@ from nanodistill.teacher.opening import open_provider
 from nanodistill.teacher.stop import StopSignal
 
 RATE = 10
-FIRST_SECONDS = 5.0
+FIRST_SECONDS = 10.0
 
 
 @dataclass(frozen=True)

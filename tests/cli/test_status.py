@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from nanodistill.config import DistillationConfig
@@ -49,6 +50,21 @@ def test_an_unfinished_training_is_what_comes_next(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     entry = {"run": "abc", "dataset": "v0001-11111111", "student": "s"}
     write_json(run.training / "index.json", {"latest": "abc", "runs": [entry]})
+    lines = [
+        {"kind": "train", "update": 3, "total": 6, "loss": 1.5, "seconds_left": 90.0},
+        {"kind": "valid", "update": 3, "loss": 1.25},
+    ]
+    metrics = run.training / "abc" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with run.locked("train"):
+        found = status_of(config(tmp_path), then)
+    (going_on,) = found.trainings
+    assert (going_on["state"], going_on["update"], going_on["total"]) == ("training", 3, 6)
+    (table,) = [table for table in found.tables() if table.title == "Training runs"]
+    assert table.rows == (
+        ("abc", "v0001-11111111", "s", "training", "3 of 6", "1.5", "1.25", "1 min 30 s"),
+    )
     (unfinished,) = status_of(config(tmp_path), then).trainings
     write_json(run.training / "abc" / "result.json", {"steps": 3})
     (ended,) = status_of(config(tmp_path), then).trainings

@@ -108,19 +108,20 @@ def test_a_teacher_that_counts_no_tokens_is_not_said_to_have_used_none(run: RunF
 
 
 def test_many_places_of_the_plan_are_summed_up_by_axis(run: RunFolder) -> None:
-    rows: list[Placed] = [("train", trace(n)) for n in range(28)]
-    cells = {
+    rows: list[Placed] = [("train", trace(n)) for n in range(30)]
+    cells = {"outside the plan": CellCount(requested=2, kept=2)} | {
         f"label=l{n % 2}; topic=t{n % 7}": CellCount(
             requested=3, kept=2, rejected={"duplicate": int(n % 2 == 0)}, failed={"x": n % 2}
         )
         for n in range(14)
     }
-    account: dict[str, Any] = {"requested": 42, "cells": cells, "failed": {"x": 7}}
+    account: dict[str, Any] = {"requested": 44, "cells": cells, "failed": {"x": 7}}
     text = card(write_version(run, draft(rows, rejections(7), **account)))
     assert "The coverage plan came to 14 places. Their account by axis:" in text
     assert "| axis | value | requested | kept | rejected | failed |" in text
     assert "| label | l1 | 21 | 14 | 0 | 7 |" in text
     assert "| topic | t6 | 6 | 4 | 1 | 1 |" in text
+    assert "| outside the plan |  | 2 | 2 | 0 | 0 |" in text
 
 
 def test_few_places_of_the_plan_are_shown_with_their_account(run: RunFolder) -> None:

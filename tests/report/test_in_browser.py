@@ -194,6 +194,22 @@ def test_the_policy_stops_what_markup_would_do(made: Made) -> None:
     anyio.run(main)
 
 
+@pytest.mark.parametrize("parts", [["asked"], ["asked", "dataset"], ["dataset", "trained"]])
+def test_a_report_of_a_part_of_a_run_is_quiet_too(made: Made, parts: list[str]) -> None:
+    if "asked" in parts:
+        made.asked()
+    if "dataset" in parts:
+        version = made.dataset()
+        if "trained" in parts:
+            made.trained(version)
+
+    async def look(page: Page) -> None:
+        links = "[...document.querySelectorAll('nav a')].map((a) => document.querySelector(a.hash))"
+        assert None not in await page.value(f"{links}.map((e) => e && e.id)")
+
+    look_at(report_of(made), look)
+
+
 def test_five_thousand_rows_open(made: Made) -> None:
     dataset = made.dataset(tests=5000)
     made.judged(dataset, base=always("animal"), student=mostly_right, teacher=right)

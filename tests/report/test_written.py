@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import nanodistill
+from nanodistill.dataset.manifest import CellCount
 from nanodistill.errors import DamagedFile, InputError
 from nanodistill.records import Usage
 from nanodistill.reporting import write_report
@@ -88,7 +89,7 @@ def test_a_dataset_alone(made: Made) -> None:
     assert "8 training rows, 2 validation rows, 12 test rows (a file of the user's)." in said
     assert version.fingerprint in said
     assert "near duplicate" in said
-    assert "duplicates removed 1" in said
+    assert "near-duplicates removed 1" in said
     assert "Teacher calls behind the dataset" in said
 
 
@@ -168,6 +169,18 @@ def test_several_students_stand_side_by_side(made: Made) -> None:
     assert data_of(page_of(made, student="large"))["rows"]["views"][0]["name"] == "large"
 
 
+def test_students_that_were_trained_on_other_things_are_called_so(made: Made) -> None:
+    dataset = made.dataset()
+    for run_id, train_on in (("r1", "cot"), ("r2", "answer")):
+        made.trained(dataset, run_id, train_on=train_on)
+        made.judged(dataset, run_id, base=always("animal"), student=right)
+    views = data_of(page_of(made, train_on="answer"))["rows"]["views"]
+    assert [view["name"] for view in views] == [
+        "tiny-student, trained on answer",
+        "tiny-student, trained on cot",
+    ]
+
+
 def test_open_answers_have_no_matrix_and_are_graded(made: Made) -> None:
     dataset = made.dataset(labels=None)
     made.judged(dataset, metric="text", base=always("an animal"), student=right)
@@ -227,6 +240,39 @@ def test_no_key_and_no_folder_of_this_machine(made: Made, monkeypatch: pytest.Mo
         assert hidden not in page
     assert "…/file.txt" in page
     assert "…/my-model" in page
+
+
+def test_models_that_lie_in_a_folder_are_called_by_their_name(made: Made) -> None:
+    made.trained(made.dataset(teacher="mlx//elsewhere/teachers/big"), student="/elsewhere/a/small")
+    page = page_of(made, teacher="mlx//elsewhere/teachers/big", student="/elsewhere/a/small")
+    assert "/elsewhere" not in page
+    assert "mlx/…/big" in page
+    assert "…/small" in page
+
+
+def test_a_dataset_that_lies_elsewhere_is_said_to(made: Made) -> None:
+    import shutil
+
+    made.judged(made.dataset(), base=always("animal"), student=right)
+    shutil.rmtree(made.run.datasets)
+    report = write_report(made.config(), made.run)
+    assert report.parts == ("scores", "rows")
+    assert "is not in this run's folder" in seen(report.path.read_text())
+
+
+def test_an_account_by_place_in_the_plan(made: Made) -> None:
+    places = {f"label=plant; topic={n}": CellCount(requested=1, kept=1) for n in range(10)}
+    lost = {"label=animal; topic=0": CellCount(requested=2, kept=0, rejected={"loop": 2})}
+    page = page_of_dataset(made, cells=places | lost)
+    assert "label=animal; topic=0 2 0 2 0" in seen(page)
+    more = {f"label=plant; topic={n}": CellCount(requested=0, kept=0) for n in range(10, 15)}
+    page = page_of_dataset(Made(made.root, "more"), cells=places | lost | more)
+    assert "label: plant 10 10 0 0" in seen(page)
+
+
+def page_of_dataset(made: Made, **facts: Any) -> str:
+    made.dataset(**facts)
+    return page_of(made)
 
 
 def test_nothing_in_the_file_names_another_place() -> None:

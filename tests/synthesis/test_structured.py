@@ -185,6 +185,15 @@ def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Pa
     assert teacher.stages() == {"blind": 12}
 
 
+def test_seeds_that_do_not_become_rows_are_said(tmp_path: Path) -> None:
+    heard = Notices()
+    config = config_in(tmp_path, verifier=lambda text, _: "number 00" not in text)
+    result = run(config, Writer(), listen=heard)
+    assert result.kept == 72
+    told = "1 of 12 seeds do not become rows (verifier 1); prompts show them."
+    assert told in heard.texts
+
+
 def test_the_users_verifier_has_its_say(tmp_path: Path) -> None:
     def verifier(text: str, output: str) -> Any:
         if "kettle" in text:

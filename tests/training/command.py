@@ -1,4 +1,7 @@
-"""A command that trains, for tests that kill it: `python -m training.command STUDENT OUTPUT`."""
+"""A command that trains, for tests that kill it.
+
+python -m training.command STUDENT OUTPUT [LORA_DROPOUT]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ SETTINGS = {
 }
 
 if __name__ == "__main__":
-    config = make_config(Path(sys.argv[1]), Path(sys.argv[2]), **SETTINGS)
+    student, output, *dropout = sys.argv[1:]
+    settings = SETTINGS | {"lora_dropout": float(value) for value in dropout}
+    config = make_config(Path(student), Path(output), **settings)
     try:
         train(config, some_rows(), RunFolder(config.run_folder))  # type: ignore[arg-type]
     except KeyboardInterrupt:

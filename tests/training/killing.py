@@ -18,10 +18,10 @@ TESTS = Path(__file__).parent.parent
 Command = subprocess.Popen[bytes]
 
 
-def start(student: Path, output: Path) -> Command:
+def start(student: Path, output: Path, *dropout: str) -> Command:
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     return subprocess.Popen(
-        [sys.executable, "-m", "training.command", str(student), str(output)],
+        [sys.executable, "-m", "training.command", str(student), str(output), *dropout],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.DEVNULL,
     )

@@ -14,9 +14,10 @@ from nanodistill.training.metrics import (
     MetricsReader,
     MetricsWriter,
     Record,
+    Standing,
     keep_until,
-    last_progress,
     read_records,
+    standing,
 )
 
 TRAINED: Record = {
@@ -53,8 +54,8 @@ def test_records_become_events() -> None:
         Notice("after update 3: validation loss 1.2500, score 50.0%, the best so far"),
         Progress(
             "train", 3, 9, "updates", 12.0,
-            {"loss": 1.5, "smoothed": 1.6, "valid": 1.25, "rate": 0.1, "tokens/s": 50.0,
-             "memory GB": 1.25},
+            {"loss": 1.5, "smoothed": 1.6, "valid": 1.25, "learning rate": 0.1, "tokens/s": 50.0,
+             "memory GiB": 1.25},
         ),
     ]  # fmt: skip
     assert told({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
@@ -125,7 +126,11 @@ def test_what_a_crash_lost_is_taken_out(tmp_path: Path) -> None:
         file.write(b'{"kind": "tr')
     keep_until(path, 2)
     assert [r["update"] for r in read_records(path) if r["kind"] == "train"] == [1, 2]
-    found = last_progress(path)
-    assert found is not None
-    assert found["loss"] == 2.0
-    assert last_progress(tmp_path / "none.jsonl") is None
+
+
+def test_how_far_a_run_is_can_be_seen_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, 1, 1, 2)
+    found = standing(path)
+    assert (found.update, found.loss, found.valid) == (2, 2.0, None)
+    assert standing(tmp_path / "none.jsonl") == Standing(0, None, None, None, None)

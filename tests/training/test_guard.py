@@ -101,14 +101,14 @@ def test_a_pause_that_brings_nothing_ends() -> None:
 
 def test_above_the_hard_limit_it_stops_at_once() -> None:
     machine = Machine(memory_gb=[6.5])
-    with pytest.raises(MemoryLimit, match=r"held 6.5 GiB, more than memory_hard_limit_gb = 6"):
+    with pytest.raises(MemoryLimit, match=r"held 6.50 GiB, more than memory_hard_limit_gb = 6"):
         machine.guard(LIMITS).check()
     assert machine.now == 100.0
     assert MemoryLimit.exit_code == 4
 
 
 def test_it_stops_too_if_the_hard_limit_is_passed_in_a_pause() -> None:
-    with pytest.raises(MemoryLimit, match=r"held 7\.0 GiB"):
+    with pytest.raises(MemoryLimit, match=r"held 7\.00 GiB"):
         Machine(memory_gb=[5, 5, 7]).guard(LIMITS).check()
 
 

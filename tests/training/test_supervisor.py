@@ -29,7 +29,7 @@ from nanodistill.training.child import is_out_of_memory
 from nanodistill.training.guard import Limits
 from nanodistill.training.metrics import read_records
 from nanodistill.training.runs import latest_run
-from nanodistill.training.supervisor import Fit, raised_by_child, supervise
+from nanodistill.training.supervisor import KILLED, Fit, raised_by_child, supervise
 from training.tiny import make_config, make_student, some_rows
 
 SETTINGS: dict[str, Any] = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 1}
@@ -79,10 +79,10 @@ def test_a_child_that_dies_of_memory_goes_on_with_less(student: Path, tmp_path: 
     result = train_with(config, killer)
     said = [text for text in killer.notices if "out of memory" in text]
     assert said == [
-        "training ran out of memory; going on from the last checkpoint with batches of 2, 2 to an "
-        "update",
-        "training ran out of memory; going on from the last checkpoint with batches of 1, 4 to an "
-        "update",
+        f"training ran out of memory ({KILLED}); going on from the last checkpoint with "
+        "batches of 2, 2 to an update",
+        f"training ran out of memory ({KILLED}); going on from the last checkpoint with "
+        "batches of 1, 4 to an update",
     ]
     assert (result.steps, result.resumed_from is not None) == (12, True)
     found = latest_run(RunFolder(config.run_folder))

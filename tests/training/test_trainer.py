@@ -132,9 +132,12 @@ def test_the_checkpoint_says_what_its_bits_depend_on(trained: Trained) -> None:
 
 def test_who_watches_sees_the_same(trained: Trained) -> None:
     progress = [event for event in trained.watched.events if isinstance(event, Progress)]
-    assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]
+    done = [event.done for event in progress]
+    assert (sorted(done), set(done)) == (done, set(range(1, 7)))
+    validations = [r for r in read_records(trained.folder.metrics) if r["kind"] == "valid"]
+    assert progress[-1].figures["valid"] == validations[-1]["loss"]
     assert all(event.stage == "train" for event in progress)
-    assert {"loss", "smoothed", "valid", "rate", "tokens/s", "memory GB"} == set(
+    assert {"loss", "smoothed", "valid", "learning rate", "tokens/s", "memory GiB"} == set(
         progress[-1].figures
     )
     assert isinstance(trained.watched.events[0], Table)
