@@ -5,7 +5,7 @@
     python pipelines/configuration.py low-memory --small # with the embedded model, in minutes
 
 `--small` changes the models and the amount of data, and nothing that the use
-case is about.
+case is about. The embedded model can't write JSON, so `structured` has no `--small`.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def main() -> None:
     arguments.add_argument("--small", action="store_true", help="use the embedded model")
     arguments.add_argument("--output-dir", type=Path, default=Path("outputs"))
     chosen = arguments.parse_args()
+    if chosen.small and chosen.use_case == "structured":
+        arguments.error("the embedded model is too small to write JSON; leave out --small")
     options = settings(chosen.use_case, small=chosen.small)
     config = DistillationConfig(**options, output_dir=chosen.output_dir)
     with shown_on(sys.stdout) as listen:

@@ -134,10 +134,33 @@ def listening(*, to_stderr: bool = False) -> Iterator[Listener]:
         yield listen
 
 
+class RunCommand(click.Command):
+    """A command on a run file; its help ends with the fields that it goes by.
+
+    They are read when the help is shown, so that no other command waits for them.
+    """
+
+    parts: Sequence[str] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if not self.parts:
+            return
+        from nanodistill.config.tables import described
+
+        fields = [field for part in self.parts for field in described(part)]
+        with formatter.section("Fields of RUN.toml that it goes by, and of --set"):
+            formatter.write_dl(fields)
+
+
 def command(
-    name: str, group: click.Group = cli, *, to_stderr: bool = False
+    name: str, group: click.Group = cli, *, to_stderr: bool = False, fields: Sequence[str] = ()
 ) -> Callable[[Callable[..., Ending]], click.Command]:
-    """Make `body(work, **options)` a command on a run file."""
+    """Make `body(work, **options)` a command on a run file.
+
+    Args:
+        fields: parts of the configuration that its help is to list.
+    """
 
     def make(body: Callable[..., Ending]) -> click.Command:
         @output_options
@@ -151,7 +174,10 @@ def command(
             with listening(to_stderr=to_stderr) as listen:
                 return body(Work(run_file, config, listen), **options)
 
-        return group.command(name)(run)
+        made = click.command(name, cls=RunCommand)(run)
+        made.parts = tuple(fields)
+        group.add_command(made)
+        return made
 
     return make
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanodistill.exporting.targets import To
 
 
-@command("export")
+@command("export", fields=("delivery",))
 @click.option(
     "--to", type=click.Choice(["mlx", "gguf", "ollama"]), default="mlx", show_default=True,
     help="An MLX folder, a GGUF file for llama.cpp, or that with a Modelfile for Ollama.",
@@ -53,7 +53,7 @@ def export(
     return Ending(result.to_json(), result.summary(), result.next_command(work.config.name))
 
 
-@command("serve", to_stderr=True)
+@command("serve", to_stderr=True, fields=("delivery",))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
               help="Port to listen on; 0 takes any free one.")  # fmt: skip

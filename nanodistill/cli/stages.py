@@ -12,7 +12,7 @@ import click
 from nanodistill.cli.command import Ending, Work, cli, command, listening, output_options
 
 
-@command("synth")
+@command("synth", fields=("task", "teacher", "data"))
 @click.option("--limit", type=click.IntRange(min=1), help="A preview: make and show this many.")
 def synth(work: Work, limit: int | None) -> Ending:
     """Ask the teacher and make a dataset version."""
@@ -38,7 +38,7 @@ def students_options(body: Callable[..., Any]) -> Callable[..., Any]:
     return students(train_on(body))
 
 
-@command("train")
+@command("train", fields=("training", "machine"))
 @click.option("--dataset", help="A version's name or folder, or a Hub id with @revision.")
 @click.option("--dry-run", is_flag=True, help="Stop after the preflight table.")
 @students_options
@@ -61,7 +61,7 @@ def train(
     return _ending_of_each(results, following)
 
 
-@command("eval")
+@command("eval", fields=("delivery",))
 @click.option("--dataset", help="A version's name or folder, or a Hub id with @revision.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Evaluate this adapter folder.")
 @click.option("--model", help="Evaluate this model in the student's place.")
@@ -115,7 +115,7 @@ def distill(work: Work) -> Ending:
     return Ending(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
 
 
-@command("ask", to_stderr=True)
+@command("ask", to_stderr=True, fields=("delivery",))
 @click.argument("text")
 @click.option("--base", is_flag=True, help="Ask the untrained model instead.")
 def ask(work: Work, text: str, base: bool) -> Ending:
@@ -126,7 +126,7 @@ def ask(work: Work, text: str, base: bool) -> Ending:
     return Ending(answer.to_json(), answer.output)
 
 
-@command("plan")
+@command("plan", fields=("task", "teacher", "data"))
 def plan(work: Work) -> Ending:
     """What synthesis would ask and cost, without asking."""
     from nanodistill import api

@@ -12,6 +12,7 @@ import re
 import sys
 import types
 from collections.abc import Callable as CallableType
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -46,14 +47,27 @@ def filled(document: str) -> str:
 
 def table(part: str) -> str:
     """The Markdown table of one part's fields."""
-    rows = [
-        _row(name, field)
-        for name, field in PARTS[part].model_fields.items()
-        if part == "machine" or name != "allow_out_of_range"
-    ]
+    rows = [_row(name, field) for name, field in _fields(part)]
     return "\n".join(
         ["| field | type | default | range | what it does |", "|---|---|---|---|---|", *rows]
     )
+
+
+def described(part: str) -> list[tuple[str, str]]:
+    """Each field of one part: its name, and in a line what it does, its default and its range."""
+    return [(name, _line(name, field)) for name, field in _fields(part)]
+
+
+def _line(name: str, field: FieldInfo) -> str:
+    facts = [default_text(name, field), range_text(field)]
+    plain = "; ".join(fact.replace("`", "") for fact in facts if fact != "-")
+    return f"{field.description}  [{plain}]"
+
+
+def _fields(part: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in PARTS[part].model_fields.items():
+        if part == "machine" or name != "allow_out_of_range":
+            yield name, field
 
 
 def _row(name: str, field: FieldInfo) -> str:

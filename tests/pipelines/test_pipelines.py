@@ -60,8 +60,12 @@ def test_a_use_case_runs_by_name_in_small(tmp_path: Path) -> None:
     assert f"The model is in {tmp_path / 'math-quick' / 'model'}" in done.stdout
 
 
-def test_a_use_case_that_is_none_is_told_with_those_there_are() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["fast"], "low-memory"), (["structured", "--small"], "too small to write JSON")],
+)
+def test_a_use_case_that_can_not_run_is_told(arguments: list[str], said: str) -> None:
     script = str(PIPELINES / "configuration.py")
-    done = subprocess.run([sys.executable, script, "fast"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "low-memory" in done.stderr
+    assert said in done.stderr

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nanodistill.errors import ConfigError, TeacherDisagrees, TooFewRows
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.thinking import FORMATS
-from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
+from synthesis.runs import Notices, config_in, judge, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, Writer, message, right_label
 
 
@@ -216,6 +216,18 @@ def test_a_judge_is_asked_about_each_row_by_its_own_model(tmp_path: Path) -> Non
     made = [row for row in rows_of(result) if row["source"] == "synthetic"]
     assert all(right_label(row["input"]) == row["output"] for row in made)
     assert "judge" not in teacher.stages()
+
+
+def test_the_users_parameters_go_with_the_calls_of_every_stage(tmp_path: Path) -> None:
+    teacher = Writer(wrong=0.3)
+    own = {"top_p": 0.5, "temperature": 0.1}
+    judged = {"judge": "python:synthesis.runs:judge", "judge_rubric": "Is it right?"}
+    already = len(judge.asked)
+    run(config_in(tmp_path, litellm_kwargs=own, **judged), teacher)
+    asked = [*teacher.asked, *judge.asked[already:]]
+    stages = {request.stage for request in asked}
+    assert stages == {"blind", "rationalize", "policy", "generate", "trace", "judge"}
+    assert all(own.items() <= dict(request.params).items() for request in asked)
 
 
 def test_a_judge_that_can_not_be_used_is_named_as_the_judge(tmp_path: Path) -> None:
