@@ -29,12 +29,17 @@ BAR_WIDTH = 32
 def shown_on(stream: TextIO, *, quiet: bool = False) -> Iterator[Listener]:
     """A listener that draws on `stream`; with `quiet` it shows warnings and tables alone."""
     if quiet:
-        yield lambda event: None if isinstance(event, Progress) else _print_plain(event, stream)
+        yield lambda event: None if _is_passing(event) else _print_plain(event, stream)
     elif stream.isatty():
         with _panel(stream) as listener:
             yield listener
     else:
         yield Lines(stream)
+
+
+def _is_passing(event: Event) -> bool:
+    """Whether an event tells how things go, and neither a warning nor a result."""
+    return isinstance(event, Progress) or (isinstance(event, Notice) and event.level == "info")
 
 
 class Lines:
@@ -212,5 +217,5 @@ def _figures(figures: Mapping[str, Value]) -> RenderableType:
 
     line = Text("  ")
     for name, value in figures.items():
-        line.append(f"{name} ", style="dim").append(shown_value(value)).append("   ")
+        line.append(f"{name} ", style="dim").append(shown_value(value)).append("  ")
     return line

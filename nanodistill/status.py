@@ -15,7 +15,6 @@ from nanodistill.config import DistillationConfig
 from nanodistill.dataset.index import current_index
 from nanodistill.events import Table
 from nanodistill.journal import Sums, read_journal
-from nanodistill.progress import duration
 from nanodistill.runfolder import RunFolder, read_json
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
@@ -189,7 +188,7 @@ def _calls_table(stages: dict[str, Sums]) -> Table:
             *map(str, (s.calls, s.answered, s.refused, s.failed, s.retries, s.repairs + s.longer)),
             f"{s.usage.prompt_tokens:,} + {s.usage.completion_tokens:,}",
             usd(s.known_cost),
-            duration(s.seconds / s.calls) if s.calls else "-",
+            f"{s.seconds / s.calls:.1f} s" if s.calls else "-",
         )
         for stage, s in every.items()
     )
