@@ -213,9 +213,11 @@ def _left(event: Progress) -> str:
 
 
 def _figures(figures: Mapping[str, Value]) -> RenderableType:
+    """Figures side by side; in a narrow terminal they break between two, never inside one."""
+    from rich.columns import Columns
     from rich.text import Text
 
-    line = Text("  ")
-    for name, value in figures.items():
-        line.append(f"{name} ", style="dim").append(shown_value(value)).append("  ")
-    return line
+    shown = (
+        Text.assemble((f"{name} ", "dim"), shown_value(value)) for name, value in figures.items()
+    )
+    return Columns(shown, padding=(0, 2))
