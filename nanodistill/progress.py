@@ -29,7 +29,7 @@ BAR_WIDTH = 32
 def shown_on(stream: TextIO, *, quiet: bool = False) -> Iterator[Listener]:
     """A listener that draws on `stream`; with `quiet` it shows warnings and tables alone."""
     if quiet:
-        yield lambda event: _print_plain(event, stream) if _is_loud(event) else None
+        yield lambda event: None if _is_passing(event) else _print_plain(event, stream)
     elif stream.isatty():
         with _panel(stream) as listener:
             yield listener
@@ -37,8 +37,9 @@ def shown_on(stream: TextIO, *, quiet: bool = False) -> Iterator[Listener]:
         yield Lines(stream)
 
 
-def _is_loud(event: Event) -> bool:
-    return isinstance(event, Table) or (isinstance(event, Notice) and event.level == "warning")
+def _is_passing(event: Event) -> bool:
+    """Whether an event tells how things go, and neither a warning nor a result."""
+    return isinstance(event, Progress) or (isinstance(event, Notice) and event.level == "info")
 
 
 class Lines:
@@ -212,9 +213,11 @@ def _left(event: Progress) -> str:
 
 
 def _figures(figures: Mapping[str, Value]) -> RenderableType:
+    """Figures side by side; in a narrow terminal they break between two, never inside one."""
+    from rich.columns import Columns
     from rich.text import Text
 
-    line = Text("  ")
-    for name, value in figures.items():
-        line.append(f"{name} ", style="dim").append(shown_value(value)).append("   ")
-    return line
+    shown = (
+        Text.assemble((f"{name} ", "dim"), shown_value(value)) for name, value in figures.items()
+    )
+    return Columns(shown, padding=(0, 2))

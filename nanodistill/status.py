@@ -205,7 +205,7 @@ def _calls_table(stages: dict[str, Sums]) -> Table:
             *map(str, (s.calls, s.answered, s.refused, s.failed, s.retries, s.repairs + s.longer)),
             f"{s.usage.prompt_tokens:,} + {s.usage.completion_tokens:,}",
             usd(s.known_cost),
-            duration(s.seconds / s.calls) if s.calls else "-",
+            f"{s.seconds / s.calls:.1f} s" if s.calls else "-",
         )
         for stage, s in every.items()
     )

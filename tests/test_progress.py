@@ -44,11 +44,12 @@ def test_quiet_keeps_warnings_and_tables() -> None:
     out = io.StringIO()
     with shown_on(out, quiet=True) as listen:
         listen(Progress("train", 1, 2))
-        listen(Notice("train loaded"))
+        listen(Notice("First round: 52 to ask."))
         listen(Notice("Mind the gap.", "warning"))
         listen(Table("Result", ("model", "accuracy"), (("base", "3%"),)))
     assert out.getvalue().startswith("Warning: Mind the gap.\n")
     assert "train" not in out.getvalue()
+    assert "First round" not in out.getvalue()
     assert "accuracy" in out.getvalue()
 
 

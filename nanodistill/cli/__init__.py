@@ -27,6 +27,7 @@ from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.errors import NanoDistillError, disk_full
 
 INTERRUPTED = 130
+SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
 
 __all__ = ["cli", "datasets", "delivery", "hub", "main", "reporting", "run", "stages"]
 
@@ -64,15 +65,17 @@ def fault(asked: Asked, error: Exception) -> int:
 def main() -> None:
     """The entry point."""
     code = run(sys.argv[1:] or ["--help"])
-    if "mlx.core" in sys.modules:
+    if not SLOW_TO_LEAVE.isdisjoint(sys.modules):
         _leave(code)
     sys.exit(code)
 
 
 def _leave(code: int) -> NoReturn:
-    """End without taking the interpreter down: MLX's threads now and then abort it then.
+    """End without taking the interpreter down.
 
-    The work is durable and said by now; an abort would only turn its exit code into -6.
+    MLX's threads now and then abort it then, which would only turn the exit code into -6, and
+    to collect LiteLLM's objects takes a second or more, in which a second Ctrl-C seems unheard.
+    The work is durable and said by now.
     """
     with suppress(BrokenPipeError):
         sys.stdout.flush()

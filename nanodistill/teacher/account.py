@@ -105,7 +105,7 @@ class Watch:
             "spent": _dollars(self._account.known_cost),
         }
         if left and (projected := self._projected(left)):
-            figures["by the end"] = _dollars(projected)
+            figures["of about"] = _dollars(projected)
         seconds = left / calls if left is not None and calls else None
         self._listen(Progress(self.stage, self.done, self.total, "calls", seconds, figures))
 
