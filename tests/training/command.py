@@ -24,7 +24,7 @@ SETTINGS = {
 
 if __name__ == "__main__":
     student, output, *dropout = sys.argv[1:]
-    settings = SETTINGS | {"lora_dropout": float(value) for value in dropout}
+    settings = SETTINGS | ({"lora_dropout": float(dropout[0])} if dropout else {})
     config = make_config(Path(student), Path(output), **settings)
     try:
         train(config, some_rows(), RunFolder(config.run_folder))  # type: ignore[arg-type]
