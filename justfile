@@ -4,6 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 set positional-arguments
 
 python := ".venv/bin/python"
+docs_python := ".venv/docs/bin/python"
 nanodistill := ".venv/bin/nanodistill"
 
 [private]
@@ -49,6 +50,11 @@ train run="pipelines/quickstart.toml" *args: setup
 eval run="pipelines/quickstart.toml" *args: setup
     {{ nanodistill }} eval "$@"
 
+# Write the run's report.html with what there is so far; `eval` writes it too
+[no-exit-message]
+report run="pipelines/quickstart.toml" *args: setup
+    {{ nanodistill }} report "$@"
+
 # Write the student as one model and score it again: `just export my.toml --to gguf`
 [no-exit-message]
 export run="pipelines/quickstart.toml" *args: setup
@@ -65,8 +71,20 @@ push run repo *args: setup
     {{ nanodistill }} push "$@"
 
 # Check style, types and tests; arguments go to pytest: `just test -k journal`
-test *args: setup lint
+test *args: setup lint browser
     {{ python }} -m pytest -q -n 2 "$@"
+
+# Where continuous integration is root on Debian and has no browser to open reports in, install one
+[private]
+browser:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ "${CI:-}" != true ] || [ ! -e /etc/debian_version ] || [ "$(id -u)" != 0 ]; then exit 0; fi
+    if command -v chromium chromium-browser google-chrome chrome >/dev/null; then exit 0; fi
+    export DEBIAN_FRONTEND=noninteractive
+    if ! (apt-get update && apt-get install -y --no-install-recommends chromium) &>/dev/null; then
+        echo "No browser could be installed: the tests that open a report in one will be skipped"
+    fi
 
 # Check style and types
 lint: setup
@@ -74,14 +92,22 @@ lint: setup
     {{ python }} -m ruff format --check
     {{ python }} -m mypy --num-workers auto
 
-# Measure the teacher service: throughput by transport, side by side with the bare clients
+# Measure the teacher service beside bare clients: throughput, a rate limit, memory; `--peers` adds curator
 bench *args: setup
-    {{ python }} tests/benchmarks/bench_teacher.py "$@"
+    PYTHONPATH=tests {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
-# Measure generation, dataset versions of 100,000 rows, and synthesis at that size
+# Kill `synth` at random instants, so many times, and count what was asked twice: `just kill-test 50`
+kill-test kills="50": setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
+
+# Measure local generation, and synthesis and dataset versions of 100,000 rows
 bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py
     {{ python }} tests/benchmarks/bench_dataset.py
+
+# Measure what the coverage plan is worth: the quickstart with and without it (half an hour)
+ablation *args: setup
+    {{ python }} tests/benchmarks/ablation_coverage.py "$@"
 
 # Measure training: trained rows per second of `mlx_lm lora` and ours, side by side (minutes)
 bench-train *args: setup
@@ -96,6 +122,25 @@ format: setup
     {{ python }} -m ruff check --fix
     {{ python }} -m ruff format
 
+# Make the site of docs/ in site/; `just docs --open` shows it in a browser, with its search
+docs *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ ! -x {{ docs_python }} ]; then
+        "${PYTHON:-python3}" -m venv .venv/docs
+    fi
+    state="{{ sha256_file("docs/building/constraints.txt") }}"
+    if [ "$(cat .venv/docs/setup-state 2>/dev/null || true)" != "$state" ]; then
+        {{ docs_python }} -m pip --disable-pip-version-check --no-input install --quiet \
+            --no-deps --require-hashes -r docs/building/constraints.txt
+        echo "$state" > .venv/docs/setup-state
+    fi
+    export NO_MKDOCS_2_WARNING=1 PATH="$PWD/.venv/docs/bin:$PATH"
+    case "${1:-}" in
+        --open) exec {{ docs_python }} -m mkdocs serve --strict --open -f docs/building/mkdocs.yml ;;
+        *) exec {{ docs_python }} -m mkdocs build --strict -f docs/building/mkdocs.yml "$@" ;;
+    esac
+
 # Write constraints.txt anew from pyproject.toml. Pins stay as they are unless `just lock --upgrade`
 lock *args:
     #!/usr/bin/env bash
@@ -104,11 +149,14 @@ lock *args:
     trap 'rm -rf "$tools"' EXIT
     "${PYTHON:-python3}" -m venv "$tools"
     "$tools/bin/python" -m pip install --quiet uv==0.13.9
-    "$tools/bin/uv" pip compile pyproject.toml --no-config --universal --python-version 3.11 \
-        --extra cpu --extra dev --generate-hashes --no-emit-index-url \
-        --custom-compile-command "just lock" --quiet --output-file constraints.txt "$@"
+    compile() {
+        "$tools/bin/uv" pip compile --no-config --universal --python-version 3.11 --quiet \
+            --generate-hashes --no-emit-index-url --custom-compile-command "just lock" "$@"
+    }
+    compile pyproject.toml --extra cpu --extra dev --output-file constraints.txt "$@"
+    compile --group docs --output-file docs/building/constraints.txt "$@"
 
 # Remove caches and build output. Runs in outputs/ and .venv stay
 clean:
-    rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+    rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
     find nanodistill tests pipelines -name __pycache__ -type d -prune -exec rm -rf {} +

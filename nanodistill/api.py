@@ -1,4 +1,4 @@
-"""The library's front door: the stages, one call each, and `distill` for all of them.
+"""The library's front door: the stages, one call each. `distilling` has the call for all of them.
 
 Every stage that waits has an async twin; the plain ones work inside a running
 event loop too (a notebook), by running in a thread of their own. Nothing here
@@ -9,114 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
-from pydantic import BaseModel
 
 from nanodistill.config import DistillationConfig
-from nanodistill.config.options import DistillOptions
-from nanodistill.config.task import Rows
-from nanodistill.events import Listener, silent
+from nanodistill.errors import NanoDistillError
+from nanodistill.events import Listener, Notice, silent
 from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from nanodistill.dataset import DatasetVersion
-    from nanodistill.evaluation import Answer, EvaluationResult
+    from nanodistill.evaluation import Answer, EvaluationResult, GivenAnswer
+    from nanodistill.evaluation.prompts import JudgedSet
     from nanodistill.exporting.exporting import Exported
     from nanodistill.exporting.targets import Options, To
+    from nanodistill.hub import Pulled, Pushed
+    from nanodistill.hub.parcel import RepoType
+    from nanodistill.reporting import Report
+    from nanodistill.sharing import What
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
 
+P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DistillationResult:
-    """What `distill` made: the fused model's folder, the evaluation, the resolved config.
-
-    `metrics` is what `evaluate` found, under the names of `nanodistill eval --json`.
-    """
-
-    model_path: Path
-    metrics: dict[str, Any]
-    config: DistillationConfig
-
-    def to_json(self) -> dict[str, Any]:
-        return {"model_path": str(self.model_path), "metrics": self.metrics}
-
-    def summary(self) -> str:
-        return f"{self.metrics['verdict']}\nThe model is in {self.model_path}"
-
-    def predict(self, text: str) -> str:
-        """The student's answer to `text`, without its thinking."""
-        return str(ask(self.config, text).output)
-
-
-def distill(
-    name: str,
-    seed: Rows,
-    instruction: str,
-    teacher: str = "claude-sonnet-4-5",
-    student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
-    augment_factor: int = 50,
-    output_dir: str | Path = "./outputs",
-    response_model: type[BaseModel] | str | None = None,
-    **kwargs: Unpack[DistillOptions],
-) -> DistillationResult:
-    """Make a dataset with the teacher, train the student on it and evaluate it.
-
-    Called again with the same arguments it goes on where it stopped, and does
-    nothing that is done already.
-
-    Args:
-        name: of the run and of its folder under `output_dir`.
-        seed: input/output rows, or a file or Hub dataset of them.
-        instruction: what the student is to do.
-        teacher: a LiteLLM model id, `mlx/MODEL`, or `python:module:function`.
-        student: a Hub id, an MLX folder, a GGUF file or an embedded name.
-        augment_factor: rows wanted for each seed.
-        output_dir: folder that holds the run's folder.
-        response_model: pydantic model of the output, where it is JSON.
-        **kwargs: every other field of `DistillationConfig`, among them
-            `temperature`, `lora_rank`, `litellm_kwargs` and `mlx_lm_kwargs`; see
-            docs/CONFIGURATION.md.
-
-    Raises:
-        ConfigError: with all problems of the arguments at once.
-        Stopped: the run stopped early and can go on (budget, key, quota, too few rows).
-        MemoryLimit: the memory guard stopped training after a checkpoint.
-    """
-    config = DistillationConfig(
-        name=name,
-        seed=seed,
-        instruction=instruction,
-        teacher=teacher,
-        student=student,
-        augment_factor=augment_factor,
-        output_dir=output_dir,
-        response_model=response_model,
-        **kwargs,
-    )
-    return distill_config(config)
-
-
-@functools.wraps(distill)
-async def distill_async(*args: Any, **kwargs: Any) -> DistillationResult:
-    return await anyio.to_thread.run_sync(lambda: distill(*args, **kwargs))
-
-
-def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> DistillationResult:
-    """What `distill` does, for a configuration that is already made."""
-    synthesize(config, listen=listen)
-    train(config, listen=listen)
-    evaluation = evaluate(config, listen=listen)
-    exported = export(config, listen=listen)
-    return DistillationResult(exported.path, evaluation.to_json(), config)
 
 
 async def synthesize_async(
@@ -167,18 +86,6 @@ def train(
     return training.train(config, open_version(dataset, run), run, dry_run=dry_run, listen=listen)
 
 
-async def train_async(
-    config: DistillationConfig,
-    dataset: str | Path | None = None,
-    *,
-    dry_run: bool = False,
-    listen: Listener = silent,
-) -> TrainingResult:
-    """`train` for code that awaits."""
-    work = functools.partial(train, config, dataset, dry_run=dry_run, listen=listen)
-    return await anyio.to_thread.run_sync(work)
-
-
 def evaluate(
     config: DistillationConfig,
     dataset: str | Path | None = None,
@@ -186,9 +93,10 @@ def evaluate(
     adapter: Path | None = None,
     model: str | None = None,
     endpoint: str | None = None,
+    teacher: bool = False,
     listen: Listener = silent,
 ) -> EvaluationResult:
-    """Compare student and base on the test split of a dataset version.
+    """Compare student and base on the test split of a dataset version, and write the report.
 
     Args:
         dataset: a version's name or folder, or a Hub id with `@revision`; unset, the one that
@@ -197,14 +105,43 @@ def evaluate(
         model: evaluate this model in place of the student.
         endpoint: evaluate what an OpenAI-compatible server answers under this URL, by the name
             `model` or the only model that it has.
+        teacher: put the same rows to the teacher as well. It is paid for like synthesis:
+            through the run's journal, once, under the run's limits and budget.
+
+    Raises:
+        Stopped: asking the teacher stopped early (budget, key, quota); its answers are kept.
     """
     from nanodistill import evaluation
 
     run = RunFolder(config.run_folder)
     judged_on = _dataset_to_judge_on(dataset, run)
-    return evaluation.evaluate(
-        config, judged_on, run, adapter=adapter, model=model, endpoint=endpoint, listen=listen
+    result = evaluation.evaluate(
+        config,
+        judged_on,
+        run,
+        adapter=adapter,
+        model=model,
+        endpoint=endpoint,
+        teacher=functools.partial(_taught, config, judged_on, listen) if teacher else None,
+        listen=listen,
     )
+    _report_too(config, listen)
+    return result
+
+
+def _taught(
+    config: DistillationConfig, dataset: DatasetVersion, listen: Listener, judged: JudgedSet
+) -> list[GivenAnswer]:
+    """The teacher's answers to the rows that are judged by, from the synthesis half."""
+    from nanodistill.evaluation import GivenAnswer
+    from nanodistill.synthesis import examine
+
+    inputs = [row.input for row in judged.rows]
+    examined = _awaited(lambda: examine(config, dataset, inputs, listen=listen))
+    return [
+        GivenAnswer(row.id, one.output, thinking=one.thinking, cost_usd=one.cost_usd)
+        for row, one in zip(judged.rows, examined, strict=True)
+    ]
 
 
 def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
@@ -219,20 +156,23 @@ def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetV
     return open_version(dataset, run)
 
 
-async def evaluate_async(
-    config: DistillationConfig,
-    dataset: str | Path | None = None,
-    *,
-    adapter: Path | None = None,
-    model: str | None = None,
-    endpoint: str | None = None,
-    listen: Listener = silent,
-) -> EvaluationResult:
-    """`evaluate` for code that awaits."""
-    work = functools.partial(
-        evaluate, config, dataset, adapter=adapter, model=model, endpoint=endpoint, listen=listen
-    )
-    return await anyio.to_thread.run_sync(work)
+def report(config: DistillationConfig) -> Report:
+    """Write the run's report.html, one file that opens anywhere, with what there is so far.
+
+    Raises:
+        InputError: nothing was done in the run yet, or one of its files is damaged.
+    """
+    from nanodistill import reporting
+
+    return reporting.write_report(config, RunFolder(config.run_folder))
+
+
+def _report_too(config: DistillationConfig, listen: Listener) -> None:
+    """After an evaluation, which stands also where the report can't be written."""
+    try:
+        listen(Notice(f"report in {report(config).path}"))
+    except (NanoDistillError, OSError) as trouble:
+        listen(Notice(f"report.html was not written: {trouble}", "warning"))
 
 
 def export(
@@ -262,20 +202,57 @@ def export(
     )
 
 
-async def export_async(
+def push(
     config: DistillationConfig,
-    to: To = "mlx",
+    repo: str,
+    what: What = "dataset",
     *,
-    options: Options | None = None,
-    run_id: str | None = None,
+    public: bool = False,
     dataset: str | Path | None = None,
+    run_id: str | None = None,
+    allowed: Iterable[str] = (),
     listen: Listener = silent,
-) -> Exported:
-    """`export` for code that awaits."""
-    work = functools.partial(
-        export, config, to, options=options, run_id=run_id, dataset=dataset, listen=listen
+) -> Pushed:
+    """Put the run's dataset version, adapter or exported model on the Hub; `repo` is OWNER/NAME.
+
+    Args:
+        what: "dataset", "adapter" or "fused" (the exported model).
+        public: for everybody to see; what is there already stays as it is.
+        dataset: a version in place of the latest.
+        run_id: a training run's adapter in place of the latest.
+        allowed: paths and addresses in the files that may be public.
+
+    Raises:
+        InputError: there is nothing to push, or no right to.
+        Stopped: the Hub can't be reached; pushing again goes on.
+    """
+    from nanodistill import sharing
+
+    return sharing.push_run(
+        config,
+        repo,
+        what,
+        public=public,
+        dataset=dataset,
+        run_id=run_id,
+        allowed=allowed,
+        listen=listen,
     )
-    return await anyio.to_thread.run_sync(work)
+
+
+def pull(
+    repo: str, into: str | Path, *, kind: RepoType = "dataset", listen: Listener = silent
+) -> Pulled:
+    """Fetch OWNER/NAME or OWNER/NAME@REVISION from the Hub, check it, and make the folder `into`.
+
+    Raises:
+        InputError: there is no such repository or revision for us.
+        CheckFailed: what arrived is not what was pushed.
+        Stopped: the Hub can't be reached; pulling again goes on.
+    """
+    from nanodistill import hub
+
+    return hub.pull(repo, Path(into), kind=kind, listen=listen)
 
 
 def ask(
@@ -295,3 +272,24 @@ def _awaited(work: Callable[[], Awaitable[T]]) -> T:
         return anyio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(anyio.run, work).result()
+
+
+def twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """`work` for code that awaits, in a thread."""
+
+    @functools.wraps(work)
+    async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(functools.partial(work, *args, **kwargs))
+
+    waiting.__name__ = waiting.__qualname__ = f"{work.__name__}_async"
+    waiting.__doc__ = f"`{work.__name__}` for code that awaits."
+    return waiting
+
+
+train_async = twin(train)
+evaluate_async = twin(evaluate)
+export_async = twin(export)
+ask_async = twin(ask)
+push_async = twin(push)
+pull_async = twin(pull)
+report_async = twin(report)

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+ROWS = "rows"
+"""The stage under which a run tells how many of the wanted rows are there."""
+
 Value = str | int | float | None
 
 

@@ -9,14 +9,15 @@ the stream that it is given (standard error under `--json`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from nanodistill.events import Event, Listener, Notice, Progress, Table, Value
+from nanodistill.events import ROWS, Event, Listener, Notice, Progress, Table, Value
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.table import Table as RichTable
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -72,9 +73,7 @@ def progress_line(event: Progress) -> str:
     total = f"/{event.total:,}" if event.total is not None else ""
     parts = [event.stage, f"{event.done:,}{total} {event.unit}{share}"]
     parts += [f"{name} {shown_value(value)}" for name, value in event.figures.items()]
-    if event.seconds_left is not None:
-        parts.append(f"{duration(event.seconds_left)} left")
-    return "  ".join(parts)
+    return "  ".join([*parts, _left(event)]).rstrip()
 
 
 def shown_value(value: Value) -> str:
@@ -137,19 +136,44 @@ def _panel(stream: TextIO) -> Iterator[Listener]:
         redirect_stdout=False,
         redirect_stderr=False,
     ) as live:
-        stage = ""
+        yield Panel(console, live)
 
-        def listener(event: Event) -> None:
-            nonlocal stage
-            if isinstance(event, Progress):
-                if stage and event.stage != stage and live.renderable:
-                    console.print(live.renderable)
-                stage = event.stage
-                live.update(_drawn(event))
-            else:
-                _print_styled(event, console)
 
-        yield listener
+class Panel:
+    """The stage at work, and above it how many of the wanted rows are there.
+
+    A stage that is over leaves one line behind.
+    """
+
+    def __init__(self, console: Console, live: Live) -> None:
+        self._console = console
+        self._live = live
+        self._stage: Progress | None = None
+        self._rows: Progress | None = None
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Progress):
+            _print_styled(event, self._console)
+            return
+        if event.stage == ROWS:
+            self._rows = event
+        else:
+            self._begin(event)
+        self._live.update(self._drawn())
+
+    def _begin(self, event: Progress) -> None:
+        if self._stage is not None and self._stage.stage != event.stage:
+            self._live.update("")
+            self._console.print(_heads(self._stage))
+        self._stage = event
+
+    def _drawn(self) -> RenderableType:
+        from rich.console import Group
+
+        shown = [each for each in (self._rows, self._stage) if each is not None]
+        heads = _heads(*shown)
+        figures = self._stage.figures if self._stage is not None else {}
+        return Group(heads, _figures(figures)) if figures else heads
 
 
 def _print_styled(event: Notice | Table, console: Console) -> None:
@@ -163,24 +187,34 @@ def _print_styled(event: Notice | Table, console: Console) -> None:
         console.print(Text(event.text))
 
 
-def _drawn(event: Progress) -> RenderableType:
-    from rich.console import Group
+def _heads(*events: Progress) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table as Grid
     from rich.text import Text
 
-    head = Grid.grid(padding=(0, 2))
-    total = f"/{event.total:,}" if event.total is not None else ""
-    left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
-    head.add_row(
-        Text(event.stage, style="bold"),
-        ProgressBar(total=event.total, completed=event.done, width=BAR_WIDTH),
-        Text(f"{event.done:,}{total} {event.unit}"),
-        Text(left, style="cyan"),
-    )
-    if not event.figures:
-        return head
-    figures = Text("  ")
-    for name, value in event.figures.items():
-        figures.append(f"{name} ", style="dim").append(shown_value(value)).append("   ")
-    return Group(head, figures)
+    heads = Grid.grid(padding=(0, 2))
+    for event in events:
+        total = f"/{event.total:,}" if event.total is not None else ""
+        left = _left(event)
+        heads.add_row(
+            Text(event.stage, style="bold"),
+            ProgressBar(total=event.total, completed=event.done, width=BAR_WIDTH),
+            Text(f"{event.done:,}{total} {event.unit}"),
+            Text(left, style="cyan"),
+        )
+    return heads
+
+
+def _left(event: Progress) -> str:
+    """What is left of the time, where something is left."""
+    ended = event.total is not None and event.done >= event.total
+    return "" if ended or event.seconds_left is None else f"{duration(event.seconds_left)} left"
+
+
+def _figures(figures: Mapping[str, Value]) -> RenderableType:
+    from rich.text import Text
+
+    line = Text("  ")
+    for name, value in figures.items():
+        line.append(f"{name} ", style="dim").append(shown_value(value)).append("   ")
+    return line

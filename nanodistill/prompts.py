@@ -120,7 +120,7 @@ def _chat_templates(own: str | None, labels: bool, problems: list[Problem]) -> d
     if found - {"label"} or (found and not labels) or own == "":
         what = "is empty" if own == "" else f"may hold {{label}} and no other placeholder: '{own}'"
         if found == {"label"}:
-            what = "has the placeholder {label}, and the outputs are open"
+            what = "has the placeholder {label}, and no labels are planned"
         problems.append(Problem(FIELDS[GENERATION], what))
     if own is not None and found:
         return {CHAT_TURN: own}

@@ -11,12 +11,15 @@ case is about.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from nanodistill import distill
+from nanodistill import DistillationConfig
+from nanodistill.distilling import distill_config
+from nanodistill.progress import shown_on
 
 SEED = [
     {"input": "What is 2+2?", "output": "4"},
@@ -87,6 +90,9 @@ SMALL: dict[str, Any] = {
     "check_seeds": False,
     "min_rows": 2,
     "max_rounds": 3,
+    "max_output_tokens": 32,
+    "max_new_tokens": 16,
+    "cpu_capacity_percent": 1.0,
 }
 
 
@@ -102,8 +108,11 @@ def main() -> None:
     arguments.add_argument("--small", action="store_true", help="use the embedded model")
     arguments.add_argument("--output-dir", type=Path, default=Path("outputs"))
     chosen = arguments.parse_args()
-    result = distill(**settings(chosen.use_case, small=chosen.small), output_dir=chosen.output_dir)
-    print(result.model_path)
+    options = settings(chosen.use_case, small=chosen.small)
+    config = DistillationConfig(**options, output_dir=chosen.output_dir)
+    with shown_on(sys.stdout) as listen:
+        result = distill_config(config, listen=listen)
+    print(result.summary())
 
 
 if __name__ == "__main__":

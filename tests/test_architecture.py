@@ -3,7 +3,7 @@
 Two halves that never import each other stand on the rooms that both need:
 
     cli
-    api, progress, report, status, doctor
+    api, progress, reporting, status, doctor
     synthesis half   │   training half
     models, files of rows, dataset versions, hub
     errors, records, configuration, …
@@ -24,7 +24,9 @@ import nanodistill
 
 ROWS = {
     "command": {"cli", "__main__"},
-    "whole": {"api", "doctor", "progress", "report", "sharing", "status", "students"},
+    "whole": {
+        "api", "distilling", "doctor", "progress", "reporting", "sharing", "status", "students",
+    },
     "synthesis": {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },

@@ -10,7 +10,13 @@ import pytest
 
 HEAVY = {"aiohttp", "datasets", "instructor", "litellm", "mlx", "mlx_lm", "openai", "pandas"}
 HEAVY |= {"pyarrow", "transformers"}
-MODULES = ["nanodistill", "nanodistill.config", "nanodistill.api", "nanodistill.cli"]
+MODULES = [
+    "nanodistill",
+    "nanodistill.config",
+    "nanodistill.api",
+    "nanodistill.distilling",
+    "nanodistill.cli",
+]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -154,6 +154,7 @@ def test_a_newer_journal_is_left_alone(path: Path) -> None:
         pass
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
+        connection.execute("UPDATE notes SET value = '99' WHERE name = 'format'")
     connection.close()
     with pytest.raises(NewerVersion, match="format 99"), open_journal(path):
         pass

@@ -19,9 +19,22 @@ import nanodistill
 from nanodistill.cli import cli
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONSTRAINTS = (ROOT / "constraints.txt").read_text()
-PINS = re.findall(r"^([a-z0-9-]+)==([^ ]+)", CONSTRAINTS, re.MULTILINE)
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PINNED = {
+    "constraints.txt": [*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["dev"]],
+    "docs/building/constraints.txt": PYPROJECT["dependency-groups"]["docs"],
+}
+"""Each file of pins, and what it is made for."""
+
+
+def text_of(pins: str) -> str:
+    return (ROOT / pins).read_text(encoding="utf-8")
+
+
+def pins_in(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^([a-z0-9-]+)==([^ ]+)", text, re.MULTILINE)
 
 
 def recipes() -> dict[str, str]:
@@ -87,27 +100,29 @@ def test_known_bad_releases_are_excluded(requirement: str, bad: list[str]) -> No
     assert list(specifier.filter(bad)) == []
 
 
-def test_the_pins_are_a_choice_from_the_ranges() -> None:
-    extras = PROJECT["optional-dependencies"]
-    asked = [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"]]
+@pytest.mark.parametrize(("file", "asked"), PINNED.items())
+def test_the_pins_are_a_choice_from_the_ranges(file: str, asked: list[str]) -> None:
     pinned: dict[str, list[str]] = {}
-    for name, version in PINS:
+    for name, version in pins_in(text_of(file)):
         pinned.setdefault(name, []).append(version)
     for requirement in map(Requirement, asked):
         versions = pinned.get(canonicalize_name(requirement.name), [])
-        assert versions, f"{requirement} is not in constraints.txt: just lock"
+        assert versions, f"{requirement} is not in {file}: just lock"
         allowed = list(requirement.specifier.filter(versions))
-        assert allowed == versions, f"constraints.txt has {versions} for {requirement}: just lock"
+        assert allowed == versions, f"{file} has {versions} for {requirement}: just lock"
 
 
-def test_every_pin_has_hashes() -> None:
-    blocks = re.split(r"^(?=[^\s#])", CONSTRAINTS, flags=re.MULTILINE)[1:]
-    assert len(blocks) == len(PINS) > 50
+@pytest.mark.parametrize("file", PINNED)
+def test_every_pin_has_hashes(file: str) -> None:
+    text = text_of(file)
+    blocks = re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins_in(text)) > 25
     assert [b.split()[0] for b in blocks if "--hash=sha256:" not in b] == []
 
 
-def test_the_pins_name_no_host_and_no_path() -> None:
-    assert re.findall(r".*(?:://|--index|--find-links|file:|\s/).*", CONSTRAINTS) == []
+@pytest.mark.parametrize("file", PINNED)
+def test_the_pins_name_no_host_and_no_path(file: str) -> None:
+    assert re.findall(r".*(?:://|--index|--find-links|file:|\s/).*", text_of(file)) == []
 
 
 def test_every_recipe_is_explained() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from nanodistill.events import Notice, Progress, Table
+from nanodistill.events import ROWS, Notice, Progress, Table
 from nanodistill.progress import Lines, duration, shown_on, shown_value
 
 
@@ -18,8 +18,26 @@ def test_a_stage_prints_a_line_now_and_then_and_always_its_end() -> None:
     assert out.getvalue().splitlines() == [
         "generate  1/10 rows (10%)  calls/s 7.25  1 min 30 s left",
         "generate  6/10 rows (60%)  calls/s 7.25  1 min 30 s left",
-        "generate  10/10 rows (100%)  calls/s 7.25  1 min 30 s left",
+        "generate  10/10 rows (100%)  calls/s 7.25",
     ]
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_panel_shows_the_rows_beside_the_stage_and_leaves_a_line_of_each_stage() -> None:
+    out = Terminal()
+    with shown_on(out) as listen:
+        listen(Progress(ROWS, 40, 360, "kept"))
+        listen(Progress("generate", 9, 9, "calls", 0.0, {"spent": "$0.01"}))
+        listen(Progress("trace", 7, 80, "calls", 12.0, {"spent": "$0.02"}))
+    last = out.getvalue().split("9/9 calls")[-1]
+    assert "$0.01" not in last
+    assert all(text in last for text in ("40/360 kept", "7/80 calls", "12 s left", "$0.02"))
 
 
 def test_quiet_keeps_warnings_and_tables() -> None:

@@ -60,7 +60,7 @@ def test_in_chat_a_template_with_the_label_is_the_turn_and_one_without_the_syste
 @pytest.mark.parametrize(
     ("template", "labels", "says"),
     [
-        ("A {label}", False, "the outputs are open"),
+        ("A {label}", False, "no labels are planned"),
         ("{label} {policy}", True, "no other placeholder"),
         ("", True, "is empty"),
     ],

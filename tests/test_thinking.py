@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nanodistill.config.data import THINKING_FORMATS
 from nanodistill.errors import ConfigError
 from nanodistill.thinking import FORMATS, resolve_format, survives, thinks
 
@@ -25,6 +26,10 @@ texts = st.lists(st.one_of(st.text(max_size=12), st.sampled_from(MARKS))).map(
 unmarked = st.text(max_size=60).filter(
     lambda text: "\n\n" not in text and not any(mark in text for mark in MARKS[:4])
 )
+
+
+def test_the_names_that_a_configuration_takes_are_those_of_the_formats() -> None:
+    assert tuple(FORMATS) == THINKING_FORMATS
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -4,6 +4,7 @@
     stages      plan, synth, train, eval, distill, ask, status, doctor
     datasets    dataset show, verify, diff, edit, prune
     delivery    export, serve
+    reporting   report
     hub         push, pull
 
 An error of ours ends a command with that error's exit code, and nothing else
@@ -21,13 +22,13 @@ from typing import NoReturn
 
 import click
 
-from nanodistill.cli import datasets, delivery, hub, stages
+from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.errors import NanoDistillError, disk_full
 
 INTERRUPTED = 130
 
-__all__ = ["cli", "datasets", "delivery", "hub", "main", "run", "stages"]
+__all__ = ["cli", "datasets", "delivery", "hub", "main", "reporting", "run", "stages"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanodistill.cli.command import Ending, Work, cli, command, output_options
+from nanodistill.cli.command import (
+    SET_HELP,
+    Ending,
+    Work,
+    cli,
+    command,
+    listening,
+    output_options,
+)
+from nanodistill.errors import FolderError
 from nanodistill.events import Table
 from nanodistill.runfolder import RunFolder
 
@@ -31,56 +41,101 @@ def version_of(work: Work, version: str | None) -> DatasetVersion:
     return open_version(version, run_of(work))
 
 
-@command("show", dataset)
+def reading_options(body: Callable[..., Any]) -> Callable[..., Any]:
+    """The first argument and `--set` of a command that only reads, and so needs no run file."""
+    marks = (
+        click.argument("where", metavar="RUN.toml|FOLDER", type=click.Path(path_type=Path)),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP),
+        output_options,
+    )
+    for mark in marks:
+        body = mark(body)
+    return body
+
+
+def run_at(where: Path, overrides: tuple[str, ...]) -> RunFolder | None:
+    """The run of a run file; None where `where` is the folder of a version by itself."""
+    from nanodistill.config import load_config
+
+    if where.is_dir():
+        return None
+    return RunFolder(load_config(where, overrides).run_folder)
+
+
+@dataset.command("show")
+@reading_options
 @click.argument("version", required=False)
 @click.option("--rows", default=10, show_default=True, help="How many rows to show.")
 @click.option("--rejected", is_flag=True, help="Show rejected rows instead, with the reasons.")
-def show(work: Work, version: str | None, rows: int, rejected: bool) -> Ending:
+def show(
+    where: Path, overrides: tuple[str, ...], version: str | None, rows: int, rejected: bool
+) -> Ending:
     """Show a version (the latest) and the list of all."""
-    from nanodistill.dataset import heal_index
+    from nanodistill.dataset import heal_index, open_version
     from nanodistill.dataset.show import rejected_table, version_tables, versions_table
 
-    found = version_of(work, version)
+    run = run_at(where, overrides)
+    found = open_version(version if run else where, run)
     tables = [rejected_table(found, rows=rows)] if rejected else version_tables(found, rows=rows)
-    for table in [*tables, versions_table(heal_index(run_of(work)))]:
-        work.listen(table)
+    with listening() as listen:
+        for table in [*tables, *([versions_table(heal_index(run))] if run else [])]:
+            listen(table)
     return Ending(found.manifest.model_dump(mode="json"))
 
 
 @dataset.command("verify")
-@output_options
-@click.argument("where", metavar="RUN.toml|FOLDER", type=click.Path(path_type=Path))
+@reading_options
 @click.argument("version", required=False)
-def verify(where: Path, version: str | None) -> Ending:
+def verify(where: Path, overrides: tuple[str, ...], version: str | None) -> Ending:
     """Derive every hash of a version again from its files."""
-    from nanodistill.config import load_config
     from nanodistill.dataset import open_version
     from nanodistill.dataset import verify as check
 
-    is_run = where.suffix == ".toml"
-    run = RunFolder(load_config(where).run_folder) if is_run else None
-    folder = open_version(version, run).path if is_run else where
-    found = check(folder)
+    run = run_at(where, overrides)
+    found = check(open_version(version, run).path if run else where)
     said = f"{found.version.name} holds: {found.files} files, {found.rows} rows."
     values = {"version": found.version.name, "files": found.files, "rows": found.rows}
     return Ending(values | {"fingerprint": found.version.fingerprint}, said)
 
 
-@command("diff", dataset)
+@dataset.command("diff")
+@reading_options
 @click.argument("before", required=False)
 @click.argument("after", required=False)
-def diff(work: Work, before: str | None, after: str | None) -> Ending:
-    """Which rows came, went or changed between two versions (the last two), and why."""
+def diff(where: Path, overrides: tuple[str, ...], before: str | None, after: str | None) -> Ending:
+    """Which rows came, went or changed between two versions (the last two), and why.
+
+    Two folders may be compared without a run file.
+    """
     from nanodistill.dataset import diff as compare
-    from nanodistill.dataset import heal_index
     from nanodistill.dataset.show import diff_tables
 
-    names = heal_index(run_of(work)).names
-    earlier = before or (names[-2] if len(names) > 1 else None)
-    found = compare(version_of(work, earlier), version_of(work, after))
-    for table in diff_tables(found):
-        work.listen(table)
+    with listening() as listen:
+        found = compare(*_pair(where, run_at(where, overrides), before, after))
+        for table in diff_tables(found):
+            listen(table)
     return Ending(found.to_json())
+
+
+def _pair(
+    where: Path, run: RunFolder | None, before: str | None, after: str | None
+) -> tuple[DatasetVersion, DatasetVersion]:
+    """The versions to compare. After a folder comes one other, and nothing more."""
+    from nanodistill.dataset import heal_index, open_version
+
+    if run is None:
+        if before is None or after is not None:
+            raise click.UsageError("A folder is compared with one other: FOLDER OTHER.")
+        return open_version(where, None), open_version(before, None)
+    names = heal_index(run).names
+    if before is None and len(names) < 2:
+        there = f"the one version {names[0]}" if names else "no dataset version yet"
+        raise FolderError(
+            f"{run.root} has {there}, and a diff takes two.",
+            next_step="Name two: nanodistill dataset diff RUN.toml BEFORE AFTER, where either may "
+            "be a folder.",
+        )
+    return open_version(before or names[-2], run), open_version(after, run)
 
 
 @command("edit", dataset)

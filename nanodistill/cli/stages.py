@@ -66,6 +66,7 @@ def train(
 @click.option("--adapter", type=click.Path(path_type=Path), help="Evaluate this adapter folder.")
 @click.option("--model", help="Evaluate this model in the student's place.")
 @click.option("--endpoint", metavar="URL", help="Evaluate what an OpenAI-compatible server says.")
+@click.option("--teacher", is_flag=True, help="Ask the teacher the same rows too; it is paid for.")
 @students_options
 def evaluate(
     work: Work, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any
@@ -108,9 +109,9 @@ def _again(students: Sequence[str], train_on: Sequence[str]) -> str:
 @command("distill")
 def distill(work: Work) -> Ending:
     """Synthesize, train and evaluate, each where it stands."""
-    from nanodistill import api
+    from nanodistill.distilling import distill_config
 
-    result = api.distill_config(work.config, listen=work.listen)
+    result = distill_config(work.config, listen=work.listen)
     return Ending(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
 
 

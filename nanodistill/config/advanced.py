@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from nanodistill.config.ranges import Range
 
 SAMPLING = ("top_p", "top_k", "frequency_penalty", "presence_penalty")
+ALL = -1
 FIELD_OF = {
     "gradient_clip": ("max_grad_norm",),
     "warmup_steps": ("warmup_steps",),
@@ -31,7 +32,8 @@ class AdvancedConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_p: Annotated[float, Range(0, 1, liftable=False)] | None = None
-    top_k: int | None = None
+    top_k: Annotated[int, Range(-1)] | None = None
+    """How many of the likeliest tokens are sampled from; -1, all of them, is not sent."""
     frequency_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
     presence_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
     gradient_clip: float | None = None
@@ -47,10 +49,12 @@ class AdvancedConfig(BaseModel):
         """The set values under the names of DistillationConfig's fields."""
         chosen = self.model_dump(include=self.model_fields_set, exclude_none=True)
         sampling = {key: chosen[key] for key in SAMPLING if key in chosen}
+        if sampling.get("top_k") == ALL:
+            del sampling["top_k"]
         fields = {
             field: value
             for key, value in chosen.items()
-            if key not in sampling
+            if key not in SAMPLING
             for field in FIELD_OF[key]
         }
         return fields | ({"litellm_kwargs": sampling} if sampling else {})

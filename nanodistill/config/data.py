@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import InputPath, ObjectRef, Settings
+from nanodistill.config.settings import InputPath, ObjectRef, Settings, is_named
+
+THINKING_FORMATS = ("xml", "markdown", "json", "plain", "none")
 
 
 class PromptTemplates(BaseModel):
@@ -72,10 +74,12 @@ class DataSettings(Settings):
     few_shot: Annotated[int, Range(0, 20)] = Field(
         default=3, description="Seeds shown in each generation call, in rotation."
     )
-    labels: list[str] | None = Field(
+    labels: list[str] | dict[str, str] | None = Field(
         default=None,
-        description="The closed set of outputs. Unset, it is found in the seeds where they "
-        "repeat few short outputs; an empty list says that outputs are open.",
+        description="The closed set of outputs, as a list, or as a table that says in a few words "
+        "what each means, which is told to the teacher when it writes for a label. Unset, it is "
+        "found in the seeds where they repeat few short outputs; an empty list says that outputs "
+        "are open.",
     )
     axes: dict[str, list[str] | dict[str, float]] = Field(
         default_factory=dict,
@@ -84,7 +88,8 @@ class DataSettings(Settings):
     )
     coverage: bool = Field(
         default=True,
-        description="Spread generation over the cells of the plan; without it every call is alike.",
+        description="Spread generation over the cells of the plan; without it every call is "
+        "alike, and labels too are the teacher's choice.",
     )
     check_labels: bool = Field(
         default=False, description="Have the teacher confirm the label an input was written for."
@@ -130,3 +135,9 @@ class DataSettings(Settings):
         description="Rows of your own (input/thinking/output or messages), curated without a "
         "teacher, in the forms that `seed` takes.",
     )
+
+    @field_validator("thinking_format")
+    @classmethod
+    def _is_a_format(cls, chosen: str | Any) -> str | Any:
+        is_named(chosen, THINKING_FORMATS, "module:Class")
+        return chosen

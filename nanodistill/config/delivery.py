@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import ObjectRef, Settings
+from nanodistill.config.settings import ObjectRef, Settings, is_named
+
+METRICS = ("auto", "exact", "label", "json", "numeric", "text")
 
 
 class DeliverySettings(Settings):
@@ -31,3 +33,11 @@ class DeliverySettings(Settings):
     export_tolerance: Annotated[float, Range(0, 100)] = Field(
         default=2.0, description="Points of score that an exported model may lose."
     )
+
+    @field_validator("metric")
+    @classmethod
+    def _is_a_metric(
+        cls, chosen: str | Callable[[str, str], Any]
+    ) -> str | Callable[[str, str], Any]:
+        is_named(chosen, METRICS, "module:function")
+        return chosen

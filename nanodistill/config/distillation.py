@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from pydantic_core import ErrorDetails
 from nanodistill.config.advanced import AdvancedConfig
 from nanodistill.config.data import DataSettings, PromptTemplates
 from nanodistill.config.delivery import DeliverySettings
-from nanodistill.config.machine import MachineSettings
+from nanodistill.config.machine import MachineSettings, out_of_order
 from nanodistill.config.mlx_config import cli_args, mlx_lm_config, yaml_text
 from nanodistill.config.mlx_options import effective
 from nanodistill.config.nearest import nearest as nearest
-from nanodistill.config.settings import Settings
+from nanodistill.config.settings import EACH, Settings
 from nanodistill.config.task import TaskSettings
 from nanodistill.config.teaching import TeacherSettings
 from nanodistill.config.training import TrainingSettings
@@ -56,6 +56,7 @@ class DistillationConfig(
             super().__init__(**own)
         except ValidationError as invalid:
             problems += explain_all(invalid, type(self))
+            problems += [wrong] if (wrong := _out_of_order(own, problems)) else []
         if problems:
             raise ConfigError("The configuration does not hold:", problems)
 
@@ -157,12 +158,20 @@ BUNDLES: dict[str, tuple[type[BaseModel], Callable[[Any], dict[str, Any]]]] = {
 
 def explain_all(invalid: ValidationError, model: type[BaseModel], *above: str) -> list[Problem]:
     """Each problem of a pydantic error in our words, `above` being where the model stands."""
-    return [explain(error, model, *above) for error in invalid.errors()]
+    return [problem for error in invalid.errors() for problem in explain(error, model, *above)]
 
 
-def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> Problem:
-    """A pydantic error in our words, with the nearest name for an unknown key."""
+def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> list[Problem]:
+    """The problems of a pydantic error: one, or as many as a table says that it has."""
     where = ".".join(str(part) for part in (*above, *error["loc"]))
+    if EACH in error.get("ctx", {}):
+        told: list[tuple[str, str]] = error["ctx"][EACH]
+        return [Problem(".".join(filter(None, (where, key))), what) for key, what in told]
+    return [_explained(error, model, where)]
+
+
+def _explained(error: ErrorDetails, model: type[BaseModel], where: str) -> Problem:
+    """A pydantic error in our words, with the nearest name for an unknown key."""
     if error["type"] == "extra_forbidden":
         return Problem(where, f"unknown key{nearest(where.rsplit('.', 1)[-1], model.model_fields)}")
     if error["type"] == "missing":
@@ -172,6 +181,16 @@ def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> Problem
     return Problem(where, error["msg"])
 
 
+def _out_of_order(own: Mapping[str, Any], found: Sequence[Problem]) -> Problem | None:
+    """What is wrong with two memory limits, which are compared only where all else holds."""
+    told = any(problem.where in MEMORY_LIMITS for problem in found)
+    if told or not own.keys() >= MEMORY_LIMITS:
+        return None
+    soft, hard = own["max_memory_gb"], own["memory_hard_limit_gb"]
+    return Problem("memory_hard_limit_gb", out_of_order(soft, hard)) if hard < soft else None
+
+
+MEMORY_LIMITS = {"max_memory_gb", "memory_hard_limit_gb"}
 BUILT_IN_ERRORS = frozenset(
     {
         "bool_parsing",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import Settings
+from nanodistill.config.settings import Settings, several
 
 LOWEST_GB = 2
 CAP_GB = 12
@@ -23,8 +22,17 @@ def get_system_defaults() -> tuple[int, int, float]:
     """
     import psutil
 
-    total_gb = psutil.virtual_memory().total / 1024**3
-    return _within(total_gb * PAUSE_SHARE), _within(total_gb * STOP_SHARE), CPU_SHARE
+    return *memory_limits(psutil.virtual_memory().total / 1024**3), CPU_SHARE
+
+
+def memory_limits(total_gb: float) -> tuple[int, int]:
+    """Where training pauses and where it stops on a machine with so much memory, in GiB."""
+    return _within(total_gb * PAUSE_SHARE), _within(total_gb * STOP_SHARE)
+
+
+def out_of_order(soft: float, hard: float) -> str:
+    """What is wrong with memory limits of which the hard one is below the soft one."""
+    return f"is {hard}, must be at least max_memory_gb, which is {soft}"
 
 
 def _within(gigabytes: float) -> int:
@@ -64,9 +72,6 @@ class MachineSettings(Settings):
         elif chosen == {"memory_hard_limit_gb"}:
             object.__setattr__(self, "max_memory_gb", self.memory_hard_limit_gb)
         else:
-            raise PydanticCustomError(
-                "memory_order",
-                "memory_hard_limit_gb is {hard}, must be at least max_memory_gb, which is {soft}",
-                {"hard": self.memory_hard_limit_gb, "soft": self.max_memory_gb},
-            )
+            what = out_of_order(self.max_memory_gb, self.memory_hard_limit_gb)
+            raise several("memory_order", [("memory_hard_limit_gb", what)])
         return self

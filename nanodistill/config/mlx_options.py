@@ -95,7 +95,7 @@ def read_kwargs(
         lifted: whether the upper bounds of ranges are lifted.
 
     Raises:
-        ValueError: naming everything that does not hold.
+        WrongKwargs: with everything that does not hold.
     """
     read = _Reading()
     for name, value in kwargs.items():
@@ -107,8 +107,24 @@ def read_kwargs(
     chosen = read.values.get("optimizer", optimizer)
     read.problems += _optimizer_problems(chosen, read.values.get("optimizer_config", {}))
     if read.problems or beyond is None or valid is None:
-        raise ValueError("; ".join(read.problems))
+        raise WrongKwargs(kwargs, read.problems)
     return {name: getattr(valid, name) for name in fields}, beyond
+
+
+class WrongKwargs(ValueError):
+    """`mlx_lm_kwargs` that do not hold: the key of each problem, or "", and what is wrong."""
+
+    def __init__(self, kwargs: Mapping[str, Any], said: Iterable[str]) -> None:
+        self.problems = [self._placed(kwargs, text) for text in said]
+        super().__init__("; ".join(f"{key} {what}".strip() for key, what in self.problems))
+
+    @staticmethod
+    def _placed(kwargs: Mapping[str, Any], text: str) -> tuple[str, str]:
+        """The text under the user's own key, where it begins with one."""
+        subject, _, what = text.partition(" ")
+        if subject.partition(".")[0] not in kwargs:
+            return "", text
+        return subject, what if what.startswith(("is ", "has ")) else text
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -48,7 +48,7 @@ class DistillOptions(TypedDict, total=False):
     generation: Literal["structured", "chat"]
     examples_per_call: int
     few_shot: int
-    labels: list[str] | None
+    labels: list[str] | dict[str, str] | None
     axes: dict[str, list[str] | dict[str, float]]
     coverage: bool
     check_labels: bool

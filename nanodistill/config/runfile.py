@@ -45,6 +45,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> DistillationConfig
 def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`values` with relative paths and module files resolved against `folder`."""
     own = dict(values)
+    if isinstance(prompts := own.get("prompt_templates"), dict):
+        own["prompt_templates"] = {
+            name: _anchored_path(text, folder, always=False) if isinstance(text, str) else text
+            for name, text in prompts.items()
+        }
     for name, field in DistillationConfig.model_fields.items():
         if not isinstance(own.get(name), str):
             continue

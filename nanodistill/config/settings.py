@@ -6,9 +6,13 @@ the ranges of the other fields are checked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from nanodistill.config.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,26 @@ class InputPath:
 @dataclass(frozen=True)
 class ObjectRef:
     """Marks a field that names Python code as `module:name` or `file.py:name`."""
+
+
+def several(kind: str, each: Sequence[tuple[str, str]]) -> PydanticCustomError:
+    """An error of a table with several problems: the key of each, or "", and what is wrong."""
+    said = "; ".join(f"{key}: {what}" if key else what for key, what in each)
+    return PydanticCustomError(kind, "{said}", {"said": said, EACH: list(each)})
+
+
+def is_named(chosen: object, known: Sequence[str], of_ones_own: str) -> None:
+    """
+    Raises:
+        PydanticCustomError: `chosen` is a text that is none of `known` and names no Python code.
+    """
+    if isinstance(chosen, str) and chosen not in known and ":" not in chosen:
+        choices = f"{', '.join(known)} or {of_ones_own}"
+        facts = {"is": repr(chosen), "near": nearest(chosen, known), "choices": choices}
+        raise PydanticCustomError("no_such_name", "is {is}{near}; must be {choices}", facts)
+
+
+EACH = "each"
 
 
 class Settings(BaseModel):

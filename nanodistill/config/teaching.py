@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import Settings
+from nanodistill.config.settings import Settings, several
 
 REFUSED_LITELLM_KWARGS = {
     "model": "set `teacher`",
@@ -26,6 +25,10 @@ REFUSED_LITELLM_KWARGS = {
     "function_call": "set `structured_output`",
     "mock_response": "use a python:module:function teacher",
 }
+
+
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+"""What a limit on an answer's tokens is called; a call has one of them at most."""
 
 
 class TeacherPrice(BaseModel):
@@ -103,24 +106,29 @@ class TeacherSettings(Settings):
     @field_validator("litellm_kwargs")
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        refused = [
-            f"{key} ({REFUSED_LITELLM_KWARGS[key]})"
-            for key in kwargs
-            if key in REFUSED_LITELLM_KWARGS
-        ]
+        refused = kwargs.keys() & REFUSED_LITELLM_KWARGS.keys()
         if refused:
-            raise PydanticCustomError(
-                "litellm_refused", "can't hold {keys}", {"keys": ", ".join(refused)}
-            )
+            each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
+            raise several("litellm_refused", sorted(each))
         return kwargs
 
-    def get_litellm_synthesis_kwargs(self) -> dict[str, Any]:
-        """What every generation call sends: our settings, the user's own over them."""
-        ours: dict[str, Any] = {"temperature": self.temperature, "timeout": self.timeout_seconds}
+    def get_litellm_synthesis_kwargs(self, **stage: Any) -> dict[str, Any]:
+        """What every teacher call sends: `litellm_kwargs` over the stage's own over the fields.
+
+        `max_output_tokens` is the user's too and goes before the stage's limit. Every request
+        is made of this; a call may have one limit on its tokens, whatever it is called.
+        """
+        ours = {"temperature": self.temperature, "timeout": self.timeout_seconds, **stage}
         if self.max_output_tokens is not None:
-            ours["max_tokens"] = self.max_output_tokens
+            ours = _without_limits(ours) | {"max_tokens": self.max_output_tokens}
+        if any(name in self.litellm_kwargs for name in LIMIT_NAMES):
+            ours = _without_limits(ours)
         return ours | self.litellm_kwargs
 
     def get_litellm_kwargs(self) -> dict[str, Any]:
         """The same as `get_litellm_synthesis_kwargs`."""
         return self.get_litellm_synthesis_kwargs()
+
+
+def _without_limits(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name not in LIMIT_NAMES}

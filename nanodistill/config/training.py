@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
-from nanodistill.config.mlx_options import read_kwargs
+from nanodistill.config.mlx_options import WrongKwargs, read_kwargs
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import Settings
+from nanodistill.config.settings import Settings, several
 
 
 class TrainingSettings(Settings):
@@ -110,6 +109,6 @@ class TrainingSettings(Settings):
             return kwargs
         try:
             read_kwargs(kwargs, info.data["optimizer"], lifted=info.data["allow_out_of_range"])
-        except ValueError as wrong:
-            raise PydanticCustomError("mlx_lm_kwargs", "{why}", {"why": str(wrong)}) from wrong
+        except WrongKwargs as wrong:
+            raise several("mlx_lm_kwargs", wrong.problems) from wrong
         return kwargs

@@ -7,7 +7,7 @@ threshold means what it says: nothing under it is ever matched. Of pairs at a
 threshold of 0.8, about 2 in 10,000 are missed (64 hashes in 16 bands of 4: a
 pair of similarity s is proposed with chance 1 - (1 - s^4)^16).
 
-Everything is held in flat arrays, about half a kilobyte for a text of 25 words.
+Everything is held in flat arrays, under a kilobyte for a text of 30 words.
 
 Source: A. Broder, On the resemblance and containment of documents (1997);
 banding after Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3.

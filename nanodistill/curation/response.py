@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,11 +30,11 @@ class Response:
 
     model: type[BaseModel]
 
-    @property
+    @functools.cached_property
     def schema(self) -> dict[str, Any]:
         return self.model.model_json_schema()
 
-    @property
+    @functools.cached_property
     def reasoning_field(self) -> str | None:
         """The model's own field for reasoning, where it has one that is a text."""
         fields = self.schema.get("properties", {})

@@ -27,6 +27,15 @@ EXAMPLE = """from datasets import load_dataset
 
 rows = load_dataset("{name}")  # the path of this folder, or its id on the Hub
 print(rows["train"][0]["messages"])"""
+PROMPTS = {
+    "cot_system": "System message of a call that answers one input",
+    "policy_extraction_system": "System message of the call that describes the task",
+    "synthetic_generation_system": "System message of a call that writes new inputs",
+    "chat_generation_system": "System message of a call that writes a new input",
+    "chat_generation_turn": "What each user turn of a generation call asks for",
+    "judge_system": "System message of a call that judges a row",
+    "generation call": "A generation call, whole",
+}
 
 
 def card_of(manifest: Manifest) -> str:
@@ -86,6 +95,11 @@ def _use(manifest: Manifest) -> str:
         f"{fenced(EXAMPLE.replace('{name}', manifest.name), 'python')}\n\n"
         "`messages` is what a student is trained on; `input`, `thinking` and `output` are its "
         f"parts, put together in the thinking format `{manifest.thinking_format}`."
+        + (
+            f' `load_dataset("{manifest.name}", "rejected")` gives the rows that were turned down.'
+            if manifest.counts.rejected
+            else ""
+        )
     )
 
 
@@ -115,11 +129,21 @@ def _spend(manifest: Manifest) -> str:
 
 
 def _prompts(manifest: Manifest) -> str:
-    shown = [f"### {prose(stage)}\n\n{fenced(text)}" for stage, text in manifest.prompts.items()]
+    shown = [
+        f"### {prose(PROMPTS.get(stage, stage))}\n\n{fenced(text)}"
+        for stage, text in manifest.prompts.items()
+    ]
     if manifest.policy is not None:
-        policy = json.dumps(manifest.policy, indent=2, ensure_ascii=False)
-        shown.append(f"### The task as the teacher described it\n\n{fenced(policy, 'json')}")
+        known = {name: said for name, said in manifest.policy.items() if said}
+        policy = json.dumps(known, indent=2, ensure_ascii=False)
+        shown.append(f"### The task as {_who_described(manifest)}\n\n{fenced(policy, 'json')}")
     return "\n\n".join(shown)
+
+
+def _who_described(manifest: Manifest) -> str:
+    if manifest.config.get("extract_policy") is False:
+        return "derived from instruction and seeds"
+    return "described by the teacher, or by hand"
 
 
 def _lineage(manifest: Manifest) -> str:

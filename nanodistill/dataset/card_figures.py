@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nanodistill.dataset.manifest import Manifest, Statistics
+from nanodistill.dataset.manifest import CellCount, Manifest, Statistics
 from nanodistill.dataset.markdown import cell, prose, table
 
 CELLS_SHOWN = 12
 OUTPUTS_SHOWN = 40
+ACCOUNT = ("requested", "kept", "rejected", "failed")
+DUPLICATES = ("duplicate", "near_duplicate")
 THINKING_FROM = {
     "teacher": "written by the teacher when asked to think",
     "native": "the teacher's own reasoning, sent beside its answer",
@@ -24,14 +26,12 @@ def rows_section(manifest: Manifest) -> str:
         told.append(_outputs(figures.outputs))
     told.append(
         table(
-            ("length in characters", "median", "95th percentile", "longest"),
+            ("length in characters (train, valid)", "median", "95th percentile", "longest"),
             [(name, *spread) for name, spread in figures.lengths.items()],
         )
     )
     told.append(_distinct(figures))
     told.append(_confidence(manifest))
-    if any(figures.cells):
-        told.append(_cells(figures.cells, manifest.counts.kept))
     return "\n\n".join(filter(None, told))
 
 
@@ -42,10 +42,10 @@ def _thinking(manifest: Manifest) -> str:
 
 
 def _distinct(figures: Statistics) -> str:
-    shares = ", ".join(f"{name[-1]}: {part:.3f}" for name, part in figures.distinct.items())
+    shares = ", ".join(f"distinct-{name[-1]} {part:.3f}" for name, part in figures.distinct.items())
     return (
-        "Different word n-grams of the inputs over all of them (distinct-n over "
-        f"{figures.distinct_over} rows): {shares}."
+        f"Variety of the inputs: {shares} (different word n-grams over all of them, in "
+        f"{figures.distinct_over} training rows)."
     )
 
 
@@ -93,27 +93,30 @@ def _confidence(manifest: Manifest) -> str:
     )
 
 
-def _cells(cells: Mapping[str, int], kept: int) -> str:
-    """Counts by place in the plan: by the values of each axis, where there are many places."""
-    planned = {name: n for name, n in cells.items() if name}
+def _cells(cells: Mapping[str, CellCount]) -> str:
+    """The account by place in the plan: by the values of each axis, where there are many places."""
+    accounts = {name: account.figures for name, account in cells.items()}
+    planned = [name for name in accounts if "=" in name]
+    if not planned:
+        return ""
     if len(planned) > CELLS_SHOWN:
-        rows = [
-            (cell(axis), cell(value), n, share(n, kept))
-            for (axis, value), n in _by_axis(planned).items()
-        ]
-        places = f"{len(planned)} places of the coverage plan have rows. By axis:"
-        return f"{places}\n\n" + table(("axis", "value", "rows", "share"), rows)
-    rows_by_cell = [(cell(name), n, share(n, kept)) for name, n in planned.items()]
-    return table(("place in the coverage plan", "rows", "share"), rows_by_cell)
+        sums_by_axis = by_axis({name: accounts[name] for name in planned})
+        rows = [(cell(axis), cell(value), *sums) for (axis, value), sums in sums_by_axis.items()]
+        rows += [(cell(name), "", *accounts[name]) for name in accounts if name not in planned]
+        places = f"The coverage plan came to {len(planned)} places. Their account by axis:"
+        return f"{places}\n\n" + table(("axis", "value", *ACCOUNT), rows)
+    rows_by_cell = [(cell(name), *account) for name, account in accounts.items()]
+    return table(("place in the coverage plan", *ACCOUNT), rows_by_cell)
 
 
-def _by_axis(cells: Mapping[str, int]) -> dict[tuple[str, str], int]:
+def by_axis(cells: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, str], tuple[int, ...]]:
     """Cells are called "axis=value; axis=value"."""
-    sums: dict[tuple[str, str], int] = {}
-    for name, n in cells.items():
+    sums: dict[tuple[str, str], tuple[int, ...]] = {}
+    for name, account in cells.items():
         for place in name.split("; "):
             axis, _, value = place.partition("=")
-            sums[axis, value] = sums.get((axis, value), 0) + n
+            so_far = sums.get((axis, value), (0,) * len(account))
+            sums[axis, value] = tuple(map(sum, zip(so_far, account, strict=True)))
     return dict(sorted(sums.items()))
 
 
@@ -129,7 +132,8 @@ def making_section(manifest: Manifest) -> str:
         told.append("No row was rejected, so there is no configuration `rejected`.")
     if manifest.failed:
         told.append(table(("failed calls", "rows lost"), list(manifest.failed.items())))
-    told += [_stages(manifest), _split(manifest), _agreement(manifest)]
+    told += [_cells(manifest.cells), _stages(manifest), _seen_before(manifest)]
+    told += [_split(manifest), _agreement(manifest)]
     told += [f"Note: {prose(note)}" for note in manifest.notes]
     return "\n\n".join(filter(None, told))
 
@@ -152,6 +156,26 @@ def _stages(manifest: Manifest) -> str:
     return table(("step", "rows that reached it", "refused"), rows)
 
 
+def _seen_before(manifest: Manifest) -> str:
+    """What duplicates and contamination came to. An edit has no steps, and nothing to say."""
+    if not manifest.stages:
+        return ""
+    rejected = manifest.counts.rejected
+    exact, near = (rejected.get(reason, 0) for reason in DUPLICATES)
+    threshold = manifest.config.get("near_duplicate_threshold")
+    alike = "" if threshold is None else f" (similarity of {threshold:g} or more)"
+    told = (
+        f"Duplicates: {exact} rows had the input of an earlier row and {near} nearly so{alike}; "
+        "seeds count as earlier rows."
+    )
+    if not manifest.has_test:
+        return told
+    return (
+        f"{told} Contamination: {rejected.get('contaminated', 0)} rows were a test row, nearly "
+        "one, or shared a run of words with one. All of these were rejected."
+    )
+
+
 def _split(manifest: Manifest) -> str:
     split = manifest.split
     if split is None:
@@ -159,12 +183,17 @@ def _split(manifest: Manifest) -> str:
     return (
         f"Validation is {share(manifest.counts.valid, manifest.counts.kept)} of the kept rows "
         f"({split.val_split:.0%} wanted), {split.valid_groups} of {split.groups} groups: rows of "
-        "one teacher call and near-duplicates are on the same side."
+        "one teacher call are on the same side."
     )
 
 
 def _agreement(manifest: Manifest) -> str:
     found = manifest.agreement
+    if found is None and manifest.made_by == "synthesis":
+        return (
+            "The teacher's answers to the seeds were not compared with the user's: how often it is "
+            "right on this task is not known."
+        )
     if found is None:
         return ""
     return (

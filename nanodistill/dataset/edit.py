@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanodistill.dataset.manifest import StageCount, VersionFacts
+from nanodistill.dataset.manifest import Manifest, StageCount, VersionFacts
 from nanodistill.dataset.rows import SPLITS, trace_of
 from nanodistill.dataset.version import DatasetVersion
 from nanodistill.dataset.writer import VersionDraft
@@ -82,7 +82,7 @@ def read_edit(version: DatasetVersion, path: Path) -> Edit:
         ConfigError: the version's thinking format, a user's own, is not at hand.
     """
     parent = {row["id"]: (split, trace_of(row)) for split in SPLITS for row in version.rows(split)}
-    reading = _Reading(parent, resolve_format(version.manifest.thinking_format))
+    reading = _Reading(parent, resolve_format(version.manifest.thinking_format), version.manifest)
     if not path.exists():
         raise DataError("The edit can't be read:", [Problem(str(path), "there is no such file")])
     for found in read_jsonl(path):
@@ -95,9 +95,10 @@ def read_edit(version: DatasetVersion, path: Path) -> Edit:
 class _Reading:
     """Lines of an edited file, one after the other."""
 
-    def __init__(self, parent: dict[str, Placed], shape: Format) -> None:
+    def __init__(self, parent: dict[str, Placed], shape: Format, manifest: Manifest) -> None:
         self._parent = parent
         self._shape = shape
+        self._manifest = manifest
         self._kept: dict[str, str] = {}
         self._rows: list[Placed] = []
         self._ids: dict[str, str] = {}
@@ -133,6 +134,8 @@ class _Reading:
         split, trace = placed
         if placed != before and not survives(self._shape, trace.thinking, trace.output):
             yield Problem("thinking", MARKS)
+        if before is None or trace.output != before[1].output:
+            yield from _unlike_others(trace.output, self._manifest)
         earlier = self._ids.setdefault(trace.id, where)
         if earlier != where and split != "test":
             yield Problem("input", f"is the row of {earlier} once more")
@@ -161,6 +164,22 @@ class _Reading:
             facts=facts.model_copy(update={"notes": (*facts.notes, f"Mended by hand: {figures}.")}),
         )
         return Edit(draft, self._changed, len(gone), self._added)
+
+
+def _unlike_others(output: str, manifest: Manifest) -> Iterator[Problem]:
+    """What keeps an output from being one of this task."""
+    if manifest.labels and output not in manifest.labels:
+        what = f"'{output[:60]}' is none of the labels {', '.join(manifest.labels)}"
+        yield Problem("output", what)
+    if manifest.response_schema is not None:
+        from jsonschema import ValidationError, validate
+
+        try:
+            validate(json.loads(output), manifest.response_schema)
+        except ValueError:
+            yield Problem("output", "is no JSON, as the response model has it")
+        except ValidationError as invalid:
+            yield Problem("output", f"is not what the response model says: {invalid.message}")
 
 
 def _owned(trace: Trace, thinking: str | None) -> Trace:

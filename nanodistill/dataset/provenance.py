@@ -64,7 +64,7 @@ SHOWN_PARAMETERS = frozenset(
     }
 )
 NOT_SHOWN = "[not shown]"
-LIBRARIES = ("pyarrow", "datasketch", "litellm", "instructor", "mlx-lm")
+LIBRARIES = ("pyarrow", "litellm", "instructor", "mlx-lm")
 
 
 def public_config(config: DistillationConfig) -> dict[str, Any]:

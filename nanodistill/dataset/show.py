@@ -8,6 +8,7 @@ from itertools import islice
 
 from nanodistill.dataset.diff import Cause, RowRef, VersionDiff
 from nanodistill.dataset.index import Index
+from nanodistill.dataset.manifest import Agreement, Statistics
 from nanodistill.dataset.version import DatasetVersion
 from nanodistill.events import Table
 
@@ -18,20 +19,24 @@ CHANGES_SHOWN = 10
 def version_tables(version: DatasetVersion, *, rows: int) -> list[Table]:
     """What a version is, how its outputs are spread, why rows were rejected, its first `rows`."""
     manifest, counts = version.manifest, version.counts
+    figures = manifest.statistics
     about = [
         ("fingerprint", manifest.fingerprint),
         ("made", f"{manifest.created}, by {manifest.made_by}"),
         ("parents", ", ".join(parent[:8] for parent in manifest.parents)),
         ("teacher", manifest.teacher or ""),
         ("rows", f"{counts.train} train, {counts.valid} valid, {counts.test} test"),
+        ("wanted", "" if manifest.wanted is None else str(manifest.wanted)),
         ("requested", str(manifest.requested)),
         ("rejected", _by_reason(counts.rejected)),
         ("failed", _by_reason(manifest.failed)),
         ("cost", "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:.4f}"),
+        ("distinct-2", _distinct(figures)),
+        ("blind check", _agreement(manifest.agreement)),
     ]
     shown = [Table(version.name, ("", ""), tuple(line for line in about if line[1]))]
-    if manifest.statistics.outputs is not None:
-        shown.append(_outputs(manifest.statistics.outputs))
+    if figures.outputs is not None:
+        shown.append(_outputs(figures.outputs))
     first = islice(version.rows("train"), rows)
     lines = tuple((short(row["output"]), short(row["input"])) for row in first)
     return [*shown, Table("First rows of train", ("output", "input"), lines)] if lines else shown
@@ -91,6 +96,18 @@ def _by_reason(counts: dict[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.items())
 
 
+def _distinct(figures: Statistics) -> str:
+    over = f"over {figures.distinct_over} training rows"
+    return " ".join(f"{part:.3f} {over}" for n, part in figures.distinct.items() if n[-1] == "2")
+
+
+def _agreement(found: Agreement | None) -> str:
+    if found is None:
+        return ""
+    interval = f"95%: {found.low:.0%} to {found.high:.0%}"
+    return f"the teacher agrees on {found.agreed} of {found.of} seeds ({interval})"
+
+
 def _outputs(outputs: dict[str, dict[str, int]]) -> Table:
     names = sorted({name for found in outputs.values() for name in found})
     lines = tuple(
@@ -100,7 +117,16 @@ def _outputs(outputs: dict[str, dict[str, int]]) -> Table:
 
 
 def _cause_line(cause: Cause) -> tuple[str, str, str]:
-    return cause.what, short(cause.before or ""), short(cause.after or "")
+    before, after = cause.before or "", cause.after or ""
+    pairs = enumerate(zip(before, after, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(before), len(after)))
+    return cause.what, _short_from(before, same), _short_from(after, same)
+
+
+def _short_from(text: str, same: int) -> str:
+    """`text`, cut so that what follows its first `same` characters is seen."""
+    start = max(0, same - LONGEST_SHOWN // 3)
+    return short(text) if len(text) <= LONGEST_SHOWN or not start else short("… " + text[start:])
 
 
 def _change_lines(

@@ -27,7 +27,7 @@ from nanodistill.evaluation.contenders import (
 )
 from nanodistill.evaluation.endpoint import find_endpoint
 from nanodistill.evaluation.generation import Wanted, generate_missing
-from nanodistill.evaluation.given import GivenAnswer, given_answers, usd_per_1000
+from nanodistill.evaluation.given import Answerer, GivenAnswer, usd_per_1000
 from nanodistill.evaluation.metrics import Choice, TaskFacts, choose_metric
 from nanodistill.evaluation.prompts import JudgedSet, judged_set, shots
 from nanodistill.evaluation.reading import output_format
@@ -60,7 +60,7 @@ def evaluate(
     adapter: Path | None = None,
     model: str | None = None,
     endpoint: str | None = None,
-    teacher: Path | Iterable[GivenAnswer] = (),
+    teacher: Answerer | None = None,
     listen: Listener = silent,
 ) -> EvaluationResult:
     """Compare the student with its base on the dataset's test split.
@@ -73,7 +73,7 @@ def evaluate(
         model: judge this model in place of the student.
         endpoint: judge what an OpenAI-compatible server answers, under this URL and the name
             `model`, or the only model that it has.
-        teacher: the teacher's answers to the same rows, or a file of them (see given.py).
+        teacher: gets the teacher's answers to the same rows (see given.py).
 
     Raises:
         InputError: there is nothing to judge, or nothing to judge by.
@@ -93,8 +93,8 @@ def evaluate(
         dataset.manifest.thinking_format, candidate.train_on, config.thinking_format
     )
     judge = Judge(choice.metric, form, judged.rows)
-    scored = _teacher_scored(judge, given_answers(teacher))
     with run.locked("eval"):
+        scored = _teacher_scored(judge, teacher(judged)) if teacher else {}
         answers = Answers(run.evaluation / "answers.jsonl")
         wanted = [
             Wanted(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
@@ -144,12 +144,11 @@ def _scored(judge: Judge, one: Wanted, answers: Answers) -> Scored:
     return Scored(predictions, judge.score(predictions, speed_of(generated)))
 
 
-def _teacher_scored(judge: Judge, given: Mapping[str, GivenAnswer]) -> dict[str, Scored]:
-    """The teacher under its name, if it has given any answers."""
-    if not given:
-        return {}
-    predictions = judge.given(TEACHER, given)
-    score = judge.score(predictions, usd_per_1000=usd_per_1000(given.values()))
+def _teacher_scored(judge: Judge, given: Iterable[GivenAnswer]) -> dict[str, Scored]:
+    """The teacher under its name."""
+    answers = {answer.id: answer for answer in given}
+    predictions = judge.given(TEACHER, answers)
+    score = judge.score(predictions, usd_per_1000=usd_per_1000(answers.values()))
     return {TEACHER: Scored(predictions, score)}
 
 

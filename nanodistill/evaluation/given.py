@@ -1,25 +1,16 @@
-"""Answers that were not generated here: a teacher's, bought by the synthesis half.
-
-They come as a list, or as a file of JSON lines with `id` (the row's), `output`
-(null where there is none), and, where known, `text`, `thinking` and `cost_usd`.
-"""
+"""Answers that were not generated here: a teacher's, bought by the synthesis half."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from nanodistill.errors import DataError, Problem
-
-FIELDS = frozenset({"id", "output", "text", "thinking", "cost_usd"})
+from nanodistill.evaluation.prompts import JudgedSet
 
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """Somebody's answer to the row with this id."""
+    """Somebody's answer to the row with this id; `output` is None where there is none."""
 
     id: str
     output: str | None
@@ -28,14 +19,8 @@ class GivenAnswer:
     cost_usd: float | None = None
 
 
-def given_answers(source: Path | Iterable[GivenAnswer]) -> dict[str, GivenAnswer]:
-    """The answers by row id.
-
-    Raises:
-        DataError: with every line of the file that is no answer.
-    """
-    answers = _read(source) if isinstance(source, Path) else source
-    return {answer.id: answer for answer in answers}
+Answerer = Callable[[JudgedSet], Iterable[GivenAnswer]]
+"""Gets somebody's answers to the rows that are judged by, when everything else is found to fit."""
 
 
 def usd_per_1000(answers: Iterable[GivenAnswer]) -> float | None:
@@ -43,23 +28,3 @@ def usd_per_1000(answers: Iterable[GivenAnswer]) -> float | None:
     costs = [answer.cost_usd for answer in answers]
     known = [cost for cost in costs if cost is not None]
     return 1000 * sum(known) / len(known) if known and len(known) == len(costs) else None
-
-
-def _read(path: Path) -> list[GivenAnswer]:
-    answers: list[GivenAnswer] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            answers.append(_answer(json.loads(line)))
-        except (ValueError, TypeError) as wrong:
-            problems.append(Problem(f"{path}:{number}", str(wrong)))
-    if problems:
-        raise DataError("The file of answers can't be read:", problems)
-    return answers
-
-
-def _answer(value: Mapping[str, Any]) -> GivenAnswer:
-    unknown = set(value) - FIELDS
-    if unknown:
-        raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
-    return GivenAnswer(**value)

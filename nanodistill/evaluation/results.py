@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanodistill.evaluation.contenders import BASE, SHOWN_AS
+from nanodistill.evaluation.contenders import BASE, SHOWN_AS, TEACHER
 from nanodistill.evaluation.prompts import JudgedRow
 from nanodistill.evaluation.statistics import Estimate, Paired
 from nanodistill.evaluation.verdict import in_words, points
@@ -177,7 +177,15 @@ class EvaluationResult:
             for name, paired in self.against.items()
             if name != BASE
         ]
-        return "\n".join([_capital(self.verdict), *others, f"Results in {self.folder}"])
+        said = [_capital(self.verdict), *others, *self._price(), f"Results in {self.folder}"]
+        return "\n".join(said)
+
+    def _price(self) -> list[str]:
+        """What the teacher costs where its price is known: what each student saves."""
+        teacher = self.models.get(TEACHER)
+        if teacher is None or teacher.usd_per_1000 is None:
+            return []
+        return [f"1,000 answers of the teacher cost ${teacher.usd_per_1000:.2f}"]
 
     def table(self) -> Table:
         title = f"{self.n} {self.subject.split} rows, {self.measure} ({self.reason})"

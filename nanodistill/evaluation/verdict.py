@@ -11,7 +11,7 @@ FEWEST = next(n for n in range(1, 100) if 2 / 2**n < SIGNIFICANT)
 def in_words(paired: Paired) -> str:
     """As in "ahead by 46 points (95%: 31 to 59), p < 0.001, 80 rows"."""
     rows = f"{paired.n} row{'' if paired.n == 1 else 's'}"
-    found = f"{_standing(paired)}, {_p(paired.p)}"
+    found = f"{_standing(paired)}, {probability(paired.p)}"
     if paired.is_significant:
         return f"{found}, {rows}"
     return f"not distinguishable from chance on {rows}: {found}{_few(paired)}"
@@ -33,7 +33,7 @@ def _standing(paired: Paired) -> str:
     return f"{word} by {points(abs(paired.diff))} {unit} (95%: {points(low)} to {points(high)})"
 
 
-def _p(p: float) -> str:
+def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 

@@ -16,9 +16,11 @@ commit also writes how many records there are into a small file beside the
 journal, the seal; a journal with fewer is damaged and said to be. Deleting the
 seal accepts the loss.
 
-Not promised: detection of a flipped bit inside a text; two writers. Files are
-readable by their owner alone. All methods block: not for an event loop, see
-`nanodistill.teacher.recorder`.
+Each row has a checksum, so that a flipped bit is damage and is said to be; a
+journal of format 1, which had none, becomes one of today when it is opened.
+
+Not promised: two writers. Files are readable by their owner alone. All methods
+block: not for an event loop, see `nanodistill.teacher.recorder`.
 """
 
 from __future__ import annotations

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from typing import Any
 
-from nanodistill.journal.entries import Attempt, Response, Sums
+from nanodistill.journal.checksums import crc_of, crc_of_text
+from nanodistill.journal.entries import Attempt, Response, Sums, Whole
 from nanodistill.records import Completion, Usage
 
+COMPLETION = tuple(field.name for field in fields(Completion))
+USAGE = tuple(field.name for field in fields(Usage))
+MISMATCH = "its checksum is another"
 SCHEMA = """
 CREATE TABLE responses (
     id INTEGER PRIMARY KEY,
@@ -17,8 +21,11 @@ CREATE TABLE responses (
     stage TEXT NOT NULL,
     failure TEXT,
     finish TEXT,
-    body TEXT NOT NULL,
-    whole_by INTEGER NOT NULL DEFAULT 0
+    whole_by INTEGER NOT NULL DEFAULT 0,
+    whole_crc INTEGER NOT NULL DEFAULT 0,
+    body_crc INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    body TEXT NOT NULL
 );
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
@@ -35,41 +42,55 @@ CREATE TABLE attempts (
     completion_tokens INTEGER NOT NULL,
     cached_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
-    cost_usd REAL
+    cost_usd REAL,
+    crc INTEGER NOT NULL
 );
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    crc INTEGER NOT NULL
+) WITHOUT ROWID;
 """
+ATTEMPT = """at, stage, model, key, cause, outcome, kind, status, latency,
+    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_usd"""
+HEAD = "key, stage, failure, finish, whole_by, whole_crc, body_crc, crc"
+"""What is to be known of a response without its text; `to_head` reads it."""
 
-INSERT_ATTEMPT = """
-    INSERT INTO attempts (at, stage, model, key, cause, outcome, kind, status, latency,
-        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_usd)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT_ATTEMPT = f"""
+    INSERT INTO attempts ({ATTEMPT}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_RESPONSE = """
-    INSERT INTO responses (key, stage, failure, finish, body) VALUES (?, ?, ?, ?, ?)
+    INSERT INTO responses (key, stage, failure, finish, body_crc, crc, body)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO NOTHING
 """
-INSERT_NOTE = "INSERT OR REPLACE INTO notes VALUES (?, ?)"
-REMARK = "UPDATE responses SET whole_by = ? WHERE key = ?"
-COUNTS = """
+INSERT_NOTE = "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)"
+REMARK = "UPDATE responses SET whole_by = ?, whole_crc = ? WHERE key = ?"
+LAST = """
     SELECT coalesce((SELECT max(id) FROM responses), 0),
         coalesce((SELECT max(id) FROM attempts), 0)
 """
-ATTEMPTS = "SELECT * FROM attempts WHERE id > ? ORDER BY id LIMIT 1000"
-SUMS = """
+COUNTS = f"""
+    SELECT (SELECT count(*) FROM responses), (SELECT count(*) FROM attempts), * FROM ({LAST})
+"""
+NOTES = "SELECT name, value, crc FROM notes"
+ATTEMPTS = f"SELECT id, crc, {ATTEMPT} FROM attempts WHERE id > ? ORDER BY id LIMIT 1000"
+SUMS = f"""
     SELECT stage, count(*), sum(outcome = 'answered'), sum(outcome = 'refused'),
         sum(outcome NOT IN ('answered', 'refused')),
         sum(cause = 'retry'), sum(cause = 'repair'), sum(cause = 'longer'),
         sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(reasoning_tokens),
-        total(cost_usd), sum(outcome = 'answered' AND cost_usd IS NULL), total(latency)
+        total(cost_usd), sum(outcome = 'answered' AND cost_usd IS NULL), total(latency),
+        sum(crc <> crc_of({ATTEMPT}))
     FROM attempts GROUP BY stage ORDER BY min(id)
 """
 
 
 def from_attempt(attempt: Attempt) -> tuple[Any, ...]:
-    usage = attempt.usage
-    return (
-        attempt.at,
+    """A row of `ATTEMPT` and its checksum, in the types in which it will be read."""
+    usage, cost = attempt.usage, attempt.cost_usd
+    row = (
+        float(attempt.at),
         attempt.stage,
         attempt.model,
         bytes.fromhex(attempt.key),
@@ -77,16 +98,23 @@ def from_attempt(attempt: Attempt) -> tuple[Any, ...]:
         attempt.outcome,
         attempt.kind,
         attempt.status,
-        attempt.latency,
+        float(attempt.latency),
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.cached_tokens,
         usage.reasoning_tokens,
-        attempt.cost_usd,
+        None if cost is None else float(cost),
     )
+    return (*row, crc_of(*row))
 
 
-def to_attempt(row: Sequence[Any]) -> Attempt:
+def to_attempt(crc: int, row: Sequence[Any]) -> Attempt:
+    """
+    Raises:
+        ValueError: it is not what `from_attempt` made.
+    """
+    if crc_of(*row) != crc:
+        raise ValueError(MISMATCH)
     at, stage, model, key, cause, outcome, kind, status, latency, *tokens, cost = row
     return Attempt(
         at, stage, model, key.hex(), cause, outcome, kind, status, latency, Usage(*tokens), cost
@@ -94,39 +122,99 @@ def to_attempt(row: Sequence[Any]) -> Attempt:
 
 
 def from_response(response: Response) -> tuple[Any, ...]:
-    key, completion = bytes.fromhex(response.key), response.completion
+    completion = response.completion
     if completion is None:
-        message = response.message.encode(errors="replace").decode()
-        return (key, response.stage, response.failure, None, message)
-    return (key, response.stage, None, completion.finish_reason, _to_body(completion))
+        finish, body = None, response.message.encode(errors="replace").decode()
+    else:
+        finish, body = completion.finish_reason, _to_body(completion)
+    head = (bytes.fromhex(response.key), response.stage, response.failure, finish)
+    body_crc = crc_of_text(body)
+    return (*head, body_crc, crc_of(*head, body_crc), body)
+
+
+def from_whole(whole: Whole) -> tuple[Any, ...]:
+    key = bytes.fromhex(whole.key)
+    return whole.by, _whole_crc(key, whole.by), key
+
+
+def from_note(name: str, value: str) -> tuple[Any, ...]:
+    return name, value, crc_of(name, value)
+
+
+def _whole_crc(key: bytes, by: int) -> int:
+    return crc_of(key, by) if by else 0
 
 
 def _to_body(completion: Completion) -> str:
     """JSON, readable where it can be; half characters, which a teacher may send, are escaped."""
-    fields = asdict(completion)
-    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    said = {name: getattr(completion, name) for name in COMPLETION}
+    said["usage"] = {name: getattr(completion.usage, name) for name in USAGE}
+    body = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
     try:
         body.encode()
     except UnicodeEncodeError:
-        return json.dumps(fields, separators=(",", ":"))
+        return json.dumps(said, separators=(",", ":"))
     return body
 
 
-def to_response(key: bytes, stage: str, failure: str | None, body: str, whole_by: int) -> Response:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A response but for its text."""
+
+    key: str
+    stage: str
+    failure: str | None
+    finish: str | None
+    whole_by: int
+    body_crc: int
+
+
+def to_head(row: Sequence[Any]) -> Head:
+    """
+    Raises:
+        ValueError: it is not what was written.
+    """
+    key, stage, failure, finish, whole_by, whole_crc, body_crc, crc = row
+    is_sound = crc_of(key, stage, failure, finish, body_crc) == crc
+    if not is_sound or _whole_crc(key, whole_by) != whole_crc:
+        raise ValueError(MISMATCH)
+    return Head(key.hex(), stage, failure, finish, whole_by, body_crc)
+
+
+def to_response(head: Head, body: str) -> Response:
     """
     Raises:
         ValueError, TypeError, KeyError: `body` is not what `from_response` made.
     """
-    if failure is not None:
-        return Response(key.hex(), stage, failure=failure, message=body)
-    fields: Mapping[str, Any] = json.loads(body)
-    completion = Completion(**{**fields, "usage": Usage(**fields["usage"])})
-    return Response(key.hex(), stage, completion, whole_by=whole_by)
+    if crc_of_text(body) != head.body_crc:
+        raise ValueError(MISMATCH)
+    if head.failure is not None:
+        return Response(head.key, head.stage, failure=head.failure, message=body)
+    said: Mapping[str, Any] = json.loads(body)
+    completion = Completion(**{**said, "usage": Usage(**said["usage"])})
+    return Response(head.key, head.stage, completion, whole_by=head.whole_by)
+
+
+def to_note(row: Sequence[Any]) -> str:
+    """
+    Raises:
+        ValueError: it is not what was written.
+    """
+    name, value, crc = row
+    if crc_of(name, value) != crc:
+        raise ValueError(MISMATCH)
+    return str(value)
 
 
 def to_sums(row: Sequence[Any]) -> Sums:
+    """
+    Raises:
+        ValueError: an attempt that was added up is not what was written.
+    """
     calls, answered, refused, failed, retries, repairs, longer, *rest = row
-    *tokens, cost, unpriced, seconds = rest
+    *tokens, cost, unpriced, seconds, mismatched = rest
+    if mismatched:
+        raise ValueError(MISMATCH)
     return Sums(
         calls,
         answered,

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Self
 
-from nanodistill.errors import DamagedFile, FolderError, NewerVersion
+from nanodistill.errors import FolderError
+from nanodistill.journal.checksums import teach
 from nanodistill.journal.entries import (
     Attempt,
     Call,
@@ -21,18 +23,25 @@ from nanodistill.journal.entries import (
     Sums,
     Whole,
 )
+from nanodistill.journal.format import BEGIN, FORMAT, format_of, migrate
 from nanodistill.journal.rows import (
     ATTEMPTS,
     COUNTS,
+    HEAD,
     INSERT_ATTEMPT,
     INSERT_NOTE,
     INSERT_RESPONSE,
+    LAST,
+    NOTES,
     REMARK,
-    SCHEMA,
     SUMS,
     from_attempt,
+    from_note,
     from_response,
+    from_whole,
     to_attempt,
+    to_head,
+    to_note,
     to_response,
     to_sums,
 )
@@ -40,8 +49,6 @@ from nanodistill.journal.seal import read_seal, write_seal
 from nanodistill.journal.trouble import damaged, plain_errors
 from nanodistill.runfolder import sync_folder
 
-APPLICATION = 0x4E616E6F
-FORMAT = 1
 WAIT_FOR_LOCK = 5.0
 
 
@@ -52,7 +59,7 @@ class Journal:
         self.path = path
         self._writer = writer
         self._reader = _connect_to_read(path)
-        self._found = _counts(self._reader)[0]
+        self._found = _last(self._reader)[0]
         self._notes: dict[str, str] = {}
         self._writing = threading.Lock()
         self._reading = threading.Lock()
@@ -85,38 +92,52 @@ class Journal:
             notes = dict(self._notes)
             with self._transaction() as writer:
                 _insert(writer, records, notes)
-                counts = _counts(writer)
+                counts = _last(writer)
             write_seal(self.path, counts)
             self._forget(notes)
 
     def states(self, keys: Iterable[str]) -> dict[str, State]:
         """What is there under `keys`."""
-        rows = self._select("key, id <= ?, failure, finish, whole_by", keys, self._found)
-        return {row[0].hex(): State(bool(row[1]), *row[2:]) for row in rows}
+        found: dict[str, State] = {}
+        for is_old, *row in self._select(f"id <= ?, {HEAD}", keys, self._found):
+            with self._legible("a response"):
+                head = to_head(row)
+            found[head.key] = State(bool(is_old), head.failure, head.finish, head.whole_by)
+        return found
 
     def responses(self, keys: Iterable[str]) -> dict[str, Response]:
         """The responses under `keys`; those that are not there are left out."""
-        rows = self._select("key, stage, failure, body, whole_by", keys)
-        return {row[0].hex(): self._response(row) for row in rows}
+        found: dict[str, Response] = {}
+        for body, *row in self._select(f"body, {HEAD}", keys):
+            with self._legible("a response"):
+                response = to_response(to_head(row), body)
+            found[response.key] = response
+        return found
 
     def sums(self) -> dict[str, Sums]:
         """The ledger by stage, in the order in which the stages were first called."""
-        rows = self._query(SUMS)
-        return {row[0]: to_sums(row[1:]) for row in rows}
+        with self._legible("an attempt"):
+            return {row[0]: to_sums(row[1:]) for row in self._query(SUMS)}
 
     def attempts(self) -> Iterator[Attempt]:
         """The whole ledger, oldest first."""
         last = 0
         while rows := self._query(ATTEMPTS, (last,)):
-            last = rows[-1][0]
-            yield from (to_attempt(row[1:]) for row in rows)
+            for id, crc, *row in rows:
+                if id != last + 1:
+                    raise damaged(self.path, f"attempt {last + 1} is missing")
+                last = id
+                with self._legible("an attempt"):
+                    attempt = to_attempt(crc, row)
+                yield attempt
 
     def note(self, name: str) -> str | None:
         """A fact of the run that was kept with `keep_note`."""
         if name in self._notes:
             return self._notes[name]
-        rows = self._query("SELECT value FROM notes WHERE name = ?", (name,))
-        return None if not rows else str(rows[0][0])
+        rows = self._query(f"{NOTES} WHERE name = ?", (name,))
+        with self._legible("a note"):
+            return to_note(rows[0]) if rows else None
 
     def keep_note(self, name: str, value: str) -> None:
         """Keep a fact of the run, with the next commit, in place of what had this name.
@@ -149,12 +170,13 @@ class Journal:
         statement = f"SELECT {columns} FROM responses WHERE key IN ({marks})"
         return self._query(statement, [*values, *wanted])
 
-    def _response(self, row: Sequence[Any]) -> Response:
-        """SQLite does not notice where a page lost the end of a text."""
+    @contextmanager
+    def _legible(self, what: str) -> Iterator[None]:
+        """A row that is not what was written is damage."""
         try:
-            return to_response(*row)
+            yield
         except (ValueError, TypeError, KeyError) as error:
-            raise damaged(self.path, f"the response {row[0].hex()} can't be read") from error
+            raise damaged(self.path, f"{what} can't be read: {error}") from error
 
     def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._reading, plain_errors(self.path):
@@ -172,10 +194,10 @@ def open_journal(path: Path) -> Iterator[Journal]:
         _create(path)
         with ExitStack() as undo:
             writer = undo.enter_context(closing(_connect(path)))
-            _check_format(path, writer)
-            _check_count(path, writer)
+            known = _check(path, writer)
             _prepare(writer)
-            _check_pages(path, writer)
+            if known < FORMAT:
+                migrate(writer)
             undo.pop_all()
     with Journal(path, writer) as journal:
         yield journal
@@ -192,8 +214,10 @@ def read_journal(path: Path) -> Iterator[Journal]:
     if not path.exists():
         raise FolderError(f"there is no journal at {path}.")
     with plain_errors(path), closing(_connect_to_read(path)) as reader:
-        _check_format(path, reader)
-        _check_count(path, reader)
+        known = _check(path, reader)
+    if known < FORMAT:
+        with open_journal(path):
+            pass
     with Journal(path, None) as journal:
         yield journal
 
@@ -207,10 +231,7 @@ def _create(path: Path) -> None:
     part.unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600))
     with closing(_connect(part)) as connection:
-        connection.executescript(
-            f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-            f"{SCHEMA} COMMIT; PRAGMA journal_mode = WAL;"
-        )
+        connection.executescript(f"{BEGIN} PRAGMA journal_mode = WAL;")
     part.replace(path)
     sync_folder(path.parent)
 
@@ -224,33 +245,25 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     with plain_errors(path):
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=WAIT_FOR_LOCK,
             isolation_level=None,
             check_same_thread=False,
         )
+    teach(connection)
+    return connection
 
 
-def _check_format(path: Path, connection: sqlite3.Connection) -> None:
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if found > FORMAT and application == APPLICATION:
-        raise NewerVersion(
-            f"{path} was written by a newer NanoDistill "
-            f"(journal format {found}, this one knows {FORMAT}).",
-            next_step="Update NanoDistill, or choose another output_dir or name.",
-        )
-    if application == APPLICATION:
-        return
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not tables:
-        raise damaged(path, "it is empty")
-    raise DamagedFile(
-        f"{path} is an SQLite file, but not a journal of ours.",
-        next_step="Move it away, or choose another output_dir or name.",
-    )
+def _check(path: Path, connection: sqlite3.Connection) -> int:
+    """The journal's format, if it is sound."""
+    known = format_of(path, connection)
+    _check_count(path, connection)
+    _check_pages(path, connection)
+    if known == FORMAT:
+        _check_notes(path, connection)
+    return known
 
 
 def _prepare(writer: sqlite3.Connection) -> None:
@@ -263,24 +276,36 @@ def _prepare(writer: sqlite3.Connection) -> None:
 
 def _check_count(path: Path, connection: sqlite3.Connection) -> None:
     """Compare with the seal, which is read first: a writer at work is ahead of it, never behind."""
-    sealed, found = read_seal(path), _counts(connection)
-    if found[0] < sealed[0] or found[1] < sealed[1]:
+    sealed = read_seal(path)
+    responses, attempts, *last = connection.execute(COUNTS).fetchone()
+    if responses < sealed[0] or attempts < sealed[1]:
         raise damaged(
             path,
-            f"it holds {found[0]} responses and {found[1]} attempts, "
+            f"it holds {responses} responses and {attempts} attempts, "
             f"while {sealed[0]} and {sealed[1]} were committed",
         )
+    if [responses, attempts] != last:
+        raise damaged(path, "its rows are not numbered one after the other")
 
 
-def _check_pages(path: Path, writer: sqlite3.Connection) -> None:
-    problems = [row[0] for row in writer.execute("PRAGMA quick_check(1)")]
+def _check_pages(path: Path, connection: sqlite3.Connection) -> None:
+    problems = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
         raise damaged(path, problems[0])
 
 
-def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
+def _check_notes(path: Path, connection: sqlite3.Connection) -> None:
+    """All of them, since one under a wrong name would not be missed."""
+    try:
+        for row in connection.execute(NOTES):
+            to_note(row)
+    except ValueError as error:
+        raise damaged(path, f"a note can't be read: {error}") from error
+
+
+def _last(connection: sqlite3.Connection) -> tuple[int, int]:
     """How many responses and attempts there are; nothing is ever deleted, so the last id tells."""
-    responses, attempts = connection.execute(COUNTS).fetchone()
+    responses, attempts = connection.execute(LAST).fetchone()
     return responses, attempts
 
 
@@ -292,5 +317,5 @@ def _insert(
     remarks = [record for record in records if isinstance(record, Whole)]
     writer.executemany(INSERT_ATTEMPT, (from_attempt(call.attempt) for call in calls))
     writer.executemany(INSERT_RESPONSE, map(from_response, responses))
-    writer.executemany(REMARK, ((whole.by, bytes.fromhex(whole.key)) for whole in remarks))
-    writer.executemany(INSERT_NOTE, notes.items())
+    writer.executemany(REMARK, map(from_whole, remarks))
+    writer.executemany(INSERT_NOTE, starmap(from_note, notes.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -17,6 +18,16 @@ from nanodistill.errors import (
 )
 
 FULL_BELOW = 1 << 20
+DAMAGE = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,  # a statement of ours does not fit the tables that are there
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
 
 
 def seal_of(path: Path) -> Path:
@@ -54,7 +65,7 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return _disk_full(path)
     short = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_SHORT_READ
-    if short or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if short or code in DAMAGE or (code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)):
         return damaged(path, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return RunLocked(

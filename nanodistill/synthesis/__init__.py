@@ -2,6 +2,7 @@
 
     result = await synthesize(config, listen=listen)
     estimate = await plan(config)
+    answers = await examine(config, dataset, inputs)
 
 `stages` is the sequence; the other modules are its parts.
 """
@@ -9,7 +10,8 @@
 from __future__ import annotations
 
 from nanodistill.synthesis.estimate import PlanEstimate, plan
+from nanodistill.synthesis.examination import Examined, examine
 from nanodistill.synthesis.result import SynthesisResult
 from nanodistill.synthesis.stages import synthesize
 
-__all__ = ["PlanEstimate", "SynthesisResult", "plan", "synthesize"]
+__all__ = ["Examined", "PlanEstimate", "SynthesisResult", "examine", "plan", "synthesize"]

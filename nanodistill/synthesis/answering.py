@@ -76,9 +76,9 @@ class Answering:
     def _confirmation(self, placed: Placed, answer: Said | Failed) -> Ending:
         if isinstance(answer, Failed):
             return answer
-        if match_label(answer.output, self.task.labels) == placed.slot.cell.label:
+        if match_label(answer.output, self.task.labels) == placed.row.output:
             return replace(placed.row, request_keys=placed.row.request_keys + answer.keys)
-        return disagreement(answer.output, placed.slot.cell.label)
+        return disagreement(answer.output, placed.row.output)
 
     def _sifted(self, placed: Sequence[Placed], ledger: Ledger) -> list[Placed]:
         good = []

@@ -91,10 +91,10 @@ class Asker:
             for sample in range(self.samples):
                 yield self._request("trace", text, sample, {})
 
-    def blind_requests(self, texts: Sequence[str]) -> Iterator[Request]:
+    def blind_requests(self, texts: Sequence[str], stage: str = "blind") -> Iterator[Request]:
         """One careful call for each input, to see what the teacher would say."""
         for text in texts:
-            yield self._request("blind", text, 0, BLIND)
+            yield self._request(stage, text, 0, BLIND)
 
     def check_requests(self, texts: Sequence[str]) -> Iterator[Request]:
         """One short call for each input, for the label alone."""

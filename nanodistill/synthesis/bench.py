@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanodistill.config import DistillationConfig
+from nanodistill.errors import ConfigError
 from nanodistill.events import Listener
 from nanodistill.journal import Journal, open_journal, read_journal
 from nanodistill.runfolder import RunFolder
@@ -104,7 +105,13 @@ def _providers(
     if config.judge is None:
         return teacher
     as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": None})
-    return TeacherAndJudge(teacher, _provider(stack, as_judge, journal, listen), config.judge)
+    try:
+        judge = _provider(stack, as_judge, journal, listen)
+    except ConfigError as wrong:
+        problems = [replace(p, where="judge" if p.where == "teacher" else p.where)
+                    for p in wrong.problems]  # fmt: skip
+        raise ConfigError("The judge can't be used:", problems) from wrong
+    return TeacherAndJudge(teacher, judge, config.judge)
 
 
 def _provider(

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 LABEL = "label"
+NO_HINTS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,14 @@ class Axis:
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, values: Sequence[str] | Mapping[str, float]) -> Axis:
-        return cls(name, values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0))
+    def of(
+        cls,
+        name: str,
+        values: Sequence[str] | Mapping[str, float],
+        hints: Mapping[str, str] = NO_HINTS,
+    ) -> Axis:
+        weights = values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0)
+        return cls(name, weights, hints)
 
     @functools.cached_property
     def shares(self) -> Mapping[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nanodistill.curation.split import Member, Sides, split_rows
 from nanodistill.curation.vote import interval
@@ -32,6 +33,8 @@ from nanodistill.synthesis.policy import TaskPolicy
 from nanodistill.synthesis.seedrows import BlindCheck
 from nanodistill.synthesis.task import Task
 from nanodistill.thinking import FORMATS
+
+OUTSIDE = "outside the plan"
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def _agreement(check: BlindCheck | None) -> Agreement | None:
 
 def _cells(ledger: Ledger) -> dict[str, CellCount]:
     return {
-        cell or "seeds and own rows": CellCount(
+        cell or OUTSIDE: CellCount(
             requested=tally.requested,
             kept=tally.kept,
             rejected=dict(sorted(tally.rejected.items())),
@@ -205,10 +208,12 @@ def _usage(spent: Spent) -> TokenUsage:
 
 
 def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
-    origins: dict[Any, int] = {}
+    origins: Counter[str | None] = Counter()
+    made = 0
     for row in ledger.kept.traces():
-        origins[row.thinking_from] = origins.get(row.thinking_from, 0) + 1
-    notes = []
+        origins[row.thinking_from] += 1
+        made += row.source == "synthetic"
+    notes = [_on_labels(task, made)] if made and task.labels and not task.asks_answers else []
     if origins.get("rationalized"):
         notes.append(
             f"{origins['rationalized']} rows have thinking that was written with the answer in "
@@ -219,3 +224,12 @@ def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
     if not task.test:
         notes.append("There is no test split: scores are on the validation split.")
     return tuple(notes)
+
+
+def _on_labels(task: Task, made: int) -> str:
+    """Where labels come from that no answer of the teacher stands behind."""
+    rows = f"{made} generated rows have the label that "
+    given = "the teacher gave with them" if task.whole_rows else "their input was written for"
+    if task.config.check_labels:
+        return f"{rows}{given}, confirmed by the teacher on reading the input again."
+    return f"{rows}{given}; nothing has confirmed it (check_labels is off)."

@@ -28,7 +28,7 @@ from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.bench import Bench, open_bench
 from nanodistill.synthesis.generation import Caller, Memory, Writer
 from nanodistill.synthesis.ledger import Ledger
-from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
+from nanodistill.synthesis.plan import axes_of, check_plan, slots_of
 from nanodistill.synthesis.policy import derived_policy
 from nanodistill.synthesis.rehearsal import CurtainFalls, Rehearsal
 from nanodistill.synthesis.shelf import Shelf
@@ -136,7 +136,7 @@ async def plan(
         InputError: as `synthesize` does.
     """
     task = await to_thread.run_sync(load_task, config, listen)
-    check_axes(task)
+    check_plan(task)
     if config.training_data is not None:
         return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
     with Shelf() as kept, Shelf() as rejected:

@@ -22,7 +22,7 @@ from typing import Any
 from nanodistill.curation.near import words_of
 from nanodistill.prompts import CHAT_SYSTEM, CHAT_TURN, GENERATION
 from nanodistill.records import Message, Request, Seed, tagged_hash
-from nanodistill.synthesis.coverage import Axis, Cell
+from nanodistill.synthesis.coverage import LABEL, Axis, Cell
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 
@@ -197,9 +197,9 @@ class Writer:
         inputs = [seed.input for seed in self.task.seeds]
         longest = max(len(text.split()) for text in inputs)
         params: dict[str, Any] = {"max_tokens": longest * TOKENS_PER_WORD + ROOM}
-        ends = next(
-            (end for end in ("\n", "\n\n") if not any(end in text for text in inputs)), None
-        )
+        # A whole row is of two lines at least.
+        possible = ("\n\n",) if self.task.whole_rows else ("\n", "\n\n")
+        ends = next((end for end in possible if not any(end in text for text in inputs)), None)
         if ends is not None:
             params["stop"] = [ends]
         if self.task.config.teacher.startswith("mlx/"):
@@ -215,11 +215,17 @@ class Writer:
             yield {"role": "system", "content": self.task.prompts.render(CHAT_SYSTEM)}
         for seed in call.shown:
             yield {"role": "user", "content": self._turn(Cell(_label_alone(call.slots[0].cell)))}
-            yield {"role": "assistant", "content": seed.input}
+            yield {"role": "assistant", "content": self._written(seed)}
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
 
+    def _written(self, seed: Seed) -> str:
+        return shown(seed) if self.task.whole_rows else seed.input
+
     def _turn(self, cell: Cell) -> str:
-        asked = [self.task.prompts.render(CHAT_TURN, label=cell.label or "")]
+        label = "" if cell.label is None else self._says(LABEL, cell.label)
+        asked = [self.task.prompts.render(CHAT_TURN, label=label)]
+        if self.task.whole_rows:
+            asked.append(f"Its output is one of: {', '.join(self.task.labels)}.")
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 
@@ -244,17 +250,18 @@ class Writer:
             lines += [f"Each: {wishes[0]}"] if one_for_all else ["What each is to be:"]
             lines += [] if one_for_all else [f"{i}. {w}" for i, w in enumerate(wishes, start=1)]
         if self.task.whole_rows:
-            lines.append("Give the right output with each.")
+            which = f": one of {', '.join(self.task.labels)}" if self.task.labels else ""
+            lines.append(f"Give the right output with each{which}.")
         return "\n".join(lines)
 
     def _right_answer(self, label: str | None, n: int) -> str:
         if label is None:
             return ""
+        meaning = self.task.label_hints.get(label, label).removeprefix(label)
         others = ", ".join(other for other in self.task.labels if other != label)
         whose = "whose right answer is" if n == 1 else "that all have the right answer"
-        return (
-            f' {whose} "{label}" and clearly none of: {others}' if others else f' {whose} "{label}"'
-        )
+        apart = f" and clearly none of: {others}" if others else ""
+        return f' {whose} "{label}"{meaning}{apart}'
 
     def _wishes(self, cell: Cell) -> str:
         return "; ".join(

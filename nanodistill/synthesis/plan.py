@@ -10,7 +10,7 @@ from itertools import count
 from nanodistill.curation.near import words_of
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import Seed
-from nanodistill.synthesis.coverage import LABEL, Axis, deal
+from nanodistill.synthesis.coverage import LABEL, NO_HINTS, Axis, deal
 from nanodistill.synthesis.generation import Slot
 from nanodistill.synthesis.policy import TaskPolicy
 from nanodistill.synthesis.task import Task
@@ -23,26 +23,33 @@ DIFFICULTIES = {
 
 
 def axes_of(task: Task, policy: TaskPolicy) -> list[Axis]:
-    """The axes of the plan, the label first: the user's, and where they give none, ours."""
-    ours = {axis.name: axis for axis in _found(task, policy)}
-    theirs = {name: Axis.of(name, values) for name, values in task.config.axes.items()}
-    chosen = ours | theirs
+    """The axes of the plan, the label first: the user's, and where they give none, ours.
+
+    Without coverage there are none, and every call is alike.
+    """
     if not task.config.coverage:
-        chosen = {name: axis for name, axis in chosen.items() if name == LABEL}
-    return sorted(chosen.values(), key=lambda axis: axis.name != LABEL)
+        return []
+    ours = {axis.name: axis for axis in _found(task, policy)}
+    hints = {LABEL: task.label_hints}
+    theirs = {
+        name: Axis.of(name, values, hints.get(name, NO_HINTS))
+        for name, values in task.config.axes.items()
+    }
+    return sorted((ours | theirs).values(), key=lambda axis: axis.name != LABEL)
 
 
 def slots_of(axes: Sequence[Axis], task: Task) -> Iterator[Slot]:
     """Slots without end. Labels make up for what the seeds have of them."""
     labels = [task.label_of(seed) for seed in task.seeds]
-    taken = Counter(label for label in labels if label is not None and label in axes[0].weights)
+    planned = axes[0].weights if task.plans_labels else {}
+    taken = Counter(label for label in labels if label is not None and label in planned)
     cells = deal(axes, seed=task.config.random_seed, taken=taken)
     return (Slot(number, cell) for number, cell in zip(count(), cells, strict=False))
 
 
 def _found(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
     if task.labels:
-        yield Axis.of(LABEL, task.labels)
+        yield Axis.of(LABEL, task.labels, task.label_hints)
     if policy.topics:
         yield Axis.of("topic", tuple(dict.fromkeys(policy.topics)))
     if task.config.generation == "structured":
@@ -65,13 +72,18 @@ def length_axis(seeds: Sequence[Seed]) -> Axis:
     return Axis("length", dict.fromkeys(hints, 1.0), hints)
 
 
-def check_axes(task: Task) -> None:
-    """See that the user's axes can be planned with.
+def check_plan(task: Task) -> None:
+    """See that there can be enough rows, and that the user's axes can be planned with.
 
     Raises:
         ConfigError: with all that can't.
     """
     labels, problems = task.labels, []
+    if task.wanted < task.config.min_rows:
+        what = f"is {task.config.min_rows}, and no more than {task.wanted} rows are wanted"
+        problems.append(Problem("min_rows", what))
+    if task.config.axes and not task.config.coverage:
+        problems.append(Problem("axes", "have no effect with coverage = false; leave one of them"))
     for name, values in task.config.axes.items():
         axis = Axis.of(name, values)
         if not axis.weights:

@@ -21,6 +21,7 @@ from typing import Any
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanodistill.config.nearest import nearest
 from nanodistill.curation.near import words_of
 from nanodistill.curation.response import object_schema, summary
 from nanodistill.errors import DamagedFile, TeacherRefused
@@ -211,6 +212,10 @@ async def settle_policy(task: Task, teacher: Teaching, path: Path, listen: Liste
     if stored is not None and stored.is_edited:
         old = "" if stored.made_from == made_from else " It was made from other seeds or settings."
         listen(Notice(f"policy.json was edited and is used as it stands.{old}"))
+        for name in sorted(stored.policy.further.keys() - task.config.policy_dimensions.keys()):
+            guess = nearest(name, TaskPolicy.model_fields)
+            what = f"policy.json has '{name}', taken as a dimension of your own{guess}"
+            listen(Notice(what, "warning"))
         return Settled(stored.policy)
     if stored is not None and stored.made_from == made_from:
         return Settled(stored.policy)

@@ -90,10 +90,16 @@ class Reader:
             return Rejection(trace, "malformed", "a row without output")
         return trace
 
+    @property
+    def _is_bare_input(self) -> bool:
+        """Whether an answer is one input and nothing besides."""
+        is_chat = self.task.config.generation == "chat"
+        return is_chat and not self.task.whole_rows and self.task.parser is None
+
     def _rows(self, outcome: Answer | Failure) -> list[Row]:
         if isinstance(outcome, Answer):
             text, data = outcome.completion.text, outcome.data
-            if self.task.config.generation == "chat" and self.task.parser is None:
+            if self._is_bare_input:
                 return [Example(text)]
             return parse_examples(text, data=data, parser=self.task.parser)
         if outcome.kind not in WORTH_A_LOOK or self.task.config.generation == "chat":

@@ -20,7 +20,7 @@ from typing import Literal
 
 from anyio import to_thread
 
-from nanodistill.events import Listener, Notice, Progress
+from nanodistill.events import ROWS, Listener, Notice, Progress
 from nanodistill.records import Request
 from nanodistill.synthesis.answering import Answering
 from nanodistill.synthesis.generation import Call, Caller, Memory, Slot, Writer
@@ -76,6 +76,7 @@ class Rounds:
         left: list[Slot] = []
         barren: list[int] = []
         filled_so_far = 0
+        listen(Progress(ROWS, 0, wanted, "kept"))
         for number in range(1, self._task.config.max_rounds + 1):
             if filled_so_far == wanted:
                 break
@@ -87,7 +88,7 @@ class Rounds:
             filled = await self._work(calls, ledger)
             left = [slot for slot in (*asked, *left[size:]) if slot.number not in filled]
             filled_so_far += len(filled)
-            listen(Progress("rows", filled_so_far, wanted))
+            listen(Progress(ROWS, filled_so_far, wanted, "kept"))
             listen(Notice(f"Round {number}: {len(filled)} of {len(asked)} rows were good."))
             barren = [] if len(filled) >= NEW_ENOUGH * len(asked) else [*barren, len(asked)]
             if len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS:

@@ -23,10 +23,11 @@ from anyio import to_thread
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.sieve import Sieve
 from nanodistill.dataset import DatasetVersion
-from nanodistill.events import Listener, silent
+from nanodistill.events import Listener, Notice, silent
 from nanodistill.journal import Sums
 from nanodistill.records import Trace
 from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.synthesis import examination
 from nanodistill.synthesis.answering import Answering
 from nanodistill.synthesis.bench import Bench, open_bench
 from nanodistill.synthesis.draft import Made, Spent, write_dataset
@@ -34,7 +35,7 @@ from nanodistill.synthesis.generation import Caller, Memory, Slot, Writer
 from nanodistill.synthesis.givingup import give_up
 from nanodistill.synthesis.ledger import Ledger
 from nanodistill.synthesis.owndata import curate_own_rows, place
-from nanodistill.synthesis.plan import axes_of, check_axes, slots_of
+from nanodistill.synthesis.plan import axes_of, check_plan, slots_of
 from nanodistill.synthesis.policy import keep_policy, settle_policy
 from nanodistill.synthesis.reading import Reader
 from nanodistill.synthesis.result import SynthesisResult
@@ -67,7 +68,7 @@ async def synthesize(
         Stopped: the run stopped early; what it has is safe, and it can go on.
     """
     task = await to_thread.run_sync(load_task, config, listen)
-    check_axes(task)
+    check_plan(task)
     run = RunFolder(config.run_folder)
     with run.locked("synth"), Shelf() as kept, Shelf() as rejected:
         ledger = Ledger(kept, rejected)
@@ -95,6 +96,7 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
     for_seeds = Sieve([*seen.steps(), *row_steps(task)], ledger.steps)
     for seed in seeds:
         place(seed, for_seeds, ledger)
+    _tell_of_seeds(ledger, len(seeds), listen)
     axes = axes_of(task, policy)
     slots, wanted = slots_of(axes, task), max(0, task.wanted - len(ledger.kept))
     writer = Writer(task, {axis.name: axis for axis in axes}, policy.for_writers())
@@ -107,6 +109,15 @@ async def ask(bench: Bench, ledger: Ledger, limit: int | None) -> Made:
         stopped = await rounds.preview(slots, wanted, limit, ledger)
     prompts = _prompts(task, writer, slots_of(axes, task))
     return Made(policy, check, prompts, _spent(bench), stopped)
+
+
+def _tell_of_seeds(ledger: Ledger, seeds: int, listen: Listener) -> None:
+    """Say so where the user's own examples do not become rows."""
+    lost = ledger.accounts.total().rejected
+    if lost:
+        why = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
+        text = f"{lost.total()} of {seeds} seeds do not become rows ({why}); prompts show them."
+        listen(Notice(text, "warning"))
 
 
 def _own_rows(
@@ -130,8 +141,9 @@ def _rounds(bench: Bench, writer: Writer, seen: Seen, ledger: Ledger) -> Rounds:
 
 
 def _spent(bench: Bench) -> Spent:
-    """This session's calls, and what the run has cost since its beginning."""
-    account, run = bench.teacher.account, sum(bench.journal.sums().values(), Sums())
+    """This session's calls, and what the dataset has cost since the run's beginning."""
+    account, stages = bench.teacher.account, bench.journal.sums()
+    run = sum((sums for stage, sums in stages.items() if stage != examination.STAGE), Sums())
     return Spent(account.made, account.reused, account.retried, run.usage, run.known_cost)
 
 

@@ -58,19 +58,27 @@ class Task:
         return thinks(self.form)
 
     @property
+    def plans_labels(self) -> bool:
+        """Whether inputs are written for a label that the plan has chosen."""
+        return bool(self.labels) and self.config.coverage
+
+    @property
     def whole_rows(self) -> bool:
-        """Whether generation brings the outputs too: they hold their own reasoning."""
-        return (
-            self.response is not None
-            and self.response.reasoning_field is not None
-            and self.config.generation == "structured"
-            and self.config.samples_per_input == 1
-        )
+        """Whether generation brings the outputs too.
+
+        Either they hold their own reasoning, or they are labels that no plan has chosen.
+        """
+        if self.config.samples_per_input > 1:
+            return False
+        if self.labels:
+            return not self.plans_labels and not self.thinks
+        reasons = self.response is not None and self.response.reasoning_field is not None
+        return reasons and self.config.generation == "structured"
 
     @property
     def asks_answers(self) -> bool:
         """Whether each new input is put to the teacher for its answer."""
-        known = self.whole_rows or (bool(self.labels) and not self.thinks)
+        known = self.whole_rows or (self.plans_labels and not self.thinks)
         return not known or self.config.samples_per_input > 1
 
     def seeds_of(self, label: str | None) -> tuple[Row, ...]:
@@ -89,6 +97,12 @@ class Task:
         return match_label(seed.output, self.labels) if self.labels else None
 
     @functools.cached_property
+    def label_hints(self) -> Mapping[str, str]:
+        """What each label means, as a prompt says it; empty where the user did not."""
+        meanings = self.config.labels if isinstance(self.config.labels, dict) else {}
+        return {label: f"{label} ({meaning.strip()})" for label, meaning in meanings.items()}
+
+    @functools.cached_property
     def answer_schema(self) -> Mapping[str, Any] | None:
         """What an answer is to look like, where outputs have a schema."""
         if self.response is None:
@@ -101,11 +115,13 @@ class Task:
     def rows_schema(self) -> Mapping[str, Any]:
         """What a generation call's answer is to look like."""
         described = "An input, whole and by itself."
+        text: dict[str, Any] = {"type": "string"}
+        row, definitions = object_schema({"input": text}), None
         if self.whole_rows and self.response is not None:
             row = dict(self.response.inside("output", input=described))
             definitions = row.pop("$defs", None)
-        else:
-            row, definitions = object_schema({"input": {"type": "string"}}), None
+        elif self.whole_rows:
+            row = object_schema({"input": text, "output": text | {"enum": list(self.labels)}})
         whole = object_schema({"examples": {"type": "array", "items": row}})
         return whole | ({"$defs": definitions} if definitions else {})
 
@@ -136,7 +152,9 @@ def load_task(config: DistillationConfig, listen: Listener) -> Task:
         response=response,
         form=form,
         prompts=make_prompts(
-            config.prompt_templates, chat=config.generation == "chat", labels=bool(labels)
+            config.prompt_templates,
+            chat=config.generation == "chat",
+            labels=bool(labels) and config.coverage,
         ),
         parser=_parser(config),
         verifier=_verifier(config),

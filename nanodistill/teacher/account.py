@@ -102,9 +102,10 @@ class Watch:
             "limit": limit,
             "refused": self._account.refused,
             "retried": self._account.retried,
-            "usd": self._account.known_cost,
-            "usd in all": self._projected(left),
+            "spent": _dollars(self._account.known_cost),
         }
+        if left and (projected := self._projected(left)):
+            figures["by the end"] = _dollars(projected)
         seconds = left / calls if left is not None and calls else None
         self._listen(Progress(self.stage, self.done, self.total, "calls", seconds, figures))
 
@@ -114,3 +115,10 @@ class Watch:
             return None
         each = (self._account.cost_usd - self._spent_before) / self._asked
         return self._account.cost_usd + each * left
+
+
+def _dollars(cost: float | None) -> str:
+    """`$12.40`, `$0.0031`; nothing is shown as 0 that is not."""
+    if cost is None:
+        return "price unknown"
+    return f"${cost:,.2f}" if cost >= 1 or cost == 0 else f"${cost:.3g}"

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nanodistill.config.teaching import LIMIT_NAMES
 from nanodistill.records import Completion, Request
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 RULES = 1
 """Which rules a remark "whole" in the journal stands for. Change them, count up."""
 
-LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
 LARGER = 2
 SMALLEST_EXPLICIT_LIMIT = 4096
 LONGEST_BROKEN_TEXT = 24_000

@@ -7,7 +7,6 @@ from typing import Any
 
 from nanodistill.config import TeacherSettings
 from nanodistill.redaction import is_secret_name
-from nanodistill.teacher.answers import LIMIT_NAMES
 
 TRANSPORT = frozenset(
     {
@@ -37,19 +36,9 @@ PREFIXES = ("aws_", "azure_", "vertex_", "litellm_", "s3_", "gcs_")
 
 
 def params_for(settings: TeacherSettings, stage: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
-    """The parameters of a request: the user's kwargs over the stage's over the fields.
-
-    `max_output_tokens` is the user's too, and goes before the stage's own limit.
-    """
-    params = {"temperature": settings.temperature, **stage}
-    if settings.max_output_tokens is not None:
-        params = _without_limits(params) | {"max_tokens": settings.max_output_tokens}
-    theirs = {
-        name: value for name, value in settings.litellm_kwargs.items() if not is_transport(name)
-    }
-    if any(name in theirs for name in LIMIT_NAMES):
-        params = _without_limits(params)
-    params |= theirs
+    """The parameters of a request: the configuration's, without how a call travels."""
+    sent = settings.get_litellm_synthesis_kwargs(**stage)
+    params = {name: value for name, value in sent.items() if not is_transport(name)}
     if params.get("seed") is not None:
         params["seed"] += ordinal
     return params
@@ -58,7 +47,3 @@ def params_for(settings: TeacherSettings, stage: Mapping[str, Any], ordinal: int
 def is_transport(name: str) -> bool:
     """Whether a LiteLLM argument says how a call travels, not what is answered."""
     return name in TRANSPORT or name.startswith(PREFIXES) or is_secret_name(name)
-
-
-def _without_limits(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if name not in LIMIT_NAMES}

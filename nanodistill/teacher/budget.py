@@ -16,10 +16,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from nanodistill.config import TeacherSettings
+from nanodistill.config.teaching import LIMIT_NAMES
 from nanodistill.errors import BudgetReached
 from nanodistill.journal import Sums
 from nanodistill.records import Request, Usage
-from nanodistill.teacher.answers import LIMIT_NAMES
 from nanodistill.teacher.prices import Price
 
 TOKENS_PER_CHARACTER = 0.3

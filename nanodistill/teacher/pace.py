@@ -10,13 +10,16 @@ launches of the last `w` seconds, per `w`, if `w` is the wait that it asks for. 
 first is too low for windows (a pause is lost on them), the second too high for
 buckets (they have a reserve). So we begin at the lower one and close in on the
 upper one, keep a little below it, and when refusals come soon again, give way to
-the lower one. After a quiet while the pace feels its way up, to find a limit that
+the lower one. A call that was held up on its way arrives close to those after it, so a
+launch also waits until the one that it must not share a window with has arrived a
+window ago. After a quiet while the pace feels its way up, to find a limit that
 was raised; the while grows as the limit proves constant.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 LATE = 0.015
 MARGIN = 0.99
@@ -41,6 +44,8 @@ SLOWEST = 1 / 60
 FEW = 4
 DOUBLING_TIME = 2.0
 REMEMBERED = 4096
+MOST_GUARDED = 256
+GUARD = 0.005
 
 
 class Pace:
@@ -86,24 +91,37 @@ class History:
         self._count = 0
         self._in_flight: dict[int, float] = {}
         self._answered: dict[int, float] = {}
+        self._recent: dict[int, float] = {}
         self._shortest = math.inf
 
     def launched(self, now: float) -> int:
         """Gives the launch its number."""
         self._count += 1
-        self._in_flight[self._count] = now
+        self._in_flight[self._count] = self._recent[self._count] = now
+        self._recent.pop(self._count - MOST_GUARDED, None)
         return self._count
 
     def answered(self, number: int, latency: float, now: float) -> None:
         del self._in_flight[number]
         self._shortest = min(self._shortest, latency)
         self._answered[number] = now
+        if number in self._recent:
+            self._recent[number] = max(self._recent[number], now - self._shortest)
         if len(self._answered) > 2 * REMEMBERED:
             self._answered = dict(list(self._answered.items())[-REMEMBERED:])
 
     def gone(self, number: int) -> None:
         """The call was refused, failed or given up."""
         del self._in_flight[number]
+        self._recent.pop(number, None)
+
+    def last_but(self, others: int, now: float) -> float:
+        """When the last call but so many others has arrived, at the earliest."""
+        found = next(islice(reversed(self._recent.items()), others, None), None)
+        if found is None:
+            return -math.inf
+        number, arrived = found
+        return max(arrived, now - self._shortest) if number in self._in_flight else arrived
 
     def before(self, number: int, after: float) -> int:
         """How many of those launched before `number` have arrived `after` a time."""
@@ -135,7 +153,7 @@ class LearnedPace:
     def wait(self, now: float) -> float:
         """Seconds to wait, at most some: the rate may have risen until then."""
         self._rise(now)
-        return min(self._pace.wait(now), LOOK_AGAIN)
+        return min(max(self._pace.wait(now), self._guard(now)), LOOK_AGAIN)
 
     def launched(self, now: float) -> int:
         """Take note of a launch; gives its number."""
@@ -175,6 +193,15 @@ class LearnedPace:
         self._aim(min(low, high), high, launched_at)
         self._refused_at = launched_at
         self._pause(resumes_at)
+
+    def _guard(self, now: float) -> float:
+        """Seconds until a window has room, by when calls have arrived rather than left."""
+        if not self._is_firm:
+            return 0.0
+        most = math.ceil(max(self._goal, self.rate) * self._window - SAME)
+        if most > MOST_GUARDED:
+            return 0.0
+        return self._history.last_but(most - 1, now) + self._window + GUARD - now
 
     def _pause(self, until: float) -> None:
         self._resumes_at = self._risen_at = max(until, self._resumes_at)

@@ -1,11 +1,12 @@
-"""Teacher calls per second, side by side in one run, against a server in another process.
+"""The teacher service side by side with bare clients and a peer, against a server of its own.
 
-    PYTHONPATH=tests python tests/benchmarks/bench_teacher.py [--calls 2000] [--at 50 200]
+    PYTHONPATH=tests python tests/benchmarks/bench_teacher.py [--peers] [--only throughput …]
 
-Every contender asks for the same JSON schema. "provider" is our transport alone, "stage" the
-whole service on top: limits, retries, validation and the durable journal. The server answers
-after 100 ms, so that the latency itself allows 10 calls a second for each one at once. Rounds
-take turns, and the median of each contender counts. CPU is this process's, for one call.
+Three tables. Throughput: the server answers after 100 ms, so that the latency itself allows
+10 calls a second for each one at once; contenders take turns, the median of each counts, and
+what goes through LiteLLM makes fewer calls where that would take minutes. CPU is this process's,
+for one call. Rate limit: see `rate_limit`. Memory: see `hundred_thousand`. `--peers` installs
+curator in an environment of its own under `--cache`.
 """
 
 from __future__ import annotations
@@ -13,172 +14,141 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import aiohttp
-from teacher.opened import SCHEMA, config_for, request
 from teacher.server import ServerProcess
 
-from nanodistill.events import silent
-from nanodistill.journal import open_journal
-from nanodistill.teacher.engine import open_teacher
+from benchmarks.contenders import (
+    LATENCY,
+    Measure,
+    Took,
+    bare_aiohttp,
+    bare_litellm,
+    service,
+    stage,
+    warmed,
+)
+from benchmarks.peers import curator_python, run_curator
+from benchmarks.rate_limit import FIRST_SECONDS, RATE, against_a_limit
 from nanodistill.teacher.libraries import load_litellm
-from nanodistill.teacher.opening import open_provider
-from nanodistill.teacher.stop import StopSignal
-from nanodistill.teacher.wording import native
 
-LATENCY = 0.1
-KEY = "sk-benchmark"
-MODEL = "any"
-
-Run = Callable[[int], Awaitable[None]]
+TABLES = ("throughput", "rate-limit", "memory")
+AIOHTTP, LITELLM = "aiohttp, bare", "litellm.acompletion, bare"
+MOST_THROUGH_LITELLM = 1000
 
 
-def prompt(number: int) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": f"text number {number} of many"},
-    ]
+@dataclass(frozen=True)
+class Contender:
+    """A line of the table. `reference` is the bare loop that it is held against."""
+
+    measure: Measure
+    reference: str
+    is_slow: bool = False
 
 
-async def in_parallel(call: Callable[[int], Awaitable[Any]], calls: int, at_once: int) -> None:
-    numbers = iter(range(calls))
-
-    async def work() -> None:
-        for number in numbers:
-            await call(number)
-
-    await asyncio.gather(*(work() for _ in range(at_once)))
-
-
-@asynccontextmanager
-async def bare_aiohttp(url: str, at_once: int) -> AsyncIterator[Run]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def call(number: int) -> None:
-            body = {"model": MODEL, "messages": prompt(number), "response_format": native(SCHEMA)}
-            async with session.post(
-                f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}
-            ) as response:
-                await response.json()
-
-        yield lambda calls: in_parallel(call, calls, at_once)
-
-
-@asynccontextmanager
-async def bare_litellm(url: str, at_once: int) -> AsyncIterator[Run]:
-    litellm = load_litellm()
-
-    async def call(number: int) -> None:
-        await litellm.acompletion(
-            model=f"openai/{MODEL}",
-            api_base=url,
-            api_key=KEY,
-            messages=prompt(number),
-            response_format=native(SCHEMA),
-        )
-
-    yield lambda calls: in_parallel(call, calls, at_once)
-
-
-def provider(transport: str) -> Callable[[str, int], AbstractAsyncContextManager[Run]]:
-    @asynccontextmanager
-    async def contender(url: str, at_once: int) -> AsyncIterator[Run]:
-        ours = open_provider(config_for(url, transport=transport))
-
-        async def call(number: int) -> None:
-            await ours.complete(request(f"text number {number} of many", schema=SCHEMA))
-
-        yield lambda calls: in_parallel(call, calls, at_once)
-        await ours.aclose()
-
-    return contender
-
-
-def stage(transport: str) -> Callable[[str, int], AbstractAsyncContextManager[Run]]:
-    @asynccontextmanager
-    async def contender(url: str, at_once: int) -> AsyncIterator[Run]:
-        config = config_for(url, transport=transport, max_concurrency=at_once)
-        ours = open_provider(config)
-        asked = 0
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            open_journal(Path(folder) / "journal.sqlite") as journal,
-        ):
-            async with open_teacher(config, journal, ours, silent, StopSignal()) as teacher:
-
-                async def run(calls: int) -> None:
-                    nonlocal asked
-                    numbers = range(asked, asked + calls)
-                    asked += calls
-                    await teacher.settle(
-                        teacher.request("bench", prompt(number), schema=SCHEMA)  # type: ignore[arg-type]
-                        for number in numbers
-                    )
-
-                yield run
-        await ours.aclose()
-
-    return contender
-
-
-CONTENDERS: dict[str, tuple[Callable[[str, int], AbstractAsyncContextManager[Run]], str]] = {
-    "aiohttp, bare": (bare_aiohttp, "aiohttp, bare"),
-    "direct: provider": (provider("auto"), "aiohttp, bare"),
-    "direct: stage": (stage("auto"), "aiohttp, bare"),
-    "litellm.acompletion, bare": (bare_litellm, "litellm.acompletion, bare"),
-    "through LiteLLM: provider": (provider("litellm"), "litellm.acompletion, bare"),
-    "through LiteLLM: stage": (stage("litellm"), "litellm.acompletion, bare"),
+CONTENDERS = {
+    AIOHTTP: Contender(warmed(bare_aiohttp), AIOHTTP),
+    "direct: service": Contender(warmed(service("auto")), AIOHTTP),
+    "direct: whole stage": Contender(stage("auto"), AIOHTTP),
+    LITELLM: Contender(warmed(bare_litellm), LITELLM, is_slow=True),
+    "through LiteLLM: service": Contender(warmed(service("litellm")), LITELLM, is_slow=True),
+    "through LiteLLM: whole stage": Contender(stage("litellm"), LITELLM, is_slow=True),
 }
-SLOW = ("litellm", "LiteLLM")
 
 
-async def measure(
-    contender: Callable[[str, int], AbstractAsyncContextManager[Run]],
-    url: str,
-    at_once: int,
-    calls: int,
-) -> tuple[float, float]:
-    """Calls a second and CPU milliseconds a call, after a warm-up."""
-    async with contender(url, at_once) as run:
-        await run(3 * at_once)
-        began, busy = time.perf_counter(), time.process_time()
-        await run(calls)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - busy
-    return calls / seconds, cpu / calls * 1000
+def with_curator(python: Path | None) -> dict[str, Contender]:
+    if python is None:
+        return CONTENDERS
+
+    def by(backend: str) -> Measure:
+        async def measure(url: str, at_once: int, calls: int) -> Took:
+            seconds = await asyncio.to_thread(run_curator, python, backend, url, at_once, calls)
+            return Took(calls, seconds, None)
+
+        return measure
+
+    return CONTENDERS | {
+        "curator, its OpenAI client": Contender(by("openai"), AIOHTTP, is_slow=True),
+        "curator, through LiteLLM": Contender(by("litellm"), LITELLM, is_slow=True),
+    }
 
 
-async def compare(url: str, at_once: int, calls: int, rounds: int) -> None:
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS}
-    for _ in range(rounds):
-        for name, (contender, _) in CONTENDERS.items():
-            few = calls // 4 if any(word in name for word in SLOW) else calls
-            found[name].append(await measure(contender, url, at_once, few))
-    speed = {name: statistics.median(each[0] for each in runs) for name, runs in found.items()}
-    cpu = {name: statistics.median(each[1] for each in runs) for name, runs in found.items()}
+async def throughput(contenders: Mapping[str, Contender], given: argparse.Namespace) -> None:
+    with ServerProcess(latency=LATENCY, record="nothing", items=1) as server:
+        for at_once in given.at:
+            found: dict[str, list[Took]] = {name: [] for name in contenders}
+            for _ in range(given.rounds):
+                for name, contender in contenders.items():
+                    calls = given.calls
+                    if contender.is_slow:
+                        calls = min(calls, MOST_THROUGH_LITELLM)
+                    found[name].append(await contender.measure(server.url, at_once, calls))
+            show_throughput(contenders, found, at_once)
+
+
+def show_throughput(
+    contenders: Mapping[str, Contender], found: Mapping[str, list[Took]], at_once: int
+) -> None:
+    speed = {name: statistics.median(took.speed for took in all) for name, all in found.items()}
     sys.stdout.write(f"\n{at_once} at once: the latency allows {at_once / LATENCY:,.0f} calls/s\n")
-    for name, (_, reference) in CONTENDERS.items():
-        share = speed[name] / speed[reference]
+    for name, contender in contenders.items():
+        share = speed[name] / speed[contender.reference]
+        known = [1000 * took.cpu / took.calls for took in found[name] if took.cpu is not None]
+        cpu = f"{statistics.median(known):7.2f} ms CPU" if known else " " * 14
         sys.stdout.write(
-            f"  {name:28}{speed[name]:8.0f} calls/s{cpu[name]:8.2f} ms CPU{share:8.2f} of bare\n"
+            f"  {name:29}{speed[name]:7.0f} calls/s{cpu}{share:7.2f} of {contender.reference}"
+            f"  ({found[name][0].calls:,} calls)\n"
         )
+    sys.stdout.flush()
+
+
+async def rate_limit(given: argparse.Namespace) -> None:
+    sys.stdout.write(
+        f"\n{RATE} requests a second, 429 with Retry-After: 1 beyond; "
+        f"sustained after the first {FIRST_SECONDS:.0f} s\n"
+    )
+    for transport in ("auto", "litellm"):
+        for latency in (0.1, 1.0):
+            run = await against_a_limit(transport, given.limited_calls, latency)
+            sys.stdout.write(
+                f"  {'direct' if transport == 'auto' else 'through LiteLLM':16}"
+                f"{latency:4.1f} s latency: {run.sustained:6.1%} of the limit sustained, "
+                f"{run.refused:5.1%} of the requests refused, {run.lost} rows lost "
+                f"({run.calls:,} calls in {run.seconds:.0f} s)\n"
+            )
+            sys.stdout.flush()
+
+
+def memory(given: argparse.Namespace) -> None:
+    script = Path(__file__).with_name("hundred_thousand.py")
+    sys.stdout.write(f"\n{given.planned:,} calls planned, half of them done, then the rest\n")
+    sys.stdout.flush()
+    subprocess.run([sys.executable, script, "--calls", str(given.planned)], check=True)
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--only", choices=TABLES, nargs="+", default=TABLES)
+    parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--at", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    with ServerProcess(latency=LATENCY, record="nothing") as server:
-        for at_once in chosen.at:
-            await compare(server.url, at_once, chosen.calls, chosen.rounds)
+    parser.add_argument("--limited-calls", type=int, default=300)
+    parser.add_argument("--planned", type=int, default=100_000)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/nanodistill/peers")
+    given = parser.parse_args()
+    if "throughput" in given.only:
+        python, says = curator_python(given.cache, install=given.peers)
+        sys.stdout.write(f"curator {says}\n")
+        await throughput(with_curator(python), given)
+    if "rate-limit" in given.only:
+        await rate_limit(given)
+    if "memory" in given.only:
+        memory(given)
     await load_litellm().close_litellm_async_clients()
 
 

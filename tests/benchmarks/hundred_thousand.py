@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,12 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+def peak() -> float:
+    """The most memory that this process has held, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 async def settle(folder: Path, calls: int, latency: float) -> None:
     provider, process = Sleeping(latency), psutil.Process()
     memory: list[float] = []
@@ -80,13 +87,12 @@ async def settle(folder: Path, calls: int, latency: float) -> None:
         await teacher.settle(plan(teacher, calls))
     took = time.monotonic() - began
     first = (provider.first or began) - began
-    middle, end = memory[len(memory) // 2], memory[-1]
     size = size_of(folder) / 1e6
     sys.stdout.write(
-        f"{provider.calls:,} of {calls:,} asked in {took:.1f} s ({provider.calls / took:,.0f}/s, "
+        f"  {provider.calls:,} of {calls:,} asked in {took:.1f} s ({provider.calls / took:,.0f}/s, "
         f"{1000 * (time.process_time() - cpu) / calls:.2f} ms of CPU a call); first call after "
-        f"{first:.2f} s; memory {memory[0]:.0f} MB at the start, {middle:.0f} MB in the middle, "
-        f"{end:.0f} MB at the end; journal {size:.0f} MB\n"
+        f"{first:.2f} s; memory {memory[0]:.0f} MB at the start, {memory[len(memory) // 2]:.0f} MB "
+        f"in the middle, {peak():.0f} MB at most; journal {size:.0f} MB\n"
     )
 
 

@@ -12,6 +12,7 @@ from nanodistill.config import (
     PromptTemplates,
     get_system_defaults,
 )
+from nanodistill.config.machine import memory_limits
 from nanodistill.errors import ConfigError
 
 REQUIRED: dict[str, Any] = {
@@ -106,8 +107,11 @@ def test_names_that_are_no_folder(name: str) -> None:
 def test_an_automatic_memory_limit_gives_way_to_the_one_that_is_set() -> None:
     assert make(max_memory_gb=48).memory_hard_limit_gb == 48
     assert make(memory_hard_limit_gb=4).max_memory_gb == 4
-    with pytest.raises(ConfigError, match="memory_hard_limit_gb is 6, must be at least"):
-        make(max_memory_gb=8, memory_hard_limit_gb=6)
+    more: dict[str, Any]
+    for more in ({}, {"lora_rank": 100}):
+        with pytest.raises(ConfigError, match="memory_hard_limit_gb: is 6, must be at least") as e:
+            make(max_memory_gb=8, memory_hard_limit_gb=6, **more)
+        assert len(e.value.problems) == 1 + len(more)
 
 
 def test_what_a_default_fills_does_not_count_as_set() -> None:
@@ -127,6 +131,37 @@ def test_other_names_fill_the_same_fields_and_give_way_to_them() -> None:
     assert make(prompt_templates=prompts).prompt_templates == prompts
 
 
+def test_the_advanced_config_of_the_analysis_is_accepted_as_it_stands() -> None:
+    advanced = AdvancedConfig(
+        top_p=1.0, top_k=-1, frequency_penalty=0.0, presence_penalty=0.0,
+        gradient_clip=1.0, warmup_steps=0, lr_scheduler="constant",
+        lora_alpha=16.0, lora_dropout=0.05, target_modules=["q_proj", "v_proj"],
+        memory_limit_gb=12, cpu_limit_percent=0.8,
+    )  # fmt: skip
+    config = make(advanced_config=advanced)
+    sampling = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    assert config.litellm_kwargs == sampling, "top_k = -1 is no limit, and is not sent"
+    training = (config.max_grad_norm, config.warmup_steps, config.lr_scheduler)
+    assert training == (1.0, 0, "constant")
+    lora = (config.lora_alpha, config.lora_dropout, config.target_modules)
+    assert lora == (16.0, 0.05, ["q_proj", "v_proj"])
+    machine = (config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
+    assert machine == (12, 12, 0.8)
+
+
+@pytest.mark.parametrize(("field", "near"), [("thinking_format", "xml"), ("metric", "exact")])
+def test_a_name_that_is_none_is_told_with_those_there_are(field: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: is '{near}x', did you mean '{near}'"):
+        make(**{field: f"{near}x"})
+    assert getattr(make(**{field: "mine.py:Own"}), field) == "mine.py:Own"
+
+
+def test_limits_of_memory_by_machine() -> None:
+    assert [memory_limits(gb) for gb in (1, 8, 16, 36, 128)] == [
+        (2, 2), (7, 7), (12, 12), (12, 12), (12, 12),
+    ]  # fmt: skip
+
+
 def test_problems_inside_a_bundle_name_the_bundle() -> None:
     with pytest.raises(ConfigError, match=r"advanced_config\.top_p: is 5"):
         make(advanced_config={"top_p": 5})
@@ -138,14 +173,22 @@ def test_problems_inside_a_bundle_name_the_bundle() -> None:
 
 
 def test_litellm_parameters_that_would_break_a_promise_are_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match="n \\(set `samples_per_input`\\)"):
-        make(litellm_kwargs={"n": 4})
+    with pytest.raises(ConfigError) as refused:
+        make(litellm_kwargs={"n": 4, "stream": True, "top_p": 0.5})
+    assert [str(problem) for problem in refused.value.problems] == [
+        "litellm_kwargs.n: can't be set here: set `samples_per_input`",
+        "litellm_kwargs.stream: can't be set here: answers are journaled whole",
+    ]
 
 
 def test_their_litellm_parameters_go_over_ours() -> None:
     config = make(temperature=0.3, litellm_kwargs={"temperature": 1.1, "timeout": 5})
     assert config.get_litellm_synthesis_kwargs()["temperature"] == 1.1
     assert config.get_litellm_kwargs()["timeout"] == 5
+    two = make(max_output_tokens=99, litellm_kwargs={"max_completion_tokens": 7})
+    assert two.get_litellm_kwargs().keys() & {"max_tokens", "max_completion_tokens"} == {
+        "max_completion_tokens"
+    }, "one limit, as it is sent"
 
 
 def test_a_config_is_frozen_and_shows_no_key() -> None:

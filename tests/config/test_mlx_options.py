@@ -80,18 +80,18 @@ def test_every_known_name_is_accepted_or_says_why_not() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"lora_alfa": 3}, "lora_alfa is no parameter of mlx-lm's training, did you mean 'lora_al"),
-        ({"lora_parameters": {"rang": 3}}, "lora_parameters has no rang, did you mean 'rank'?"),
-        ({"lora_parameters": 3}, "lora_parameters is 3, should be a table"),
+        ({"lora_alfa": 3}, "lora_alfa: is no parameter of mlx-lm's training, did you mean 'lora_a"),
+        ({"lora_parameters": {"rang": 3}}, "lora_parameters: has no rang, did you mean 'rank'?"),
+        ({"lora_parameters": 3}, "lora_parameters: is 3, should be a table"),
         ({"rank": 100}, "lora_rank is 100, must be 1 to 64"),
         ({"rank": 4, "r": 8}, "r = 8 contradicts lora_rank = 4"),
         ({"optimizer": "sgd", "betas": [0.9, 0.9]}, "sgd has no betas; it takes dampening, mom"),
-        ({"optimizer_config": {"adamw": 3}}, "optimizer_config.adamw is 3, should be a table"),
-        ({"betas": [0.9]}, "betas is [0.9], should be two numbers"),
-        ({"eps": "small"}, "eps is 'small', should be a number"),
-        ({"nesterov": 1, "optimizer": "muon"}, "nesterov is 1, should be true or false"),
+        ({"optimizer_config": {"adamw": 3}}, "optimizer_config.adamw: is 3, should be a table"),
+        ({"betas": [0.9]}, "betas: is [0.9], should be two numbers"),
+        ({"eps": "small"}, "eps: is 'small', should be a number"),
+        ({"nesterov": 1, "optimizer": "muon"}, "nesterov: is 1, should be true or false"),
         ({"lr_schedule": {"name": "cosine_decay", "arguments": [1.0]}}, "takes 2 to 3 arguments"),
-        ({"batch_size": "many"}, "batch_size is 'many'"),
+        ({"batch_size": "many"}, "batch_size: is 'many'"),
     ],
 )
 def test_what_does_not_hold_is_named(kwargs: dict[str, Any], said: str) -> None:

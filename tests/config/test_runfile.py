@@ -61,8 +61,24 @@ def test_problems_name_the_line(tmp_path: Path) -> None:
         load_config(path, ["batch_size=99"])
     text = str(caught.value)
     assert f"{path}:4: lora_rnk: unknown key" in text
-    assert f"{path}:6: litellm_kwargs: can't hold n" in text
+    assert f"{path}:8: litellm_kwargs.n: can't be set here: set `samples_per_input`" in text
     assert "  batch_size: is 99" in text
+
+
+def test_prompts_of_the_bundle_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    (tmp_path / "cot.md").write_text("Think.")
+    more = '[prompt_templates]\ncot_system = "cot.md"\npolicy_extraction_system = "Look."\n'
+    config = load_config(write(tmp_path, HEAD + more))
+    assert config.custom_cot_system_prompt == str(tmp_path / "cot.md")
+    assert config.custom_policy_extraction_prompt == "Look."
+
+
+def test_problems_inside_tables_and_bundles_have_their_own_lines(tmp_path: Path) -> None:
+    tables = "[mlx_lm_kwargs]\nwarmup_steps = 1\nlora_alfa = 3\n[advanced_config]\ntop_p = 3\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, HEAD + tables))
+    places = [problem.where.partition("run.toml:")[2] for problem in caught.value.problems]
+    assert sorted(places) == ["6: mlx_lm_kwargs.lora_alfa", "8: advanced_config.top_p"]
 
 
 @pytest.mark.parametrize("override", ["lora_rank", "=3", "seed.x=1"])

@@ -15,6 +15,7 @@ from dataset.drafts import Placed, draft, placed, rejections, trace
 from nanodistill.dataset import (
     Agreement,
     Calls,
+    CellCount,
     DatasetVersion,
     SplitFacts,
     StageCount,
@@ -83,8 +84,10 @@ def test_figures_that_are_known_are_told(full: DatasetVersion) -> None:
         "| prompt tokens | 1234 |",
         "| cost in USD | 0.0123 |",
         "Validation is 20% of the kept rows (20% wanted), 2 of 10 groups",
-        "distinct-n over 8 rows): 1: 0.417, 2: 0.562, 3: 1.000",
-        "| cell 1 | 4 | 40% |",
+        "distinct-1 0.417, distinct-2 0.562, distinct-3 1.000 (different word n-grams over all of "
+        "them, in 8 training rows)",
+        "Duplicates: 2 rows had the input of an earlier row and 0 nearly so",
+        "Contamination: 0 rows were a test row",
         "Note: Two seeds repeat.",
         "The terms of its provider apply",
         full.fingerprint,
@@ -105,13 +108,44 @@ def test_a_teacher_that_counts_no_tokens_is_not_said_to_have_used_none(run: RunF
 
 
 def test_many_places_of_the_plan_are_summed_up_by_axis(run: RunFolder) -> None:
-    rows: list[Placed] = [
-        ("train", trace(n, cell=f"label=l{n % 2}; topic=t{n % 7}")) for n in range(28)
-    ]
-    text = card(write_version(run, draft(rows)))
-    assert "14 places of the coverage plan have rows. By axis:" in text
-    assert "| label | l1 | 14 | 50% |" in text
-    assert "| topic | t6 | 4 | 14% |" in text
+    rows: list[Placed] = [("train", trace(n)) for n in range(30)]
+    cells = {"outside the plan": CellCount(requested=2, kept=2)} | {
+        f"label=l{n % 2}; topic=t{n % 7}": CellCount(
+            requested=3, kept=2, rejected={"duplicate": int(n % 2 == 0)}, failed={"x": n % 2}
+        )
+        for n in range(14)
+    }
+    account: dict[str, Any] = {"requested": 44, "cells": cells, "failed": {"x": 7}}
+    text = card(write_version(run, draft(rows, rejections(7), **account)))
+    assert "The coverage plan came to 14 places. Their account by axis:" in text
+    assert "| axis | value | requested | kept | rejected | failed |" in text
+    assert "| label | l1 | 21 | 14 | 0 | 7 |" in text
+    assert "| topic | t6 | 6 | 4 | 1 | 1 |" in text
+    assert "| outside the plan |  | 2 | 2 | 0 | 0 |" in text
+
+
+def test_few_places_of_the_plan_are_shown_with_their_account(run: RunFolder) -> None:
+    cells = {
+        "outside the plan": CellCount(requested=2, kept=2),
+        "label=animal": CellCount(requested=10, kept=8, rejected={"duplicate": 2}),
+    }
+    text = card(write_version(run, draft(rejected=rejections(), requested=12, cells=cells)))
+    assert "| outside the plan | 2 | 2 | 0 | 0 |" in text
+    assert "| label=animal | 10 | 8 | 2 | 0 |" in text
+
+
+def test_the_way_to_the_rejected_rows_is_shown_where_there_are_any(full: DatasetVersion) -> None:
+    assert f'load_dataset("{full.name}", "rejected")' in card(full)
+    counts = full.manifest.counts.model_copy(update={"rejected": {}})
+    assert '"rejected")' not in card_of(full.manifest.model_copy(update={"counts": counts}))
+
+
+def test_a_task_that_nobody_described_is_not_the_teachers(run: RunFolder) -> None:
+    policy, config = {"tone": "dry", "topics": []}, {"extract_policy": False}
+    text = card(write_version(run, draft(policy=policy, config=config)))
+    assert "### The task as derived from instruction and seeds" in text
+    assert "topics" not in text
+    assert "how often it is right on this task is not known" in text
 
 
 def test_without_a_test_split_no_figure_is_called_a_test(run: RunFolder) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dataset.drafts import draft, placed, trace
+from dataset.drafts import Placed, draft, placed, trace
 from nanodistill.dataset import (
     DatasetVersion,
     diff,
@@ -157,6 +157,44 @@ def test_every_bad_line_is_named_at_once(version: DatasetVersion, file: Path) ->
         ":8: thinking: or output holds the thinking format's own marks, "
         "or begins or ends with white space",
     ]
+
+
+def test_an_output_that_is_none_of_the_labels_is_refused(
+    version: DatasetVersion, file: Path
+) -> None:
+    def mend(lines: Lines) -> None:
+        lines[0]["output"] = "Plants"
+
+    with pytest.raises(DataError, match="'Plants' is none of the labels animal, plant"):
+        read_edit(version, mended(file, mend))
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ('{"kind": "plant"}', None),
+        ('{"kind": 3}', "is not what the response model says: 3 is not of type 'string'"),
+        ("plant", "is no JSON"),
+    ],
+)
+def test_an_output_has_to_follow_the_response_model(
+    run: RunFolder, tmp_path: Path, output: str, said: str | None
+) -> None:
+    schema = {"type": "object", "properties": {"kind": {"type": "string"}}}
+    rows: list[Placed] = [("train", trace(n, output='{"kind": "animal"}')) for n in range(4)]
+    facts = draft(rows, labels=None, response_schema=schema)
+    version = write_version(run, facts)
+    export_for_edit(version, tmp_path / "out.jsonl")
+
+    def mend(lines: Lines) -> None:
+        lines[0]["output"] = output
+
+    file = mended(tmp_path / "out.jsonl", mend)
+    if said is None:
+        assert read_edit(version, file).changed == 1
+    else:
+        with pytest.raises(DataError, match=said):
+            read_edit(version, file)
 
 
 def test_a_training_row_moved_beside_a_test_row_is_refused(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dataset.drafts import Placed, draft, placed, rejections, trace
-from nanodistill.dataset import diff, heal_index, write_version
+from nanodistill.dataset import Agreement, diff, heal_index, write_version
 from nanodistill.dataset.show import diff_tables, short, version_tables, versions_table
 from nanodistill.runfolder import RunFolder
 
 
 def test_a_version(run: RunFolder) -> None:
-    version = write_version(run, draft(rejected=rejections(), cost_usd=0.5))
+    agreement = Agreement(agreed=7, of=10, low=0.397, high=0.892)
+    facts: dict[str, Any] = {"cost_usd": 0.5, "wanted": 20, "agreement": agreement}
+    version = write_version(run, draft(rejected=rejections(), **facts))
     about, outputs, first = version_tables(version, rows=3)
     told = {line[0]: line[1] for line in about.rows}
     assert told == {
@@ -19,9 +22,12 @@ def test_a_version(run: RunFolder) -> None:
         "made": f"{version.manifest.created}, by synthesis",
         "teacher": "scripted",
         "rows": "8 train, 2 valid, 2 test",
+        "wanted": "20",
         "requested": "12",
         "rejected": "2 duplicate",
         "cost": "$0.5000",
+        "distinct-2": "0.562 over 8 training rows",
+        "blind check": "the teacher agrees on 7 of 10 seeds (95%: 40% to 89%)",
     }
     assert outputs.columns == ("output", "train", "valid", "test")
     assert outputs.rows == (("animal", "4", "1", "1"), ("plant", "4", "1", "1"))
@@ -48,6 +54,18 @@ def test_a_diff(run: RunFolder) -> None:
     assert len(came.rows) == 10
     assert went.rows == (("train", "plant", "word number 1"),)
     assert changed.rows == (("word number 0", "output", "animal", "plant"),)
+
+
+def test_of_long_causes_that_part_is_shown_which_differs(run: RunFolder) -> None:
+    same = "word " * 60
+    before = write_version(run, draft(prompts={"generate": same + "the old end"}))
+    after = write_version(run, draft(placed(9), prompts={"generate": same + "the new end"}))
+    _, why, *_ = diff_tables(diff(before, after))
+    ((what, old, new),) = why.rows
+    assert what == "prompt generate"
+    assert old.startswith("… ")
+    assert old.endswith("the old end")
+    assert new.endswith("the new end")
 
 
 def test_long_texts_are_cut_on_one_line() -> None:

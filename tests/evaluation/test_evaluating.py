@@ -11,15 +11,16 @@ import pytest
 
 from evaluation.conftest import TinyRun
 from evaluation.tiny import TEMPLATE, make_adapter, make_dataset, make_model, some_rows
-from nanodistill.errors import DataError, InputError, ModelError, RunLocked
+from nanodistill.errors import InputError, ModelError, RunLocked
 from nanodistill.evaluation import GivenAnswer, ask, evaluate
 from nanodistill.evaluation.job import Generated, Prompt
 from nanodistill.evaluation.metrics.labels import LabelAccuracy
-from nanodistill.evaluation.prompts import judged_set, shots
+from nanodistill.evaluation.prompts import JudgedSet, judged_set, shots
 from nanodistill.evaluation.results import read_results
 from nanodistill.evaluation.scoring import Judge
 from nanodistill.events import Event, Notice, Table
 from nanodistill.records import Split, Trace
+from nanodistill.runfolder import RunFolder
 from nanodistill.thinking import resolve_format
 
 
@@ -154,29 +155,23 @@ def test_two_evaluations_of_a_run_at_once_are_refused(tiny: TinyRun) -> None:
 
 
 def test_a_teachers_answers_stand_beside(tiny: TinyRun) -> None:
-    rows = list(tiny.dataset.rows("test"))
-    given = [GivenAnswer(row["id"], row["output"], cost_usd=0.002) for row in rows[1:]]
-    file = tiny.root / "teacher.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"id": one.id, "output": one.output, "cost_usd": one.cost_usd}) + "\n"
-            for one in given
-        )
-    )
-    for teacher in (given, file):
-        result = evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=teacher)
-        score = result.models["teacher"]
-        assert score.score.value == pytest.approx(5 / 6)
-        assert score.unreadable == 1
-        assert score.usd_per_1000 == pytest.approx(2)
-        assert result.against["teacher"].diff == pytest.approx(-5 / 6)
+    def teacher(judged: JudgedSet) -> list[GivenAnswer]:
+        return [GivenAnswer(row.id, row.gold, cost_usd=0.002) for row in judged.rows[1:]]
+
+    result = evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=teacher)
+    score = result.models["teacher"]
+    assert score.score.value == pytest.approx(5 / 6)
+    assert score.unreadable == 1
+    assert score.usd_per_1000 == pytest.approx(2)
+    assert result.against["teacher"].diff == pytest.approx(-5 / 6)
 
 
-def test_a_bad_file_of_teachers_answers_names_its_lines(tiny: TinyRun) -> None:
-    file = tiny.root / "teacher.jsonl"
-    file.write_text('{"id": "a", "output": "b"}\nno json\n{"id": "a", "out": "b"}\n')
-    with pytest.raises(DataError, match=r"(?s)jsonl:2.*jsonl:3: unknown field out"):
-        evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=file)
+def test_a_teacher_is_not_asked_where_there_is_no_student(tiny: TinyRun) -> None:
+    def teacher(judged: JudgedSet) -> list[GivenAnswer]:
+        raise AssertionError("this would have been paid for")
+
+    with pytest.raises(InputError):
+        evaluate(tiny.config(), tiny.dataset, RunFolder(tiny.root / "elsewhere"), teacher=teacher)
 
 
 def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from nanodistill.config import DeliverySettings
-from nanodistill.errors import ConfigError, InputError
+from nanodistill.config.delivery import METRICS
+from nanodistill.errors import InputError
 from nanodistill.evaluation.metrics import TaskFacts, choose_metric, score_rows
 from nanodistill.evaluation.metrics.fields import FieldAccuracy
 from nanodistill.evaluation.metrics.labels import OTHER, UNREADABLE, LabelAccuracy
@@ -192,9 +193,14 @@ def test_a_named_metric_is_taken() -> None:
     assert choose_metric(settings, OPEN, many("1", "2")).metric.name == "exact"
 
 
-def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="'lable', did you mean 'label'"):
-        choose_metric(DeliverySettings(metric="lable"), OPEN, ["a"])
+def test_every_named_metric_can_be_chosen() -> None:
+    golds = ["1", "2"] * 3
+    chosen = {
+        name: choose_metric(DeliverySettings(metric=name), OPEN, golds).metric.name
+        for name in METRICS
+        if name not in ("auto", "json")
+    }
+    assert list(chosen) == list(chosen.values())
 
 
 @pytest.mark.parametrize("name", ["json", "numeric"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +12,8 @@ import pytest
 
 from nanodistill.config import DistillationConfig, load_config
 
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+ROOT = Path(__file__).parents[2]
+PIPELINES = ROOT / "pipelines"
 RUN_FILES = sorted(PIPELINES.glob("*.toml"))
 SCRIPTS = sorted(PIPELINES.glob("*.py"))
 
@@ -42,3 +45,23 @@ def test_the_six_use_cases_and_the_structured_one_hold(small: bool) -> None:
     for use_case in module.USE_CASES:
         config = DistillationConfig(**module.settings(use_case, small=small))
         assert config.name == f"math-{use_case}"
+
+
+def test_a_use_case_runs_by_name_in_small(tmp_path: Path) -> None:
+    script = str(PIPELINES / "configuration.py")
+    done = subprocess.run(
+        [sys.executable, script, "quick", "--small", "--output-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "math-quick" / "model" / "model.safetensors").is_file()
+    assert f"The model is in {tmp_path / 'math-quick' / 'model'}" in done.stdout
+
+
+def test_a_use_case_that_is_none_is_told_with_those_there_are() -> None:
+    script = str(PIPELINES / "configuration.py")
+    done = subprocess.run([sys.executable, script, "fast"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "low-memory" in done.stderr

@@ -66,6 +66,11 @@ def rejected_of(result: SynthesisResult, reason: str) -> list[dict[str, Any]]:
     return [row for row in result.dataset.rejected() if row["reason"] == reason]
 
 
+def notes_of(result: SynthesisResult) -> str:
+    assert result.dataset is not None
+    return "\n".join(result.dataset.manifest.notes)
+
+
 class Notices:
     """A listener that keeps the sentences."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from synthesis.runs import CHAT, Notices, config_in, rejected_of, rows_of, run
+from synthesis.runs import CHAT, Notices, config_in, notes_of, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, Writer, right_label
 
 TEST_MESSAGE = "Kindly tell me whether the courier left my lamp with the neighbour upstairs or not."
@@ -87,6 +87,23 @@ def test_with_check_labels_the_teacher_has_to_confirm(tmp_path: Path) -> None:
     assert result.rejected["label_disagreement"] >= 10
     assert all(right_label(row["input"]) == row["output"] for row in rows_of(result))
     assert teacher.stages()["check"] == teacher.stages()["generate"]
+    assert "confirmed by the teacher" in notes_of(result)
+    assert "nothing has confirmed it" in notes_of(run(config_in(tmp_path, **CHAT), teacher))
+
+
+def test_without_coverage_a_turn_is_a_row_with_the_label_that_the_teacher_gave(
+    tmp_path: Path,
+) -> None:
+    teacher = Writer(mislabels=0.3)
+    result = run(config_in(tmp_path, **CHAT, coverage=False), teacher)
+    assert result.kept == 72
+    assert {row["cell"] for row in rows_of(result)} == {""}
+    assert any(right_label(row["input"]) != row["output"] for row in rows_of(result))
+    user, assistant, *_ = teacher.asked[0].messages
+    assert user["content"].startswith("Write a new example.\nIts output is one of: billing, ")
+    assert assistant["content"].startswith("Input: ")
+    assert assistant["content"].splitlines()[1].removeprefix("Output: ") in LABELS
+    assert "stop" in teacher.asked[0].params
 
 
 def test_a_teacher_that_says_one_thing_only_ends_the_run_early(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import anyio
 import pytest
 from teacher.server import Call, TeacherServer, truncated
 
+from nanodistill.dataset.markdown import cell
 from nanodistill.records import Request
 from nanodistill.synthesis import SynthesisResult, synthesize
-from synthesis.runs import assert_adds_up, config_in, rows_of
-from synthesis.writer import LABELS, Writer
+from synthesis.runs import assert_adds_up, config_in, rejected_of, rows_of
+from synthesis.writer import LABELS, Writer, right_label
 
 KEY = "sk-canary-0123456789abcdef"
 
@@ -69,3 +70,31 @@ def test_from_seeds_to_a_version(
     assert again.to_json()["dataset"] == result.to_json()["dataset"]
     for path in (tmp_path / "run").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_server_that_repeats_itself_mislabels_leaks_and_sends_short_batches(
+    tmp_path: Path, teacher_server: TeacherServer
+) -> None:
+    leak = "The lamp from last week came in three pieces, and one of them is not ours at all."
+    teacher = Writer(
+        repeats=0.15, mislabels=0.2, leaks=leak.upper(), leak_share=0.15, short=0.4, broken=0.1
+    )
+    teacher_server.set(answer=answering(teacher))
+    test = [{"input": leak, "output": "shipping"}]
+    result = run_against(teacher_server, tmp_path, test=test, check_labels=True)
+    rows = rows_of(result)
+    assert result.kept == len(rows) == 72
+    assert Counter(row["output"] for row in rows) == dict.fromkeys(LABELS, 18)
+    assert all(right_label(row["input"]) == row["output"] for row in rows)
+    assert len({row["input"] for row in rows}) == 72
+    assert not any("lamp" in row["input"].lower() for row in rows)
+    reasons = {"duplicate", "label_disagreement", "contaminated", "missing", "malformed"}
+    assert result.rejected.keys() == reasons
+    assert min(result.rejected.values()) >= 3
+    assert all(row["input"] == leak.upper() for row in rejected_of(result, "contaminated"))
+    assert result.dataset is not None
+    card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
+    for reason, n in result.rejected.items():
+        assert f"| {cell(reason)} | {n} |" in card
+    assert f"Contamination: {result.rejected['contaminated']} rows were a test row" in card
+    assert f"Duplicates: {result.rejected['duplicate']} rows had the input" in card

@@ -72,6 +72,8 @@ def test_outputs_that_do_not_fit_are_all_named_before_anything(tmp_path: Path) -
         ({"axes": {"topic": {}}}, "axes.topic: has no values"),
         ({"axes": {"label": ["spam"]}}, "axes.label: has spam, the labels are"),
         ({"axes": {"label": ["a"]}, "labels": []}, "the outputs are open"),
+        ({"min_rows": 100, "augment_factor": 8}, "is 100, and no more than 96 rows are wanted"),
+        ({"axes": {"topic": ["a"]}, "coverage": False}, "no effect with coverage = false"),
         ({"axes": {"mood": {"glad": -1.0, "sad": 2.0}}}, "negative"),
         ({"verifier": "json:__doc__"}, "can't be called"),
         ({"response_parser": "json:loads"}, "lacks `parse_synthetic_examples"),

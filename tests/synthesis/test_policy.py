@@ -45,6 +45,18 @@ def test_an_edited_one_is_used_and_only_what_depends_on_it_is_asked(tmp_path: Pa
     assert "policy.json was edited and is used as it stands." in heard.texts
 
 
+def test_a_dimension_that_is_not_known_is_pointed_out(tmp_path: Path) -> None:
+    run(config_in(tmp_path, policy_dimensions={"tone": "How people sound."}), Writer())
+    edit(tmp_path / "run" / "policy.json", topcs=["the sea"])
+    heard = Notices()
+    run(
+        config_in(tmp_path, policy_dimensions={"tone": "How people sound."}), Writer(), listen=heard
+    )
+    (said,) = [text for text in heard.texts if "of your own" in text]
+    assert "'topcs'" in said
+    assert "did you mean 'topics'?" in said
+
+
 def test_other_seeds_make_another_one_but_not_over_an_edited_one(tmp_path: Path) -> None:
     run(config_in(tmp_path), Writer())
     teacher = Writer()

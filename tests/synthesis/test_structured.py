@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.errors import TeacherDisagrees, TooFewRows
+from nanodistill.errors import ConfigError, TeacherDisagrees, TooFewRows
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.thinking import FORMATS
 from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
@@ -84,9 +84,28 @@ def test_calls_are_told_what_to_keep_away_from_once_a_round_is_complete(tmp_path
     assert all("there already" not in r.messages[-1]["content"] for r in generate[:51])
 
 
-def test_without_coverage_only_the_label_is_planned(tmp_path: Path) -> None:
-    result = run(config_in(tmp_path, coverage=False), Writer())
-    assert {row["cell"] for row in rows_of(result)} == {"", *(f"label={name}" for name in LABELS)}
+def test_without_coverage_every_call_is_alike_and_the_teacher_names_the_label(
+    tmp_path: Path,
+) -> None:
+    teacher = Writer()
+    result = run(config_in(tmp_path, coverage=False), teacher)
+    rows = rows_of(result)
+    assert {row["cell"] for row in rows} == {""}
+    assert all(right_label(row["input"]) == row["output"] for row in rows)
+    orders = [r.messages[-1]["content"] for r in teacher.asked if r.stage == "generate"]
+    assert not any("right answer" in order or "there already" in order for order in orders)
+
+
+def test_without_coverage_and_thinking_the_label_comes_with_the_input(tmp_path: Path) -> None:
+    teacher = Writer(mislabels=0.3)
+    fields: dict[str, Any] = {"coverage": False, "thinking_format": "none"}
+    result = run(config_in(tmp_path / "plain", **fields), teacher)
+    assert result.kept == 72
+    assert any(right_label(row["input"]) != row["output"] for row in rows_of(result))
+    assert teacher.stages()["trace"] == 0
+    checked = run(config_in(tmp_path / "checked", **fields, check_labels=True), teacher)
+    assert checked.rejected["label_disagreement"] >= 10
+    assert all(right_label(row["input"]) == row["output"] for row in rows_of(checked))
 
 
 def test_axes_of_the_user_come_with_their_weights(tmp_path: Path) -> None:
@@ -166,6 +185,15 @@ def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Pa
     assert teacher.stages() == {"blind": 12}
 
 
+def test_seeds_that_do_not_become_rows_are_said(tmp_path: Path) -> None:
+    heard = Notices()
+    config = config_in(tmp_path, verifier=lambda text, _: "number 00" not in text)
+    result = run(config, Writer(), listen=heard)
+    assert result.kept == 72
+    told = "1 of 12 seeds do not become rows (verifier 1); prompts show them."
+    assert told in heard.texts
+
+
 def test_the_users_verifier_has_its_say(tmp_path: Path) -> None:
     def verifier(text: str, output: str) -> Any:
         if "kettle" in text:
@@ -188,6 +216,11 @@ def test_a_judge_is_asked_about_each_row_by_its_own_model(tmp_path: Path) -> Non
     made = [row for row in rows_of(result) if row["source"] == "synthetic"]
     assert all(right_label(row["input"]) == row["output"] for row in made)
     assert "judge" not in teacher.stages()
+
+
+def test_a_judge_that_can_not_be_used_is_named_as_the_judge(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="judge: LiteLLM knows no provider for 'nobody/x'"):
+        run(config_in(tmp_path, judge="nobody/x", judge_rubric="Is it right?"), Writer())
 
 
 class Ticket(BaseModel):

@@ -109,14 +109,18 @@ class Writer:
             raise RowFailed("refusal", "I would rather not")
         order = request.messages[-1]["content"]
         if request.schema is None:
-            (label,) = re.findall(r"Write a new example of (\w+)", order)
-            return self._message(label, dice)
+            if found := re.findall(r"Write a new example of (\w+)", order):
+                return self._message(found[0], dice)
+            label = dice.choice(LABELS)
+            return f"Input: {self._message(label, dice)}\nOutput: {label}"
         (label,) = re.findall(r'right answer (?:is )?"(\w+)"', order) or [dice.choice(LABELS)]
         wished = re.search(r"Write (\d+|one) new", order)
         n = 1 if wished is None or wished[1] == "one" else int(wished[1])
         rows: list[dict[str, Any]] = [{"input": self._message(label, dice)} for _ in range(n)]
         if "output" in request.schema["properties"]["examples"]["items"]["properties"]:
-            rows = [row | {"output": self._whole(row["input"])} for row in rows]
+            outputs = request.schema["properties"]["examples"]["items"]["properties"]["output"]
+            told = "enum" in outputs
+            rows = [row | {"output": label if told else self._whole(row["input"])} for row in rows]
         rows = [row if dice.random() >= self.broken else {"input": ""} for row in rows]
         return {"examples": rows[:-1] if dice.random() < self.short else rows}
 

@@ -477,7 +477,7 @@ async def test_progress_tells_the_figures(tmp_path: Path) -> None:
     assert isinstance(last, Progress)
     assert (last.stage, last.done, last.total, last.unit) == ("traces", 60, 60, "calls")
     assert {"calls/s", "tokens/s", "in flight", "limit", "refused", "retried"} <= set(last.figures)
-    assert last.figures["usd"] == pytest.approx(30.0)
+    assert last.figures["spent"] == "$30.00"
 
 
 async def test_the_ledger_keeps_each_attempt(tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_ten_a_second_are_found_and_kept(limit: str, latency: float, seed: int) 
     assert outcome.refused < 0.02
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("latency", [0.1, 0.9])
+def test_calls_that_are_held_up_on_their_way_are_not_refused(latency: float, seed: int) -> None:
+    """A busy machine: late by more than what the pace leaves between two windows."""
+    server = Windowed(latency=latency)
+    outcome = Simulation(admission(), server, 600, jitter=0.03, random=Random(seed)).run()
+    assert outcome.rate(since=10.0) >= 9.3
+    assert outcome.refused < 0.01
+
+
 def test_a_limit_per_minute_is_found() -> None:
     outcome = against(Windowed(latency=0.5, most=600, span=60.0, exact=True), 3000)
     assert outcome.end < 310

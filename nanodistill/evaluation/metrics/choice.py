@@ -19,8 +19,7 @@ from statistics import median
 from typing import Any
 
 from nanodistill.config import DeliverySettings
-from nanodistill.config.distillation import nearest
-from nanodistill.errors import ConfigError, InputError, Problem
+from nanodistill.errors import InputError
 from nanodistill.evaluation.metrics.custom import CustomMetric
 from nanodistill.evaluation.metrics.exact import ExactMatch
 from nanodistill.evaluation.metrics.fields import FieldAccuracy, is_json_object
@@ -34,8 +33,6 @@ MOST_LABELS = 20
 ROWS_PER_LABEL = 3
 SHORT_WORDS = 5
 SHORT_LETTERS = 40
-
-NAMES = ("auto", "exact", "label", "json", "numeric", "text")
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,6 @@ def choose_metric(settings: DeliverySettings, task: TaskFacts, golds: Sequence[s
         return Choice(_custom(named), "named in the run file")
     if named == "auto":
         return _chosen_by_data(settings, task, golds)
-    _check_name(named)
     _check_golds(named, golds)
     return Choice(_by_name(named, settings, task, golds), "named in the run file")
 
@@ -135,16 +131,6 @@ def _custom(named: str | Callable[[str, str], Any]) -> CustomMetric:
 
         return CustomMetric(load_object(named, field="metric"), named)
     return CustomMetric(named, f"{named.__module__}:{named.__qualname__}")
-
-
-def _check_name(name: str) -> None:
-    if name not in NAMES:
-        known = ", ".join(NAMES)
-        what = f"no metric is called '{name}'{nearest(name, NAMES)}; there are {known}, "
-        raise ConfigError(
-            "The configuration does not hold:",
-            [Problem("metric", what + "and module:function of your own")],
-        )
 
 
 def _check_golds(name: str, golds: Sequence[str]) -> None:

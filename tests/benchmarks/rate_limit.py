@@ -1,0 +1,59 @@
+"""What becomes of a limit that nobody told us: 10 requests a second, 429 beyond it.
+
+The server says Retry-After: 1 with each refusal. The first seconds, in which the limit is
+found, are left out of the rate and stay in the share of refusals.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from teacher.opened import config_for
+from teacher.running import requests_for
+from teacher.server import ServerProcess
+
+from nanodistill.events import silent
+from nanodistill.journal import open_journal
+from nanodistill.teacher.answers import Answer
+from nanodistill.teacher.engine import open_teacher
+from nanodistill.teacher.opening import open_provider
+from nanodistill.teacher.stop import StopSignal
+
+RATE = 10
+FIRST_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Limited:
+    """How one run against the limit went."""
+
+    calls: int
+    seconds: float
+    sustained: float
+    refused: float
+    lost: int
+
+
+async def against_a_limit(transport: str, calls: int, latency: float) -> Limited:
+    """Settle `calls` calls; each answer's launch and the refusals come from the journal."""
+    behaviour = {"rate": RATE, "latency": latency, "record": "nothing", "hint": "seconds"}
+    with ServerProcess(**behaviour) as server, tempfile.TemporaryDirectory() as folder:
+        config = config_for(server.url, transport=transport, max_concurrency=50)
+        provider = open_provider(config)
+        with open_journal(Path(folder) / "journal.sqlite") as journal:
+            async with open_teacher(config, journal, provider, silent, StopSignal()) as teacher:
+                requests = requests_for(teacher, [f"text {n}" for n in range(calls)])
+                began = time.perf_counter()
+                await teacher.settle(requests)
+                seconds = time.perf_counter() - began
+                lost = sum(not isinstance(end, Answer) for end in teacher.outcomes(requests))
+            attempts = list(journal.attempts())
+        await provider.aclose()
+        total, refused = server.state()["total"], server.state()["refused"]
+    done = sorted(made.at for made in attempts if made.outcome == "answered")
+    later = [at for at in done if at > done[0] + FIRST_SECONDS]
+    sustained = (len(later) - 1) / (later[-1] - later[0]) / RATE
+    return Limited(calls, seconds, sustained, refused / total, lost)
