@@ -158,7 +158,7 @@ def _next(
 ) -> str:
     if not dataset:
         return then("synth")
-    if not trainings or trainings[-1]["state"] == "unfinished":
+    if not trainings or trainings[-1]["state"] != "ended":
         return then("train")
     return f'{then("ask")} "…"' if evaluated else then("eval")
 

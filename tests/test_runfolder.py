@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from nanodistill.errors import DamagedFile, NewerVersion, RunLocked
+from nanodistill.errors import DamagedFile, NewerVersion, RunLocked, disk_full
 from nanodistill.runfolder import RunFolder, read_json, write_json
 
 
@@ -44,3 +45,20 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(DamagedFile, match=r"index\.json"):
         read_json(path)
+
+
+def test_a_full_disk_is_known_by_its_number() -> None:
+    full = disk_full(OSError(errno.ENOSPC, "No space left on device", "out/run/x"))
+    assert full is not None
+    assert (full.exit_code, full.message) == (3, "There is no room left on the disk of out/run/x.")
+    assert disk_full(FileNotFoundError(errno.ENOENT, "No such file")) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_real_full_disk_is_one() -> None:
+    with (
+        Path("/dev/full").open("wb", buffering=0) as file,
+        pytest.raises(OSError, match="No space left") as failed,
+    ):
+        file.write(b"x")
+    assert disk_full(failed.value) is not None

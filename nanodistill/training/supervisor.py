@@ -1,11 +1,11 @@
 """The command's side of a training run: starts the child, follows it, mends what it died of.
 
 A child that dies of memory is started again from its last checkpoint with half
-the batch and twice the accumulation, which trains the same updates; when the
-batch is one row, with gradient checkpointing; after that the student does not
-fit. What was changed is told, and kept in adjusted.json for the next time. One
-that dies of something else (a driver, a signal) goes on as it was, if it had
-got further than its last start.
+the batch and twice the accumulation, which trains the same updates (with
+dropout, under other draws); when the batch is one row, with gradient
+checkpointing; after that the student does not fit. What was changed is told, and
+kept in adjusted.json for the next time. One that dies of something else (a
+driver, a signal) goes on as it was, if it had got further than its last start.
 
 The child is in a session of its own: Ctrl-C and a closed terminal reach the
 command alone, which asks the child to write a checkpoint and end. If the
