@@ -56,7 +56,7 @@ class Teacher:
             raise RowFailed("refusal", "I will not.")
         if chance % 20 == 1:
             return Reply(Completion('{"n": 1', "length", Usage(5, 100)))
-        text = "no JSON" if chance % 20 < 5 else json.dumps({"n": chance % 1000})
+        text = f"no JSON {chance}" if chance % 20 < 5 else json.dumps({"n": chance % 1000})
         return Reply(Completion(text, "stop", Usage(5, 9)))
 
     async def aclose(self) -> None:
