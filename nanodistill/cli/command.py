@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -86,10 +87,12 @@ class Work:
     run_file: Path
     config: DistillationConfig
     listen: Listener
+    overrides: tuple[str, ...] = ()
 
     def then(self, command: str) -> str:
-        """The command line that does `command` with the same run file."""
-        return f"{program()} {command} {self.run_file}"
+        """The command line that does `command` with the same run file and the same `--set`."""
+        words = [str(self.run_file), *(word for one in self.overrides for word in ("--set", one))]
+        return f"{program()} {command} {shlex.join(words)}"
 
 
 def program() -> str:
@@ -172,7 +175,7 @@ def command(
 
             config = load_config(run_file, overrides)
             with listening(to_stderr=to_stderr) as listen:
-                return body(Work(run_file, config, listen), **options)
+                return body(Work(run_file, config, listen, overrides), **options)
 
         made = click.command(name, cls=RunCommand)(run)
         made.parts = tuple(fields)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import pytest
+
+from nanodistill.cli import run as cli
 from nanodistill.config import DistillationConfig
 from nanodistill.journal import Attempt, Call, Response, open_journal
 from nanodistill.records import Completion, Usage
@@ -74,3 +78,15 @@ def test_an_unfinished_training_is_what_comes_next(tmp_path: Path) -> None:
 def test_sizes_and_costs_for_people() -> None:
     assert [size(n) for n in (0, 812, 1_400_000, 2e9)] == ["0 B", "812 B", "1.4 MB", "2.0 GB"]
     assert (usd(None), usd(0.5)) == ("unknown", "$0.5000")
+
+
+def test_the_next_command_keeps_what_was_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'name = "run"\ninstruction = "Answer with the sum."\nseed = [{input = "2+2", output = "4"}]'
+    )
+    assert cli(["status", str(file), "--set", f"output_dir={tmp_path / 'my runs'}", "--json"]) == 0
+    following = json.loads(capsys.readouterr().out.splitlines()[-1])["next"]
+    assert shlex.split(following)[2:] == [str(file), "--set", f"output_dir={tmp_path / 'my runs'}"]
