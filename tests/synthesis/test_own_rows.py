@@ -78,7 +78,7 @@ def test_outputs_that_do_not_fit_are_all_named_before_anything(tmp_path: Path) -
         ({"verifier": "json:__doc__"}, "can't be called"),
         ({"response_parser": "json:loads"}, "lacks `parse_synthetic_examples"),
         ({"response_model": "json:JSONDecoder"}, "is no pydantic model"),
-        ({"thinking_format": "yaml"}, "module:name"),
+        ({"thinking_format": "yaml"}, "none or module:Class"),
     ],
 )
 def test_a_configuration_that_cannot_work_costs_nothing(

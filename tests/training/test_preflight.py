@@ -165,8 +165,9 @@ def test_a_student_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) -> None:
-    lines = found(look(student, rows_of(*make_rows(9)), max_memory_gb=2, memory_hard_limit_gb=3))
-    assert lines["memory"][0].startswith("about 0.3 GiB of 2 allowed; ")
+    lines = found(look(student, rows_of(*make_rows(9)), max_memory_gb=9, memory_hard_limit_gb=9))
+    # What this process holds already counts, and that depends on the tests before.
+    assert re.match(r"about \d\.\d GiB of 9 allowed; .* are free", lines["memory"][0])
     assert " are free" in lines["disk"][0]
     assert "by everything else, cpu_capacity_percent is 100%" in lines["load"][0]
     assert lines["time"][0] == "a few seconds"
