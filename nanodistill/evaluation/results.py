@@ -212,8 +212,12 @@ def _line(name: str, score: ModelScore) -> tuple[str, ...]:
         interval,
         f"{points(score.exact.value)}%",
         str(score.unreadable),
-        f"{score.speed.answers_per_second:.2g}" if score.speed else "",
+        _rate(score.speed.answers_per_second) if score.speed else "",
     )
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:.0f}" if each_second >= 10 else f"{each_second:.2g}"
 
 
 def _capital(text: str) -> str:
