@@ -87,7 +87,11 @@ def _task_of(config: DistillationConfig, dataset: DatasetVersion) -> Task:
         labels=labels,
         response=response,
         form=form,
-        prompts=make_prompts(config.prompt_templates, chat=False, labels=bool(labels)),
+        prompts=make_prompts(
+            config.prompt_templates,
+            chat=config.generation == "chat",
+            labels=bool(labels) and config.coverage,
+        ),
         parser=None,
         verifier=None,
         rubric="",

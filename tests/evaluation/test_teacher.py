@@ -97,3 +97,19 @@ def test_a_bad_key_stops_before_the_student_is_loaded(
     values = command(tiny, asked(tiny, teacher_server, max_concurrency=1), capsys, "--teacher")
     assert values["exit"] == 3
     assert len(teacher_server.calls) == 1
+
+
+def test_a_template_for_generation_by_chat_is_no_hindrance(
+    tiny: TinyRun,
+    teacher_server: TeacherServer,
+    golds: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teacher_server.set(answer=lambda call: golds[call.user])
+    config = asked(
+        tiny,
+        teacher_server,
+        generation="chat",
+        custom_synthetic_generation_prompt="Write about {label}.",
+    )
+    assert command(tiny, config, capsys, "--teacher")["models"]["teacher"]["value"] == 1
