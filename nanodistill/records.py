@@ -13,7 +13,8 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 Role = Literal["system", "user", "assistant"]
@@ -174,9 +175,6 @@ class Trace:
     def id(self) -> str:
         return trace_id(self.source, self.input, self.output)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, **asdict(self)}
-
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -187,6 +185,7 @@ class Rejection:
     detail: str = ""
 
 
+@lru_cache(maxsize=256)
 def trace_id(source: Source, input: str, output: str) -> str:
     """A row's identity: a hash of its source, canonical input and canonical output."""
     return tagged_hash(

@@ -19,6 +19,8 @@ import re
 import unicodedata
 import zlib
 from array import array
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -28,20 +30,23 @@ WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 BANDS, ROWS = 16, 4
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
 FIRST_SLOTS = 1024
+REMEMBERED = 64
+"""Texts of which words and sketch are kept: several steps in turn look at the same one."""
 
 Hashes = NDArray[np.uint32]
 
 
-def words_of(text: str) -> list[str]:
+@lru_cache(maxsize=REMEMBERED)
+def words_of(text: str) -> tuple[str, ...]:
     """Words as similarity sees them: case, width and punctuation do not count."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def shingles_of(text: str) -> Hashes:
     """Hashes of the words and word pairs of `text`, sorted and distinct."""
     words = words_of(text)
     pairs = [f"{a} {b}" for a, b in pairwise(words)]
-    hashes = [zlib.crc32(shingle.encode("utf-8", "surrogatepass")) for shingle in words + pairs]
+    hashes = [zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in (*words, *pairs)]
     return np.unique(np.array(hashes, dtype=np.uint32))
 
 
@@ -74,11 +79,22 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def bands_of(shingles: Hashes) -> NDArray[np.uint64]:
     """One hash for each band of the MinHash signature."""
     hashed = (FACTORS * mixed(shingles.astype(np.uint64)) + OFFSETS) >> np.uint64(32)
-    signature = hashed.min(axis=1).reshape(BANDS, ROWS)
-    bands = np.zeros(BANDS, dtype=np.uint64)
-    for column in range(ROWS):
-        bands = mixed(bands ^ signature[:, column])
-    return bands
+    signature = hashed.min(axis=1).astype(np.uint32).reshape(BANDS, ROWS).view(np.uint64)
+    return mixed(mixed(signature[:, 0]) ^ signature[:, 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """A text as the index sees it: its shingles, and one hash for each band."""
+
+    shingles: Hashes
+    bands: NDArray[np.uint64]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def sketch_of(text: str) -> Sketch:
+    shingles = shingles_of(text)
+    return Sketch(shingles, bands_of(shingles) if shingles.size else np.zeros(BANDS, np.uint64))
 
 
 class NearIndex:
@@ -97,25 +113,23 @@ class NearIndex:
 
     def add(self, text: str) -> int:
         """Remember a text; its number is how many came before it."""
-        shingles = shingles_of(text)
-        number = len(self)
+        sketch, number = sketch_of(text), len(self)
         if number == len(self._bands):
             self._grow()
-        self._shingles.frombytes(shingles.tobytes())
+        self._shingles.frombytes(sketch.shingles.tobytes())
         self._ends.append(len(self._shingles))
-        if shingles.size:
-            self._bands[number] = bands_of(shingles)
+        if sketch.shingles.size:
+            self._bands[number] = sketch.bands
             self._link(number)
         return number
 
     def nearest(self, text: str) -> tuple[int, float] | None:
         """The most similar remembered text at or above the threshold, the first of equals."""
-        shingles = shingles_of(text)
-        if not shingles.size or not len(self):
+        if not len(self) or not (sketch := sketch_of(text)).shingles.size:
             return None
         best: tuple[int, float] | None = None
-        for number in self._candidates(bands_of(shingles)):
-            similarity = jaccard(shingles, self._shingles_at(number))
+        for number in self._candidates(sketch.bands):
+            similarity = jaccard(sketch.shingles, self._shingles_at(number))
             if similarity >= self.threshold and (best is None or similarity > best[1]):
                 best = number, similarity
         return best

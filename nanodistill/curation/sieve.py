@@ -7,7 +7,7 @@ order, because whoever calls the sieve does so at the end of a round.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,7 +39,7 @@ class StepCounts:
 
     def __init__(self) -> None:
         self.reached: Counter[str] = Counter()
-        self.dropped: dict[str, Counter[str]] = {}
+        self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def list(self, steps: Iterable[str]) -> None:
         """Name the steps in their order; others come after them."""
@@ -48,7 +48,6 @@ class StepCounts:
 
     def reach(self, step: str, rows: int = 1) -> None:
         self.reached[step] += rows
-        self.dropped.setdefault(step, Counter())
 
     def drop(self, step: str, reason: str) -> None:
         self.dropped[step][reason] += 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from typing import IO, Any, Self
 
 from nanodistill.records import Rejection, Trace
+
+FIELDS = tuple(field.name for field in fields(Trace))
 
 
 class Shelf:
@@ -30,7 +32,7 @@ class Shelf:
         return self._size
 
     def put(self, row: Trace | Rejection) -> None:
-        self._file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(as_held(row), ensure_ascii=False) + "\n")
         self._size += 1
 
     def traces(self) -> Iterator[Trace]:
@@ -44,6 +46,12 @@ class Shelf:
         self._file.seek(0)
         yield from map(json.loads, self._file)
         self._file.seek(0, 2)
+
+
+def as_held(row: Trace | Rejection) -> dict[str, Any]:
+    if isinstance(row, Rejection):
+        return {"trace": as_held(row.trace), "reason": row.reason, "detail": row.detail}
+    return {name: getattr(row, name) for name in FIELDS}
 
 
 def as_trace(held: dict[str, Any]) -> Trace:

@@ -30,6 +30,7 @@ from nanodistill.awake import awake
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.events import Listener
+from nanodistill.heap import heap_set_aside
 from nanodistill.journal import Journal, Sums
 from nanodistill.records import Message, Request, Usage
 from nanodistill.redaction import Redactor
@@ -181,7 +182,7 @@ async def open_teacher(
             redact=Redactor.of(config.litellm_kwargs),
             offload=offload,
         )
-        with awake():
+        with awake(), heap_set_aside():
             yield Teacher(config, session, price)
 
 
