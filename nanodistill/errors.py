@@ -227,3 +227,11 @@ class RowFailed(CallError):
 
 class RunStopped(CallError):
     """Every further call of the run would fail the same way."""
+
+
+def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a task group wrapped up, where it is one error; else the group."""
+    if len(group.exceptions) > 1:
+        return group
+    (error,) = group.exceptions
+    return the_only(error) if isinstance(error, BaseExceptionGroup) else error

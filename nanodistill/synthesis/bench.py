@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import ConfigError
+from nanodistill.errors import ConfigError, the_only
 from nanodistill.events import Listener
 from nanodistill.journal import Journal, open_journal, read_journal
 from nanodistill.runfolder import RunFolder
@@ -74,14 +74,6 @@ async def open_bench(
             yield Bench(task, run, journal, teacher, judge, listen)
     except BaseExceptionGroup as group:
         raise the_only(group) from None
-
-
-def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a task group wrapped up, where it is one error; else the group."""
-    if len(group.exceptions) > 1:
-        return group
-    (error,) = group.exceptions
-    return the_only(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _signals(stack: AsyncExitStack, given: StopSignal | None) -> StopSignal:

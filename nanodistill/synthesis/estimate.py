@@ -209,7 +209,7 @@ class Left:
             each = task.config.samples_per_input if self.met.stage == "trace" else 1
             under_way = total // each
         to_write = max(0, rows - under_way)
-        calls = max(self._at("generate"), ceil(to_write / size) - self._reused_now("generate"))
+        calls = max(self._at("generate"), ceil(to_write / size) - self._unread("generate"))
         yield "generate", calls, ceil(calls * LOSSES)
         samples = task.config.samples_per_input if task.asks_answers else 0
         checks = int(task.config.check_labels and bool(task.labels) and not task.asks_answers)
@@ -221,11 +221,12 @@ class Left:
             yield stage, fewest, ceil(fewest * LOSSES)
 
     def _at(self, stage: str) -> int:
-        """What is to be asked of the batch at which the rehearsal ended."""
-        return self.met.survey.to_ask if self.met and self.met.stage == stage else 0
+        """What is to be asked of the batches at which the rehearsal could not go on."""
+        return self.rehearsal.to_ask[stage]
 
-    def _reused_now(self, stage: str) -> int:
-        return self.met.survey.reused if self.met and self.met.stage == stage else 0
+    def _unread(self, stage: str) -> int:
+        """Calls that the journal has answered, whose rows are not known yet."""
+        return max(0, self.rehearsal.unread[stage])
 
     async def _each(self, stage: str, sums: Sums | None) -> Usage:
         """Tokens of one call: as they were so far, or of a call like it."""

@@ -28,11 +28,17 @@ class CurtainFalls(Exception):
 
 
 class Rehearsal:
-    """A teacher that answers from the journal alone, and counts by stage what it answered."""
+    """A teacher that answers from the journal alone, and counts calls by stage.
+
+    `reused` are those that it answered, `unread` those of them that nobody has read yet, and
+    `to_ask` those of the batches at which it could not go on.
+    """
 
     def __init__(self, teacher: Teaching) -> None:
         self._teacher = teacher
         self.reused: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
+        self.to_ask: Counter[str] = Counter()
 
     @property
     def account(self) -> Account:
@@ -64,11 +70,15 @@ class Rehearsal:
             return
         survey = await self._teacher.survey(requests)
         self.reused[first.stage] += survey.reused
+        self.unread[first.stage] += survey.reused
+        self.to_ask[first.stage] += survey.to_ask
         if survey.to_ask:
             raise CurtainFalls(first.stage, survey)
 
     def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
-        return self._teacher.outcomes(requests)
+        for outcome in self._teacher.outcomes(requests):
+            self.unread[outcome.request.stage] -= 1
+            yield outcome
 
     async def survey(self, requests: Iterable[Request]) -> Survey:
         return await self._teacher.survey(requests)

@@ -1,10 +1,16 @@
-"""One round after another until the rows are there: ask, read, sift, count.
+"""Round after round until the rows are there: ask, read, sift, count.
 
 A round takes the slots that are still open, in plan order, and asks for all of
 them. When every call of the round has its outcome, the rows are read in plan
 order and go through the steps; what is left fills its slot, and what is not is
-counted with its reason and leaves the slot open for the next round. Nothing in
+counted with its reason and leaves the slot open for a later round. Nothing in
 a round looks at when an answer came.
+
+While new slots are left, two rounds are under way: when one is complete, the one
+after next is made and asked, so that the teacher need not wait for the slowest
+answer of a round, nor for the reading of its rows. So what a round says depends on
+the rounds up to the last but one, always. What is only topped up waits for the round
+before it: how much is missing is not known sooner.
 
 Rounds end when no slot is open, after `max_rounds`, or when they stop bringing
 anything new.
@@ -12,14 +18,18 @@ anything new.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
 from typing import Literal
 
+import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
+from nanodistill.errors import the_only
 from nanodistill.events import ROWS, Listener, Notice, Progress
 from nanodistill.records import Request
 from nanodistill.synthesis.answering import Answering
@@ -32,8 +42,9 @@ from nanodistill.teacher.engine import Survey
 
 LARGEST_ROUND = 10_000
 MOST_MAIN_ROUNDS = 10
-SMALLEST_ROUND = 256
-MAIN_ROUNDS = 4
+SMALLEST_ROUND = 128
+MAIN_ROUNDS = 8
+ABREAST = 2
 NEW_ENOUGH = 0.05
 BARREN_ROUNDS, BARREN_ROWS = 2, 20
 
@@ -54,17 +65,58 @@ class Requests:
         return map(self.make, self.calls)
 
 
+@dataclass
+class Round:
+    """Some slots and their calls, which are being asked until `asked` is set."""
+
+    number: int
+    slots: Sequence[Slot]
+    calls: Sequence[Call]
+    asked: anyio.Event = field(default_factory=anyio.Event)
+    error: Exception | None = None
+
+
+class Open:
+    """The slots that are still to be filled: left over from complete rounds, and new ones."""
+
+    def __init__(self, slots: Iterator[Slot], wanted: int) -> None:
+        self._fresh = islice(slots, wanted)
+        self.fresh = wanted
+        self._left: list[Slot] = []
+
+    def __len__(self) -> int:
+        return len(self._left) + self.fresh
+
+    def take(self, size: int) -> list[Slot]:
+        """The next ones in plan order: those left over, then new ones."""
+        taken, self._left = self._left[:size], self._left[size:]
+        new = list(islice(self._fresh, size - len(taken)))
+        self.fresh -= len(new)
+        return [*taken, *new]
+
+    def put_back(self, slots: Sequence[Slot]) -> None:
+        self._left = sorted([*self._left, *slots], key=lambda slot: slot.number)
+
+
 class Rounds:
-    """The rounds of one run."""
+    """The rounds of one run. Those that ask `in_turn` are made alike, and asked one by one."""
 
     def __init__(
-        self, task: Task, teacher: Teaching, writer: Writer, reader: Reader, answering: Answering
+        self,
+        task: Task,
+        teacher: Teaching,
+        writer: Writer,
+        reader: Reader,
+        answering: Answering,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self._task = task
         self._teacher = teacher
         self._writer = writer
         self._reader = reader
         self._answering = answering
+        self._in_turn = in_turn
         self._memory = Memory()
         self._caller = Caller(task, self._memory)
 
@@ -72,40 +124,90 @@ class Rounds:
         self, slots: Iterator[Slot], wanted: int, ledger: Ledger, listen: Listener
     ) -> StopReason:
         """Run rounds until the first `wanted` of `slots` are filled, or something else ends it."""
-        fresh = islice(slots, wanted)
-        left: list[Slot] = []
+        try:
+            async with anyio.create_task_group() as tasks:
+                reason = await self._fill(tasks, Open(slots, wanted), wanted, ledger, listen)
+        except BaseExceptionGroup as group:
+            raise the_only(group) from None
+        return reason
+
+    async def _fill(
+        self, tasks: TaskGroup, open_: Open, wanted: int, ledger: Ledger, listen: Listener
+    ) -> StopReason:
+        under_way: deque[Round] = deque()
         barren: list[int] = []
-        filled_so_far = 0
+        filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
+        saturated = False
         listen(Progress(ROWS, 0, wanted, "kept"))
-        for number in range(1, self._task.config.max_rounds + 1):
-            if filled_so_far == wanted:
+        while True:
+            while not saturated and self._may_begin(open_, under_way):
+                if (number := next(numbers, None)) is None:
+                    break
+                under_way.append(await self._begun(number, open_, wanted, listen))
+                await self._ask(tasks, under_way[-1])
+            if not under_way:
                 break
-            size = self.size(wanted, wanted - filled_so_far, number)
-            asked = await to_thread.run_sync(_taken, left, fresh, size)
-            calls = await to_thread.run_sync(self._caller.calls, asked)
-            if number == 1:
-                listen(announced(await self._teacher.survey(self._requests(calls))))
-            filled = await self._work(calls, ledger)
-            left = [slot for slot in (*asked, *left[size:]) if slot.number not in filled]
-            filled_so_far += len(filled)
-            listen(Progress(ROWS, filled_so_far, wanted, "kept"))
-            listen(Notice(f"Round {number}: {len(filled)} of {len(asked)} rows were good."))
-            barren = [] if len(filled) >= NEW_ENOUGH * len(asked) else [*barren, len(asked)]
-            if len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS:
-                return "saturated"
-        return "complete" if filled_so_far == wanted else "max_rounds"
+            round_ = under_way.popleft()
+            got = await self._complete(round_, ledger)
+            open_.put_back([slot for slot in round_.slots if slot.number not in got])
+            filled += len(got)
+            listen(Progress(ROWS, filled, wanted, "kept"))
+            asked = len(round_.slots)
+            listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
+            barren = [] if len(got) >= NEW_ENOUGH * asked else [*barren, asked]
+            saturated = len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS
+        if filled == wanted:
+            return "complete"
+        return "saturated" if saturated else "max_rounds"
+
+    @staticmethod
+    def _may_begin(open_: Open, under_way: Sequence[Round]) -> bool:
+        """Whether another round has slots: new ones, or those that nothing under way may fill."""
+        if under_way:
+            return len(under_way) < ABREAST and open_.fresh > 0
+        return len(open_) > 0
+
+    async def _begun(self, number: int, open_: Open, wanted: int, listen: Listener) -> Round:
+        size = self.size(wanted, len(open_), number)
+        slots = await to_thread.run_sync(open_.take, size)
+        calls = await to_thread.run_sync(self._caller.calls, slots)
+        if number == 1:
+            listen(announced(await self._teacher.survey(self._requests(calls))))
+        return Round(number, slots, calls)
+
+    async def _ask(self, tasks: TaskGroup, round_: Round) -> None:
+        if self._in_turn:
+            await self._settle(round_)
+        else:
+            tasks.start_soon(self._settle, round_)
+
+    async def _settle(self, round_: Round) -> None:
+        """What stops the asking is raised when the round's turn comes."""
+        try:
+            await self._teacher.settle(self._requests(round_.calls))
+        except Exception as error:  # noqa: BLE001 - raised by `_complete`
+            round_.error = error
+        round_.asked.set()
+
+    async def _complete(self, round_: Round, ledger: Ledger) -> set[int]:
+        """Numbers of the slots that the round filled."""
+        await round_.asked.wait()
+        if round_.error is not None:
+            raise round_.error
+        return await self._bring_home(round_.calls, ledger)
 
     async def preview(
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
     ) -> StopReason:
         """The first calls that `fill` would make, until `limit` rows are there."""
         size = self.size(wanted, wanted, 1)
-        asked = await to_thread.run_sync(_taken, [], islice(slots, wanted), size)
+        asked = await to_thread.run_sync(Open(slots, wanted).take, size)
         calls = await to_thread.run_sync(self._caller.calls, asked)
         found = 0
         while calls and found < limit:
             some = _first_calls(calls, limit - found)
-            found += len(await self._work(some, ledger))
+            await self._teacher.settle(self._requests(some))
+            found += len(await self._bring_home(some, ledger))
             calls = calls[len(some) :]
         return "preview"
 
@@ -126,11 +228,9 @@ class Rounds:
     def _requests(self, calls: Sequence[Call]) -> Requests:
         return Requests(calls, lambda call: self._writer.request(call, self._teacher))
 
-    async def _work(self, calls: Sequence[Call], ledger: Ledger) -> set[int]:
-        """Make some calls, and numbers of the slots that their rows filled."""
-        requests = self._requests(calls)
-        await self._teacher.settle(requests)
-        outcomes = self._teacher.outcomes(requests)
+    async def _bring_home(self, calls: Sequence[Call], ledger: Ledger) -> set[int]:
+        """Read what some settled calls brought; numbers of the slots that it filled."""
+        outcomes = self._teacher.outcomes(self._requests(calls))
         placed = await to_thread.run_sync(self._reader.read, calls, outcomes, ledger)
         rows = await self._answering.finish(placed, ledger)
         return await to_thread.run_sync(self._keep, rows, ledger)
@@ -140,12 +240,6 @@ class Rounds:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
         return {placed.slot.number for placed in rows}
-
-
-def _taken(left: Sequence[Slot], fresh: Iterator[Slot], size: int) -> list[Slot]:
-    """The next slots in plan order: those left over, then new ones."""
-    some = list(left[:size])
-    return [*some, *islice(fresh, size - len(some))]
 
 
 def announced(survey: Survey) -> Notice:

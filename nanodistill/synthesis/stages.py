@@ -24,6 +24,7 @@ from nanodistill.config import DistillationConfig
 from nanodistill.curation.sieve import Sieve
 from nanodistill.dataset import DatasetVersion
 from nanodistill.events import Listener, Notice, silent
+from nanodistill.heap import heap_set_aside
 from nanodistill.journal import Sums
 from nanodistill.records import Trace
 from nanodistill.runfolder import RunFolder, write_json
@@ -79,7 +80,8 @@ async def synthesize(
             made = await ask(bench, ledger, limit)
         if limit is not None:
             return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
-        version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
+        with heap_set_aside():
+            version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
         return _result(task, ledger, made, version)
 
 
@@ -137,7 +139,7 @@ def _rounds(bench: Bench, writer: Writer, seen: Seen, ledger: Ledger) -> Rounds:
     answering = Answering(
         task, bench.teacher, bench.asker, Sieve(row_steps(task), ledger.steps), bench.judge
     )
-    return Rounds(task, bench.teacher, writer, reader, answering)
+    return Rounds(task, bench.teacher, writer, reader, answering, in_turn=not bench.writes)
 
 
 def _spent(bench: Bench) -> Spent:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from nanodistill.events import Listener, Progress, Value
 from nanodistill.journal import Attempt
 from nanodistill.records import Usage
+from nanodistill.teacher.work import Job
 
 SPAN = 10.0
 BETWEEN_EVENTS = 0.1
@@ -69,32 +70,68 @@ class Speed:
         return len(self._answers) / span, self._tokens / span
 
 
+class Stage:
+    """How one stage gets on: its settlings, also those that ended while another went on."""
+
+    def __init__(self, now: float, spent: float) -> None:
+        self.jobs: list[Job] = []
+        self.active = 0
+        self.asked = 0
+        self.spent_before = spent
+        self.told_at = float("-inf")
+        self.speed = Speed(now)
+
+    @property
+    def done(self) -> int:
+        return sum(job.done for job in self.jobs)
+
+    @property
+    def total(self) -> int | None:
+        known = [job.total for job in self.jobs if job.total is not None]
+        return sum(known) if len(known) == len(self.jobs) else None
+
+
 class Watch:
-    """Tells a listener how one stage gets on, as often as is worth it."""
+    """Tells a listener how the stages get on, as often as is worth it."""
 
     def __init__(self, account: Account, listen: Listener, clock: Callable[[], float]) -> None:
         self._account = account
         self._listen = listen
         self._clock = clock
         self._speed = Speed(clock())
-        self._told_at = float("-inf")
-        self.stage = ""
-        self.done = 0
-        self.total: int | None = None
-        self._asked = 0
-        self._spent_before = account.cost_usd
+        self._stages: dict[str, Stage] = {}
 
-    def answered(self, tokens: int) -> None:
-        self._asked += 1
-        self._speed.add(self._clock(), tokens)
+    def enter(self, job: Job) -> None:
+        """A settling begins, once its stage is known."""
+        stage = self._stages.get(job.stage)
+        if stage is None:
+            stage = self._stages[job.stage] = Stage(self._clock(), self._account.cost_usd)
+        stage.jobs.append(job)
+        stage.active += 1
 
-    def tell(self, in_flight: int, limit: int, *, always: bool = False) -> None:
+    def leave(self, job: Job) -> None:
+        """A settling is over. With the last one of a stage, counting begins anew."""
+        stage = self._stages.get(job.stage)
+        if stage is not None:
+            stage.active -= 1
+            if not stage.active:
+                del self._stages[job.stage]
+
+    def answered(self, stage: str, tokens: int) -> None:
         now = self._clock()
-        if not always and now - self._told_at < BETWEEN_EVENTS:
+        self._speed.add(now, tokens)
+        if stage in self._stages:
+            self._stages[stage].asked += 1
+            self._stages[stage].speed.add(now, tokens)
+
+    def tell(self, name: str, in_flight: int, limit: int, *, always: bool = False) -> None:
+        now, stage = self._clock(), self._stages.get(name)
+        if stage is None or not (always or now - stage.told_at >= BETWEEN_EVENTS):
             return
-        self._told_at = now
+        stage.told_at = now
+        done, total = stage.done, stage.total
         calls, tokens = self._speed.per_second(now)
-        left = None if self.total is None else max(0, self.total - self.done)
+        left = None if total is None else max(0, total - done)
         figures: dict[str, Value] = {
             "calls/s": calls,
             "tokens/s": tokens,
@@ -102,22 +139,23 @@ class Watch:
             "limit": limit,
             "refused": self._account.refused,
             "retried": self._account.retried,
-            "spent": _dollars(self._account.known_cost),
+            "spent": dollars(self._account.known_cost),
         }
-        if left and (projected := self._projected(left)):
-            figures["of about"] = _dollars(projected)
-        seconds = left / calls if left is not None and calls else None
-        self._listen(Progress(self.stage, self.done, self.total, "calls", seconds, figures))
+        if left and (projected := self._projected(stage, left)):
+            figures["of about"] = dollars(projected)
+        of_stage, _ = stage.speed.per_second(now)
+        seconds = left / of_stage if left is not None and of_stage else None
+        self._listen(Progress(name, done, total, "calls", seconds, figures))
 
-    def _projected(self, left: int | None) -> float | None:
+    def _projected(self, stage: Stage, left: int) -> float | None:
         """What the session will have cost at the end of this stage, if it goes on like this."""
-        if left is None or not self._asked or self._account.known_cost is None:
+        if not stage.asked or self._account.known_cost is None:
             return None
-        each = (self._account.cost_usd - self._spent_before) / self._asked
+        each = (self._account.cost_usd - stage.spent_before) / stage.asked
         return self._account.cost_usd + each * left
 
 
-def _dollars(cost: float | None) -> str:
+def dollars(cost: float | None) -> str:
     """`$12.40`, `$0.0031`; nothing is shown as 0 that is not."""
     if cost is None:
         return "price unknown"

@@ -27,13 +27,13 @@ from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.chains import Lost, Open
 from nanodistill.teacher.provider import Reply
 from nanodistill.teacher.session import Session
-from nanodistill.teacher.work import Launch, Queue, Work
+from nanodistill.teacher.work import Job, Launch, Queue, Work
 
 MOST_REFUSALS = 30
 
 
 class Calls:
-    """Makes calls for one settling. `wake` is called when a limit may have room again."""
+    """Makes calls for all settlings. `wake` is called when a limit may have room again."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Calls:
         session.admission.answered(launch.ticket, now, usage.total_tokens, reply.hints)
         session.budget.estimator.learn(work.size, usage)
         attempt = self._attempt(launch, "answered", usage, completion.cost_usd)
-        self._watch.answered(usage.total_tokens)
+        self._watch.answered(work.request.stage, usage.total_tokens)
         self._wake()
         response = Response(work.open.key, work.request.stage, completion)
         if await self._commit(Call(attempt, response)):
@@ -112,7 +112,7 @@ class Calls:
         said = self._session.redact(error.message)
         message = f"{work.failures} attempts failed, the last one: {said}"
         self._session.lost[work.open.key] = Lost(error.kind, message)
-        self._row_lost(error.kind, message)
+        self._row_lost(work.job, error.kind, message)
         await self._free(work)
 
     async def _row_failed(self, launch: Launch, error: RowFailed) -> None:
@@ -123,7 +123,7 @@ class Calls:
         said = session.redact(error.message)
         response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
         if await self._commit(Call(attempt, response)):
-            self._row_lost(error.kind, said)
+            self._row_lost(work.job, error.kind, said)
             await self._free(work)
 
     def _stopped(self, launch: Launch, error: RunStopped) -> None:
@@ -178,38 +178,38 @@ class Calls:
         """Look at a committed completion: whole, or something to ask once more."""
         step = next_step([Link(work.request, work.open.key, completion)])
         if not work.open.is_root or isinstance(step, Request):
-            await self.look_again(work.open.root)
+            await self.look_again(work.open.root, work.job)
         else:
-            self._row_done(step)
+            self._row_done(work.job, step)
             if isinstance(step, Answer) and work.request.schema is not None:
                 self._session.recorder.remark(Whole(work.open.key, RULES))
         await self._free(work)
 
-    async def look_again(self, root: Request) -> None:
+    async def look_again(self, root: Request, job: Job) -> None:
         """Find out in the journal what is open of the chain of `root`, and queue it."""
         accepted = False
         while not accepted:
             with self._queue.looking():
                 end = await self._session.offload(lambda: self._session.chains.end(root))
                 if not isinstance(end, Open):
-                    self._row_done(end)
+                    self._row_done(job, end)
                     return
-                accepted = self._queue.accept(end, first=True)
+                accepted = self._queue.accept(end, job, first=True)
 
     async def _free(self, work: Work) -> None:
         """`work` has come to its end; what has waited for the same answer looks for it."""
-        for item in self._queue.free(work):
-            await self.look_again(item.root)
+        for want in self._queue.free(work):
+            await self.look_again(want.open.root, want.job)
 
-    def _row_done(self, end: Answer | Failure) -> None:
+    def _row_done(self, job: Job, end: Answer | Failure) -> None:
         if isinstance(end, Failure):
-            self._row_lost(end.kind, end.message)
+            self._row_lost(job, end.kind, end.message)
         else:
-            self._watch.done += 1
+            job.row_done()
             self._session.admission.breaker.row_done()
 
-    def _row_lost(self, kind: str, message: str) -> None:
-        self._watch.done += 1
+    def _row_lost(self, job: Job, kind: str, message: str) -> None:
+        job.row_done()
         self._session.admission.breaker.row_lost(kind, message)
         self._give_up_if_tripped()
 

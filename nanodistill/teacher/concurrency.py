@@ -1,8 +1,8 @@
 """How many calls may be in flight: a level that finds itself.
 
-It is looked at once for each generation of answers, as many as the level (half as
-many at first). Tripling at first, then by one, it grows while it is in use; it
-shrinks by a share when the provider refuses or fails to keep up.
+It is looked at once for each generation of answers, as many as the level. Tripling at
+first, with half as many answers to calls beyond the level before, then by one, it grows
+while it is in use; it shrinks by a share when the provider refuses or fails to keep up.
 
 Servers that queue in silence are seen by what concurrency buys. By Little's law
 throughput is calls in flight over latency, so if twice as many in flight take
@@ -131,7 +131,9 @@ class Concurrency:
     def answered(self, stage: str, in_flight: int, latency: float, now: float) -> None:
         """Take note of an answer to a call that was launched as one of `in_flight`."""
         self._seen(stage, in_flight.bit_length()).add(in_flight, latency, now)
-        in_use = in_flight >= IN_USE * self._level
+        if self.is_starting and in_flight <= self._level / START_FACTOR:
+            return
+        in_use = self.is_starting or in_flight >= IN_USE * self._level
         self._generation.add(in_flight, latency, in_use=in_use)
         if self._generation.count >= self._level / (2 if self.is_starting else 1):
             self._look(stage, in_flight.bit_length(), now)

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import anyio
-
 from nanodistill.awake import awake
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import ConfigError, Problem
@@ -67,11 +65,13 @@ class Survey:
 class Teacher:
     """An open teacher. Make one with `open_teacher`."""
 
-    def __init__(self, config: DistillationConfig, session: Session, price: Price | None) -> None:
+    def __init__(
+        self, config: DistillationConfig, session: Session, flow: Flow, price: Price | None
+    ) -> None:
         self._config = config
         self._session = session
+        self._flow = flow
         self._price = price
-        self._settling = anyio.Lock()
 
     @property
     def account(self) -> Account:
@@ -109,16 +109,13 @@ class Teacher:
     async def settle(self, requests: Iterable[Request]) -> None:
         """Give each of `requests` an outcome, durable before this returns.
 
-        One settling at a time; a second one waits for the first.
+        Any number of settlings may be under way together; they share limits and budget.
 
         Raises:
-            Stopped: interrupted, out of budget, refused, disk full. What came back is safe.
+            Stopped: interrupted, out of budget, refused, disk full. What came back is safe. This
+                teacher asks nothing any more.
         """
-        async with self._settling:
-            try:
-                await Flow(self._session).settle(requests)
-            except BaseExceptionGroup as group:
-                raise _only(group) from None
+        await self._flow.settle(requests)
 
     def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
         """The outcome of each settled request, in order, from the journal.
@@ -183,7 +180,8 @@ async def open_teacher(
             offload=offload,
         )
         with awake(), heap_set_aside():
-            yield Teacher(config, session, price)
+            async with Flow(session).open() as flow:
+                yield Teacher(config, session, flow, price)
 
 
 def _admission(config: DistillationConfig) -> Admission:
@@ -205,11 +203,3 @@ def _price(config: DistillationConfig) -> Price | None:
         )
         raise ConfigError("The budget can't be kept:", [problem])
     return known
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception in a group of one, or the group."""
-    if len(group.exceptions) > 1:
-        return group
-    (error,) = group.exceptions
-    return _only(error) if isinstance(error, BaseExceptionGroup) else error

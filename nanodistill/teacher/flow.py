@@ -1,15 +1,17 @@
-"""One `settle`: work is pulled, launched, retried and committed until all of it is done.
+"""The work of an open teacher: pulled, launched, retried and committed until it is done.
 
-Four kinds of tasks: the feeder pulls requests, some hundred at a time, and drops
-those that the journal has answered; the dispatcher launches what the limits and
-the budget let through; one task for each call in flight (`calls`); and one that
-waits for a person to stop the run. Calls that are to be made again lie in a queue
-(`work`) and hold nothing. So tasks and memory go with the calls in flight, not
-with the work.
+Any number of settlings may be under way together; each is a `Job` and comes back
+when its own requests have their outcomes. A settling feeds its requests, some
+hundred at a time, and drops those that the journal has answered; the dispatcher
+launches what the limits and the budget let through; there is one task for each
+call in flight (`calls`), and one that waits for a person to stop the run. Calls
+that are to be made again lie in a queue (`work`) and hold nothing. So tasks and
+memory go with the calls in flight, not with the work.
 
 What stops the run is kept in `_halt`: launching ends, calls in flight come back
-and are committed, and then it is raised. An exception that is none of ours is a
-bug and ends everything at once; what has arrived is still committed.
+and are committed, and then every settling raises it, also those that come later.
+An exception that is none of ours is a bug and is raised at once; what has arrived
+is still committed.
 """
 
 from __future__ import annotations
@@ -17,36 +19,54 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Sequence, Sized
+from contextlib import asynccontextmanager
+from typing import Self
 
 import anyio
 
 from nanodistill.errors import Interrupted, NanoDistillError
 from nanodistill.records import Request
 from nanodistill.teacher.account import Watch
+from nanodistill.teacher.bell import Bell
 from nanodistill.teacher.calls import Calls
 from nanodistill.teacher.chains import in_batches
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import DRAIN_SECONDS
-from nanodistill.teacher.work import Launch, Queue
+from nanodistill.teacher.work import Job, Launch, Queue
 
 MOST_ARRIVED = 250
 """Answers on their way to the disk, from which on nothing is launched."""
 
 
 class Flow:
-    """Settles some requests. Use it once."""
+    """Settles requests while it is `open`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._queue = Queue()
         self._watch = Watch(session.account, session.listen, anyio.current_time)
         self._calls = Calls(session, self._queue, self._watch, stop=self._stop, wake=self._wake)
+        self._jobs: list[Job] = []
         self._under_way = 0
-        self._fed = False
         self._halt: NanoDistillError | None = None
-        self._changed = anyio.Event()
-        self._hungry = anyio.Event()
+        self._bug: Exception | None = None
+        self._may_launch, self._hungry, self._landed = Bell(), Bell(), Bell()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        """Launch what is settled within. Calls that an error leaves in flight may still land."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._await_stop)
+            tasks.start_soon(self._dispatch)
+            try:
+                yield self
+            except Exception:
+                await self._land_what_was_paid_for()
+                raise
+            finally:
+                tasks.cancel_scope.cancel()
 
     async def settle(self, requests: Iterable[Request]) -> None:
         """Give each of `requests` an outcome.
@@ -54,59 +74,70 @@ class Flow:
         Raises:
             Stopped: the run can't go on; what came back is committed.
         """
-        self._watch.total = len(requests) if isinstance(requests, Sized) else None
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self._await_stop)
-            tasks.start_soon(self._feed, requests)
-            while not self._is_over():
-                await self._pause(self._launch_what_may())
-            await self._drain()
-            tasks.cancel_scope.cancel()
-        self._tell(always=True)
-        if self._halt is not None:
-            raise self._halt
+        job = Job(len(requests) if isinstance(requests, Sized) else None)
+        self._jobs.append(job)
+        try:
+            await self._feed(job, requests)
+            while not (job.is_done or self._is_halted):
+                await job.ended.wait()
+        except BaseException:
+            self._stop(_interrupted())
+            raise
+        finally:
+            self._jobs.remove(job)
+            self._tell(job, always=True)
+            self._watch.leave(job)
+        if not job.is_done:
+            await self._raise_what_stopped()
 
-    def _is_over(self) -> bool:
-        return self._halt is not None or (self._fed and self._queue.is_empty)
+    @property
+    def _is_halted(self) -> bool:
+        return self._halt is not None or self._bug is not None
 
     # Feeding
 
-    async def _feed(self, requests: Iterable[Request]) -> None:
+    async def _feed(self, job: Job, requests: Iterable[Request]) -> None:
         for batch in in_batches(requests):
-            self._watch.stage = batch[0].stage
-            await self._sort_out(batch)
-            self._tell()
-            self._wake()
-            while self._queue.has_enough:
+            if not job.stage:
+                job.stage = batch[0].stage
+                self._watch.enter(job)
+            job.pulled += len(batch)
+            await self._sort_out(batch, job)
+            self._tell(job)
+            self._may_launch.ring()
+            while self._queue.has_enough and not self._is_halted:
                 await self._hungry.wait()
-                self._hungry = anyio.Event()
-        self._fed = True
-        self._wake()
+            if self._is_halted:
+                return
+        job.is_fed = True
 
-    async def _sort_out(self, batch: Sequence[Request]) -> None:
+    async def _sort_out(self, batch: Sequence[Request], job: Job) -> None:
         """Queue what is open of a batch."""
         session = self._session
         with self._queue.looking():
             found = await session.offload(functools.partial(session.chains.find, batch))
-            outdated = [item for item in found.open if not self._queue.accept(item)]
+            outdated = [item for item in found.open if not self._queue.accept(item, job)]
         session.account.reused += found.reused
-        self._watch.done += found.done
+        job.done += found.done
         for whole in found.whole:
             session.recorder.remark(whole)
         for item in outdated:
-            await self._calls.look_again(item.root)
+            await self._calls.look_again(item.root, job)
 
     # Launching
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._may_launch.wait(self._launch_what_may())
 
     def _launch_what_may(self) -> float:
         """Launch calls until none may; gives the seconds until one might."""
         session = self._session
-        while self._halt is None:
+        while not self._is_halted:
             now = anyio.current_time()
             work = self._queue.next(now)
             if not self._queue.has_enough:
-                self._hungry.set()
+                self._hungry.ring()
             if work is None or self._under_way - session.admission.in_flight >= MOST_ARRIVED:
                 return self._queue.next_due() - now
             tokens = session.budget.estimator.typical(work.size).total_tokens
@@ -127,21 +158,18 @@ class Flow:
         self._tasks.start_soon(self._make, launch)
 
     async def _make(self, launch: Launch) -> None:
-        await self._calls.make(launch)
+        try:
+            await self._calls.make(launch)
+        except Exception as bug:  # noqa: BLE001 - raised by all settlings
+            self._bug = self._bug or bug
+            self._wake_all()
         self._under_way -= 1
-        self._tell()
+        self._tell(launch.work.job)
+        self._landed.ring()
         self._wake()
 
-    async def _pause(self, seconds: float) -> None:
-        if math.isinf(seconds):
-            await self._changed.wait()
-        else:
-            with anyio.move_on_after(seconds):
-                await self._changed.wait()
-        self._changed = anyio.Event()
-
     def _wake(self) -> None:
-        self._changed.set()
+        self._may_launch.ring()
 
     # Ending
 
@@ -149,29 +177,45 @@ class Flow:
         stop = self._session.stop
         await stop.requested()
         self._stop(_interrupted())
+        self._landed.ring()
         await stop.leaving()
-        self._wake()
+        self._landed.ring()
 
     def _stop(self, error: NanoDistillError) -> None:
         """Launch nothing any more; the first reason is the one that is raised."""
         self._halt = self._halt or error
-        self._wake()
+        self._wake_all()
 
-    async def _drain(self) -> None:
+    def _wake_all(self) -> None:
+        self._hungry.ring()
+        for job in self._jobs:
+            job.ended.set()
+
+    async def _raise_what_stopped(self) -> None:
+        if self._bug is None:
+            await self._drain(math.inf)
+        raise self._bug or self._halt or AssertionError("a settling ended before its requests")
+
+    async def _drain(self, deadline: float) -> None:
         """Let calls in flight come back and be committed, as long as the person waits."""
-        stop, deadline = self._session.stop, math.inf
-        while self._under_way and not stop.is_leaving:
+        stop = self._session.stop
+        while self._under_way and not stop.is_leaving and self._bug is None:
+            now = anyio.current_time()
             if stop.is_requested:
-                deadline = min(deadline, anyio.current_time() + DRAIN_SECONDS)
-            left = deadline - anyio.current_time()
-            if left <= 0:
+                deadline = min(deadline, now + DRAIN_SECONDS)
+            if deadline <= now:
                 return
-            await self._pause(left)
+            await self._landed.wait(deadline - now)
 
-    def _tell(self, *, always: bool = False) -> None:
-        if self._watch.stage:
+    async def _land_what_was_paid_for(self) -> None:
+        self._stop(_interrupted())
+        with anyio.CancelScope(shield=True):
+            await self._drain(anyio.current_time() + DRAIN_SECONDS)
+
+    def _tell(self, job: Job, *, always: bool = False) -> None:
+        if job.stage:
             admission = self._session.admission
-            self._watch.tell(admission.in_flight, admission.limit, always=always)
+            self._watch.tell(job.stage, admission.in_flight, admission.limit, always=always)
 
 
 def _interrupted() -> Interrupted:

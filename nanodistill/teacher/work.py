@@ -13,8 +13,10 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+
+import anyio
 
 from nanodistill.journal import Cause
 from nanodistill.records import Request
@@ -25,11 +27,45 @@ from nanodistill.teacher.limits import Ticket
 ENOUGH = 256
 
 
+@dataclass(eq=False, slots=True)
+class Job:
+    """One settling: how many of its requests were pulled so far, and have their outcomes.
+
+    `total` is None where nobody knows how many there will be. `ended` is set when all are done,
+    or when they can't be.
+    """
+
+    total: int | None = None
+    stage: str = ""
+    pulled: int = 0
+    done: int = 0
+    is_fed: bool = False
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_fed and self.done == self.pulled
+
+    def row_done(self) -> None:
+        self.done += 1
+        if self.is_done:
+            self.ended.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A request that is open, and the settling that wants it."""
+
+    open: Open
+    job: Job
+
+
 @dataclass(slots=True)
 class Work:
     """A call that is wanted, and what has become of it so far."""
 
     open: Open
+    job: Job
     size: Size
     tries: int = 0
     failures: int = 0
@@ -55,20 +91,15 @@ class Launch:
 
 
 class Queue:
-    """The wanted calls of one settling."""
+    """The wanted calls of all settlings."""
 
     def __init__(self) -> None:
         self._ready: deque[Work] = deque()
         self._later: list[tuple[float, int, Work]] = []
         self._order = count()
-        self._waiting: dict[str, list[Open]] = {}
+        self._waiting: dict[str, list[Want]] = {}
         self._lookers = 0
         self._freed: set[str] = set()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is wanted any more, in flight or not."""
-        return not self._waiting
 
     @property
     def has_enough(self) -> bool:
@@ -85,15 +116,15 @@ class Queue:
             if self._lookers == 0:
                 self._freed.clear()
 
-    def accept(self, item: Open, *, first: bool = False) -> bool:
+    def accept(self, item: Open, job: Job, *, first: bool = False) -> bool:
         """Queue a call, or let it wait for the same one. False if that has just been freed."""
         if item.key in self._freed:
             return False
         if item.key in self._waiting:
-            self._waiting[item.key].append(item)
+            self._waiting[item.key].append(Want(item, job))
             return True
         self._waiting[item.key] = []
-        work = Work(item, Size.of(item.request))
+        work = Work(item, job, Size.of(item.request))
         (self._ready.appendleft if first else self._ready.append)(work)
         return True
 
@@ -120,7 +151,7 @@ class Queue:
     def put_off(self, work: Work, until: float) -> None:
         heapq.heappush(self._later, (until, next(self._order), work))
 
-    def free(self, work: Work) -> list[Open]:
+    def free(self, work: Work) -> list[Want]:
         """`work` has come to its end; gives what has waited for it."""
         if self._lookers:
             self._freed.add(work.open.key)

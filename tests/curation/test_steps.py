@@ -249,6 +249,5 @@ def test_a_sieve_stops_at_the_first_refusal_and_counts() -> None:
     assert counts.reached == {"tidy": 3, "loops": 2, "duplicates": 2}
     assert {step: dict(reasons) for step, reasons in counts.dropped.items()} == {
         "tidy": {"empty_input": 1},
-        "loops": {},
         "duplicates": {"duplicate": 1},
     }

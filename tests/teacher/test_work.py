@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from nanodistill.teacher.chains import Open
-from nanodistill.teacher.work import Queue
+from nanodistill.teacher.work import Job, Queue
 from teacher.opened import request
 
 
@@ -13,7 +13,7 @@ def item(text: str) -> Open:
 def test_first_come_first_served_and_what_is_due_before_that() -> None:
     queue = Queue()
     for text in "abc":
-        assert queue.accept(item(text))
+        assert queue.accept(item(text), Job())
     late = queue.next(0.0)
     assert late is not None
     queue.put_off(queue.take(), until=5.0)
@@ -21,7 +21,6 @@ def test_first_come_first_served_and_what_is_due_before_that() -> None:
     assert queue.next_due() == 5.0
     assert [next_text(queue, at) for at in (1.0, 6.0, 6.0)] == ["c", "a", "b"]
     assert queue.next(6.0) is None
-    assert not queue.is_empty
 
 
 def next_text(queue: Queue, now: float) -> str:
@@ -31,32 +30,31 @@ def next_text(queue: Queue, now: float) -> str:
 
 def test_the_same_call_waits_for_the_one_under_way() -> None:
     queue = Queue()
-    queue.accept(item("a"))
+    queue.accept(item("a"), Job())
     queue.next(0.0)
     work = queue.take()
-    assert queue.accept(item("a"))
+    assert queue.accept(item("a"), Job())
     assert queue.next(0.0) is None
-    assert [each.key for each in queue.free(work)] == [item("a").key]
-    assert queue.is_empty
+    assert [want.open.key for want in queue.free(work)] == [item("a").key]
 
 
 def test_what_was_freed_while_the_journal_was_looked_into_is_not_queued() -> None:
     """The look may have missed an answer that came in the meantime; asking would buy it twice."""
     queue = Queue()
-    queue.accept(item("a"))
+    queue.accept(item("a"), Job())
     queue.next(0.0)
     work = queue.take()
     with queue.looking():
         assert queue.free(work) == []
-        assert not queue.accept(item("a"))
-        assert queue.accept(item("b"))
+        assert not queue.accept(item("a"), Job())
+        assert queue.accept(item("b"), Job())
     with queue.looking():
-        assert queue.accept(item("a"))
+        assert queue.accept(item("a"), Job())
 
 
 def test_a_repeated_call_is_a_retry() -> None:
     queue = Queue()
-    queue.accept(item("a"))
+    queue.accept(item("a"), Job())
     causes = []
     for _ in range(2):
         queue.next(0.0)

@@ -1,0 +1,149 @@
+"""Several settlings of one teacher at the same time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import pytest
+
+from nanodistill.errors import Interrupted
+from nanodistill.events import Event, Progress
+from nanodistill.journal import read_journal
+from nanodistill.records import Completion, Request, Usage
+from nanodistill.teacher.engine import Teacher
+from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.stop import StopSignal
+from teacher.running import requests_for, running, told
+
+pytestmark = pytest.mark.anyio
+SLOW, QUICK = [f"slow {n}" for n in range(5)], [f"quick {n}" for n in range(40)]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Remote:
+    """Answers what is quick at once, and what is slow when `slow` is set."""
+
+    endpoint = "remote"
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.slow = anyio.Event()
+        self.waiting = 0
+
+    async def complete(self, request: Request) -> Reply:
+        text = request.messages[-1]["content"]
+        self.counts[text] += 1
+        if text.startswith("slow"):
+            self.waiting += 1
+            await self.slow.wait()
+        return Reply(Completion(text.upper(), "stop", Usage(1, 1)))
+
+    async def all_wait(self) -> None:
+        with anyio.fail_after(5):
+            while self.waiting < len(SLOW):
+                await anyio.sleep(0.005)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+async def settle(teacher: Teacher, texts: list[str], stage: str, done: list[str]) -> None:
+    await teacher.settle(requests_for(teacher, texts, stage=stage))
+    done.append(stage)
+
+
+async def test_one_is_over_while_another_goes_on(tmp_path: Path) -> None:
+    remote, done, events = Remote(), list[str](), list[Event]()
+    async with running(tmp_path, remote, listen=events.append) as teacher:
+        await teacher.settle(requests_for(teacher, ["quick first"]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(settle, teacher, [*SLOW, *QUICK], "slow", done)
+            await remote.all_wait()
+            tasks.start_soon(settle, teacher, ["quick x"], "quick", done)
+            with anyio.fail_after(5):
+                while not done:
+                    await anyio.sleep(0.005)
+            assert done == ["quick"]
+            remote.slow.set()
+        assert done == ["quick", "slow"]
+        requests = requests_for(teacher, [*SLOW, *QUICK, "quick x"])
+        assert told(teacher.outcomes(requests)) == [t.upper() for t in [*SLOW, *QUICK, "quick x"]]
+    last = {event.stage: event for event in events if isinstance(event, Progress)}
+    assert {name: (event.done, event.total) for name, event in last.items()} == {
+        "generate": (1, 1),
+        "quick": (1, 1),
+        "slow": (45, 45),
+    }
+
+
+async def test_settlings_of_one_stage_are_counted_together(tmp_path: Path) -> None:
+    remote, done, events = Remote(), list[str](), list[Event]()
+    async with running(tmp_path, remote, listen=events.append) as teacher:
+        await teacher.settle(requests_for(teacher, ["quick first"]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(settle, teacher, SLOW, "generate", done)
+            await remote.all_wait()
+            await settle(teacher, QUICK, "generate", done)
+            assert isinstance(last := events[-1], Progress)
+            assert (last.done, last.total) == (len(QUICK), len(QUICK) + len(SLOW))
+            remote.slow.set()
+
+
+async def test_what_both_want_is_asked_once(tmp_path: Path) -> None:
+    remote, done = Remote(), list[str]()
+    async with running(tmp_path, remote) as teacher:
+        await teacher.settle(requests_for(teacher, ["quick first"]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(settle, teacher, SLOW, "a", done)
+            await remote.all_wait()
+            tasks.start_soon(settle, teacher, SLOW, "b", done)
+            await anyio.sleep(0.05)
+            remote.slow.set()
+    assert done == ["a", "b"]
+    assert set(remote.counts.values()) == {1}
+
+
+async def test_a_stop_ends_both(tmp_path: Path) -> None:
+    remote, stop, ended = Remote(), StopSignal(), list[str]()
+
+    async def interrupted(teacher: Teacher, texts: list[str]) -> None:
+        with pytest.raises(Interrupted):
+            await teacher.settle(requests_for(teacher, texts))
+        ended.append(texts[0])
+
+    async with running(tmp_path, remote, stop=stop, max_concurrency=5) as teacher:
+        await teacher.settle(requests_for(teacher, ["quick first"]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(interrupted, teacher, SLOW)
+            await remote.all_wait()
+            tasks.start_soon(interrupted, teacher, QUICK)
+            await anyio.sleep(0.05)
+            stop.request()
+            await anyio.sleep(0.05)
+            assert not ended
+            remote.slow.set()
+    assert len(ended) == 2
+    assert len(remote.counts) == 1 + len(SLOW)
+
+
+async def test_an_error_elsewhere_leaves_no_paid_call_behind(tmp_path: Path) -> None:
+    """Curation of one round may fail while the next one's calls are in flight."""
+    remote, done = Remote(), list[str]()
+    with pytest.raises(ExceptionGroup) as raised:
+        async with running(tmp_path, remote) as teacher:
+            await teacher.settle(requests_for(teacher, ["quick first"]))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(settle, teacher, SLOW, "slow", done)
+                await remote.all_wait()
+                remote.slow.set()
+                raise ZeroDivisionError
+    assert raised.group_contains(ZeroDivisionError)
+    assert not done
+    with read_journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.sums()["slow"].answered == len(SLOW)
