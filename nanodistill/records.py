@@ -14,7 +14,7 @@ import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypedDict
 
 Role = Literal["system", "user", "assistant"]
@@ -47,9 +47,13 @@ def canonical_json(value: object) -> str:
 
 def tagged_hash(tag: str, value: object) -> str:
     """SHA-256 in hex of `tag`, a zero byte and the canonical JSON of `value`."""
+    return _hash_of_json(tag, canonical_json(value))
+
+
+def _hash_of_json(tag: str, text: str) -> str:
     digest = hashlib.sha256(tag.encode())
     digest.update(b"\0")
-    digest.update(canonical_json(value).encode("utf-8", "surrogatepass"))
+    digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -96,7 +100,26 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True)
+MOST_SCHEMAS = 32
+_schemas: dict[int, tuple[Mapping[str, Any], str]] = {}
+
+
+def schema_json(schema: Mapping[str, Any] | None) -> str:
+    """A schema's canonical JSON: once for each schema object, which is kept alive and not changed.
+
+    A run's requests share a few of them, each as long as a prompt.
+    """
+    if schema is None:
+        return "null"
+    known = _schemas.get(id(schema))
+    if known is None:
+        if len(_schemas) >= MOST_SCHEMAS:
+            _schemas.clear()
+        known = _schemas[id(schema)] = schema, canonical_json(schema)
+    return known[1]
+
+
+@dataclass(frozen=True)
 class Request:
     """One teacher call: all that decides its answer, and the stage that wants it.
 
@@ -115,19 +138,19 @@ class Request:
     schema: Mapping[str, Any] | None = None
     ordinal: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
-        return tagged_hash(
-            "nanodistill.request.v1",
+        before_schema = canonical_json(
             {
                 "endpoint": self.endpoint,
                 "model": self.model,
                 "messages": self.messages,
                 "params": dict(self.params),
-                "schema": self.schema,
                 "ordinal": self.ordinal,
-            },
+            }
         )
+        whole = f'{before_schema[:-1]},"schema":{schema_json(self.schema)}}}'
+        return _hash_of_json("nanodistill.request.v1", whole)
 
 
 @dataclass(frozen=True, slots=True)

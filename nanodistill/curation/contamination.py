@@ -49,6 +49,8 @@ class Contamination:
             self._runs.setdefault(run, number)
 
     def __call__(self, row: Trace) -> Trace | Refused:
+        if not self._ids:
+            return row
         if (number := self._exact.get(fingerprint(row.input))) is not None:
             return Refused("contaminated", f"is the test row {self._ids[number]}")
         if (near := self._near.nearest(row.input)) is not None:

@@ -6,6 +6,7 @@ None of these steps knows the task. Limits come from the seeds.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -112,8 +113,9 @@ class NoLoops:
     def __call__(self, row: Trace) -> Trace | Refused:
         words = words_of(row.input)
         runs = [" ".join(words[at : at + RUN]) for at in range(len(words) - RUN + 1)]
-        stuck = next((run for run in runs if runs.count(run) >= REPEATED), None)
-        return Refused("loop", f"'{stuck}' comes {runs.count(stuck)} times") if stuck else row
+        times = Counter(runs)
+        stuck = next((run for run, n in times.items() if n >= REPEATED), None)
+        return Refused("loop", f"'{stuck}' comes {times[stuck]} times") if stuck else row
 
 
 @dataclass(frozen=True)

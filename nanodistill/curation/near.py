@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 BANDS, ROWS = 16, 4
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
+COLUMNS = np.arange(BANDS)
 FIRST_SLOTS = 1024
 REMEMBERED = 64
 """Texts of which words and sketch are kept: several steps in turn look at the same one."""
@@ -46,8 +47,8 @@ def shingles_of(text: str) -> Hashes:
     """Hashes of the words and word pairs of `text`, sorted and distinct."""
     words = words_of(text)
     pairs = [f"{a} {b}" for a, b in pairwise(words)]
-    hashes = [zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in (*words, *pairs)]
-    return np.unique(np.array(hashes, dtype=np.uint32))
+    hashes = {zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in (*words, *pairs)}
+    return np.array(sorted(hashes), dtype=np.uint32)
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:
@@ -136,11 +137,11 @@ class NearIndex:
 
     def _candidates(self, bands: NDArray[np.uint64]) -> list[int]:
         found: set[int] = set()
-        column = np.arange(BANDS)
+        column = COLUMNS
         heads = self._heads[column, self._slots(bands)]
-        while (alive := heads > 0).any():
-            column, heads, bands = column[alive], heads[alive], bands[alive]
-            rows = heads - 1
+        while (alive := heads.nonzero()[0]).size:
+            column, bands = column[alive], bands[alive]
+            rows = heads[alive] - 1
             found.update(rows[self._bands[rows, column] == bands].tolist())
             heads = self._next[rows, column]
         return sorted(found)
@@ -153,9 +154,9 @@ class NearIndex:
         return (bands % np.uint64(self._heads.shape[1])).astype(np.intp)
 
     def _link(self, number: int) -> None:
-        columns, slots = np.arange(BANDS), self._slots(self._bands[number])
-        self._next[number] = self._heads[columns, slots]
-        self._heads[columns, slots] = number + 1
+        slots = self._slots(self._bands[number])
+        self._next[number] = self._heads[COLUMNS, slots]
+        self._heads[COLUMNS, slots] = number + 1
 
     def _grow(self) -> None:
         self._bands = np.concatenate([self._bands, np.zeros_like(self._bands)])

@@ -103,9 +103,13 @@ def _row_maker(draft: VersionDraft) -> Callable[[Trace], Row]:
     has_thinking = thinks(draft.shape)
 
     def row(trace: Trace) -> Row:
-        shown = replace(trace, teacher=name_of(trace.teacher))
-        if not has_thinking or trace.thinking is None:
-            shown = replace(shown, thinking=None, thinking_from=None)
+        thinking = trace.thinking if has_thinking else None
+        shown = replace(
+            trace,
+            teacher=name_of(trace.teacher),
+            thinking=thinking,
+            thinking_from=None if thinking is None else trace.thinking_from,
+        )
         return row_of(shown, messages_of(shown, draft.facts.instruction, draft.shape))
 
     return row

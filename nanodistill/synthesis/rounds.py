@@ -19,7 +19,7 @@ anything new.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -45,6 +45,7 @@ MOST_MAIN_ROUNDS = 10
 SMALLEST_ROUND = 128
 MAIN_ROUNDS = 8
 ABREAST = 2
+MOST_KEPT = 1000
 NEW_ENOUGH = 0.05
 BARREN_ROUNDS, BARREN_ROWS = 2, 20
 
@@ -52,11 +53,14 @@ StopReason = Literal["complete", "saturated", "max_rounds", "preview"]
 
 
 @dataclass(frozen=True)
-class Requests:
+class Requests(Collection[Request]):
     """The requests of some calls, made when they are needed, each time the same ones."""
 
     calls: Sequence[Call]
     make: Callable[[Call], Request]
+
+    def __contains__(self, request: object) -> bool:
+        return any(each == request for each in self)
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -72,6 +76,7 @@ class Round:
     number: int
     slots: Sequence[Slot]
     calls: Sequence[Call]
+    requests: Collection[Request]
     asked: anyio.Event = field(default_factory=anyio.Event)
     error: Exception | None = None
 
@@ -171,9 +176,10 @@ class Rounds:
         size = self.size(wanted, len(open_), number)
         slots = await to_thread.run_sync(open_.take, size)
         calls = await to_thread.run_sync(self._caller.calls, slots)
+        requests = await to_thread.run_sync(self._requests, calls)
         if number == 1:
-            listen(announced(await self._teacher.survey(self._requests(calls))))
-        return Round(number, slots, calls)
+            listen(announced(await self._teacher.survey(requests)))
+        return Round(number, slots, calls, requests)
 
     async def _ask(self, tasks: TaskGroup, round_: Round) -> None:
         if self._in_turn:
@@ -184,7 +190,7 @@ class Rounds:
     async def _settle(self, round_: Round) -> None:
         """What stops the asking is raised when the round's turn comes."""
         try:
-            await self._teacher.settle(self._requests(round_.calls))
+            await self._teacher.settle(round_.requests)
         except Exception as error:  # noqa: BLE001 - raised by `_complete`
             round_.error = error
         round_.asked.set()
@@ -194,7 +200,7 @@ class Rounds:
         await round_.asked.wait()
         if round_.error is not None:
             raise round_.error
-        return await self._bring_home(round_.calls, ledger)
+        return await self._bring_home(round_.calls, round_.requests, ledger)
 
     async def preview(
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
@@ -206,8 +212,9 @@ class Rounds:
         found = 0
         while calls and found < limit:
             some = _first_calls(calls, limit - found)
-            await self._teacher.settle(self._requests(some))
-            found += len(await self._bring_home(some, ledger))
+            requests = self._requests(some)
+            await self._teacher.settle(requests)
+            found += len(await self._bring_home(some, requests, ledger))
             calls = calls[len(some) :]
         return "preview"
 
@@ -225,12 +232,16 @@ class Rounds:
         share = left if number > main else ceil(wanted / main)
         return min(largest, max(SMALLEST_ROUND, share))
 
-    def _requests(self, calls: Sequence[Call]) -> Requests:
-        return Requests(calls, lambda call: self._writer.request(call, self._teacher))
+    def _requests(self, calls: Sequence[Call]) -> Collection[Request]:
+        """The calls' requests, kept where there are not so many that memory would grow."""
+        requests = Requests(calls, lambda call: self._writer.request(call, self._teacher))
+        return list(requests) if len(calls) <= MOST_KEPT else requests
 
-    async def _bring_home(self, calls: Sequence[Call], ledger: Ledger) -> set[int]:
+    async def _bring_home(
+        self, calls: Sequence[Call], requests: Iterable[Request], ledger: Ledger
+    ) -> set[int]:
         """Read what some settled calls brought; numbers of the slots that it filled."""
-        outcomes = self._teacher.outcomes(self._requests(calls))
+        outcomes = self._teacher.outcomes(requests)
         placed = await to_thread.run_sync(self._reader.read, calls, outcomes, ledger)
         rows = await self._answering.finish(placed, ledger)
         return await to_thread.run_sync(self._keep, rows, ledger)

@@ -19,7 +19,7 @@ from nanodistill.config import TeacherSettings
 from nanodistill.config.teaching import LIMIT_NAMES
 from nanodistill.errors import BudgetReached
 from nanodistill.journal import Sums
-from nanodistill.records import Request, Usage
+from nanodistill.records import Request, Usage, schema_json
 from nanodistill.teacher.prices import Price
 
 TOKENS_PER_CHARACTER = 0.3
@@ -41,7 +41,7 @@ class Size:
 
     @classmethod
     def of(cls, request: Request) -> Size:
-        schema = 0 if request.schema is None else len(str(request.schema))
+        schema = 0 if request.schema is None else len(schema_json(request.schema))
         limits = [request.params[name] for name in LIMIT_NAMES if request.params.get(name)]
         return cls(
             request.stage,
