@@ -49,6 +49,7 @@ class Lines:
         self._stream = stream
         self._clock = clock
         self._last: dict[str, float] = {}
+        self._ended: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, Progress):
@@ -57,14 +58,17 @@ class Lines:
             print(progress_line(event), file=self._stream, flush=True)
 
     def _is_due(self, event: Progress) -> bool:
+        """Now and then, and at the end; a stage may begin again, as it does with each round."""
         now = self._clock()
-        ended = event.total is not None and event.done >= event.total
+        if event.total is not None and event.done >= event.total:
+            is_news = self._ended.get(event.stage) != event.done
+            self._ended[event.stage] = event.done
+            return is_news
+        self._ended.pop(event.stage, None)
         last = self._last.get(event.stage)
-        if ended and last == float("inf"):
+        if last is not None and now - last < SECONDS_BETWEEN_LINES:
             return False
-        if not ended and last is not None and now - last < SECONDS_BETWEEN_LINES:
-            return False
-        self._last[event.stage] = float("inf") if ended else now
+        self._last[event.stage] = now
         return True
 
 
@@ -141,15 +145,16 @@ def _panel(stream: TextIO) -> Iterator[Listener]:
 
 
 class Panel:
-    """The stage at work, and above it how many of the wanted rows are there.
+    """The stages at work, and above them how many of the wanted rows are there.
 
-    A stage that is over leaves one line behind.
+    A stage that is over when another one begins leaves one line behind.
     """
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console
         self._live = live
-        self._stage: Progress | None = None
+        self._stages: dict[str, Progress] = {}
+        self._figures: Mapping[str, Value] = {}
         self._rows: Progress | None = None
 
     def __call__(self, event: Event) -> None:
@@ -163,18 +168,25 @@ class Panel:
         self._live.update(self._drawn())
 
     def _begin(self, event: Progress) -> None:
-        if self._stage is not None and self._stage.stage != event.stage:
-            self._live.update("")
-            self._console.print(_heads(self._stage))
-        self._stage = event
+        if event.stage not in self._stages:
+            over = [name for name, stage in self._stages.items() if _is_over(stage)]
+            for stage in [self._stages.pop(name) for name in over]:
+                self._live.update("")
+                self._console.print(_heads(stage))
+        self._stages[event.stage] = event
+        self._figures = event.figures
 
     def _drawn(self) -> RenderableType:
         from rich.console import Group
 
-        shown = [each for each in (self._rows, self._stage) if each is not None]
-        heads = _heads(*shown)
-        figures = self._stage.figures if self._stage is not None else {}
+        rows = [] if self._rows is None else [self._rows]
+        heads = _heads(*rows, *self._stages.values())
+        figures = {**self._figures, **(self._rows.figures if self._rows else {})}
         return Group(heads, _figures(figures)) if figures else heads
+
+
+def _is_over(event: Progress) -> bool:
+    return event.total is None or event.done >= event.total
 
 
 def _print_styled(event: Notice | Table, console: Console) -> None:
@@ -208,7 +220,7 @@ def _heads(*events: Progress) -> RenderableType:
 
 def _left(event: Progress) -> str:
     """What is left of the time, where something is left."""
-    ended = event.total is not None and event.done >= event.total
+    ended = event.total is not None and _is_over(event)
     return "" if ended or event.seconds_left is None else f"{duration(event.seconds_left)} left"
 
 

@@ -33,7 +33,7 @@ ROWS = {
     "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "plugins", "records", "redaction",
+        "awake", "config", "errors", "events", "hardware", "heap", "plugins", "records", "redaction",
         "runfolder", "thinking",
     },
 }  # fmt: skip

@@ -22,6 +22,17 @@ def test_a_stage_prints_a_line_now_and_then_and_always_its_end() -> None:
     ]
 
 
+def test_a_stage_that_begins_again_is_told_again() -> None:
+    now = 0.0
+    out = io.StringIO()
+    listen = Lines(out, clock=lambda: now)
+    for done, total in [(1, 2), (2, 2), (2, 2), (1, 3), (2, 3), (3, 3)]:
+        listen(Progress("generate", done, total, "calls"))
+        now += 3.0
+    told = [line.split()[1] for line in out.getvalue().splitlines()]
+    assert told == ["1/2", "2/2", "1/3", "3/3"]
+
+
 class Terminal(io.StringIO):
     """A stream that says that it is a terminal."""
 
@@ -38,6 +49,20 @@ def test_the_panel_shows_the_rows_beside_the_stage_and_leaves_a_line_of_each_sta
     last = out.getvalue().split("9/9 calls")[-1]
     assert "$0.01" not in last
     assert all(text in last for text in ("40/360 kept", "7/80 calls", "12 s left", "$0.02"))
+
+
+def test_stages_side_by_side_are_all_in_the_panel() -> None:
+    out = Terminal()
+    with shown_on(out) as listen:
+        listen(Progress("blind", 9, 9, "calls"))
+        listen(Progress("generate", 30, 80, "calls"))
+        listen(Progress("trace", 7, 50, "calls"))
+        listen(Progress("generate", 33, 80, "calls"))
+        listen(Progress(ROWS, 40, 360, "kept", 12.0, {"in all about": "$0.30"}))
+    last = out.getvalue().split("40/360 kept")[-1]
+    assert all(text in last for text in ("12 s left", "33/80 calls", "7/50 calls", "$0.30"))
+    assert "9/9" not in last
+    assert "9/9" in out.getvalue()
 
 
 def test_quiet_keeps_warnings_and_tables() -> None:

@@ -30,15 +30,16 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from nanodistill.errors import the_only
-from nanodistill.events import ROWS, Listener, Notice, Progress
+from nanodistill.events import Listener, Notice
 from nanodistill.records import Request
+from nanodistill.synthesis.announcing import announced, outlook
 from nanodistill.synthesis.answering import Answering
+from nanodistill.synthesis.forecast import Forecast
 from nanodistill.synthesis.generation import Call, Caller, Memory, Slot, Writer
 from nanodistill.synthesis.ledger import Ledger, Placed
 from nanodistill.synthesis.reading import Reader
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
-from nanodistill.teacher.engine import Survey
 
 LARGEST_ROUND = 10_000
 MOST_MAIN_ROUNDS = 10
@@ -143,7 +144,8 @@ class Rounds:
         barren: list[int] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
-        listen(Progress(ROWS, 0, wanted, "kept"))
+        forecast = Forecast(wanted, self._teacher.account)
+        listen(forecast.progress(0))
         while True:
             while not saturated and self._may_begin(open_, under_way):
                 if (number := next(numbers, None)) is None:
@@ -156,7 +158,7 @@ class Rounds:
             got = await self._complete(round_, ledger)
             open_.put_back([slot for slot in round_.slots if slot.number not in got])
             filled += len(got)
-            listen(Progress(ROWS, filled, wanted, "kept"))
+            listen(forecast.progress(filled))
             asked = len(round_.slots)
             listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
             barren = [] if len(got) >= NEW_ENOUGH * asked else [*barren, asked]
@@ -178,7 +180,9 @@ class Rounds:
         calls = await to_thread.run_sync(self._caller.calls, slots)
         requests = await to_thread.run_sync(self._requests, calls)
         if number == 1:
-            listen(announced(await self._teacher.survey(requests)))
+            survey = await self._teacher.survey(requests)
+            whole = await outlook(calls, survey, wanted, self._answering, self._teacher)
+            listen(announced(survey, len(calls), whole))
         return Round(number, slots, calls, requests)
 
     async def _ask(self, tasks: TaskGroup, round_: Round) -> None:
@@ -251,15 +255,6 @@ class Rounds:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
         return {placed.slot.number for placed in rows}
-
-
-def announced(survey: Survey) -> Notice:
-    """What the first round is about to reuse and ask."""
-    if not survey.to_ask:
-        return Notice(f"All {survey.reused} calls of the first round are in the journal.")
-    cost = "" if survey.cost_usd is None else f", about ${survey.cost_usd:.2f}"
-    kept = f"{survey.reused} calls kept, " if survey.reused else ""
-    return Notice(f"First round of generation: {kept}{survey.to_ask} to ask{cost}.")
 
 
 def _first_calls(calls: Sequence[Call], rows: int) -> Sequence[Call]:

@@ -142,7 +142,7 @@ class Watch:
             "spent": dollars(self._account.known_cost),
         }
         if left and (projected := self._projected(stage, left)):
-            figures["of about"] = dollars(projected)
+            figures["this stage about"] = dollars(projected)
         of_stage, _ = stage.speed.per_second(now)
         seconds = left / of_stage if left is not None and of_stage else None
         self._listen(Progress(name, done, total, "calls", seconds, figures))

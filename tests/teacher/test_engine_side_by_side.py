@@ -134,16 +134,21 @@ async def test_an_error_elsewhere_leaves_no_paid_call_behind(tmp_path: Path) -> 
     """Curation of one round may fail while the next one's calls are in flight."""
     remote, done = Remote(), list[str]()
 
+    async def answer_soon() -> None:
+        await anyio.sleep(0.2)
+        remote.slow.set()
+
     async def fail_beside_calls() -> None:
         async with running(tmp_path, remote) as teacher, anyio.create_task_group() as tasks:
             await teacher.settle(requests_for(teacher, ["quick first"]))
             tasks.start_soon(settle, teacher, SLOW, "slow", done)
             await remote.all_wait()
-            remote.slow.set()
             raise ZeroDivisionError
 
-    with pytest.raises(ExceptionGroup) as raised:
-        await fail_beside_calls()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_soon)
+        with pytest.raises(ExceptionGroup) as raised:
+            await fail_beside_calls()
     assert raised.group_contains(ZeroDivisionError)
     assert not done
     with read_journal(tmp_path / "journal.sqlite") as journal:

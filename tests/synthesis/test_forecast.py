@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from nanodistill.synthesis.forecast import Forecast
+from nanodistill.teacher.account import Account
+
+
+def test_what_is_left_goes_by_the_last_rounds() -> None:
+    account, now = Account(), 0.0
+    forecast = Forecast(1000, account, clock=lambda: now)
+    assert forecast.progress(0).seconds_left is None
+    now = 0.5
+    reused = forecast.progress(500)
+    assert (reused.seconds_left, dict(reused.figures)) == (0.5, {})
+    for filled in (600, 700, 800, 900):
+        now += 30.0
+        account.cost_usd += 2.0
+        told = forecast.progress(filled)
+    assert told.seconds_left == 30.0
+    assert told.figures == {"in all about": "$10.00"}
+    assert forecast.progress(1000).seconds_left is None
+
+
+def test_dollars_that_are_not_known_are_not_forecast() -> None:
+    account, now = Account(unpriced=1), 0.0
+    forecast = Forecast(10, account, clock=lambda: now)
+    forecast.progress(0)
+    now = 5.0
+    assert forecast.progress(5).figures == {}
