@@ -15,6 +15,7 @@ object, also after a failure, and everything for people goes to standard error.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -63,7 +64,8 @@ def fault(asked: Asked, error: Exception) -> int:
 
 
 def main() -> None:
-    """The entry point."""
+    """The entry point. SIGTERM is Ctrl-C, also where no work has begun that would listen to it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run(sys.argv[1:] or ["--help"])
     if not SLOW_TO_LEAVE.isdisjoint(sys.modules):
         _leave(code)

@@ -7,6 +7,7 @@ thousands of answers a second. SQLite works in a thread, never on the event loop
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
@@ -79,11 +80,13 @@ class Recorder:
         self._batch.records.append(record)
 
     async def run(self) -> None:
-        """Commit batch after batch, for ever."""
+        """Commit batch after batch, for ever: at once after a quiet while, else what gathers."""
+        next_at = -math.inf
         while True:
             await self._arrived.wait()
-            await anyio.sleep(GATHER_SECONDS)
+            await anyio.sleep_until(next_at)
             await self.flush()
+            next_at = anyio.current_time() + GATHER_SECONDS
 
     async def flush(self) -> None:
         """Commit what has arrived."""

@@ -38,7 +38,7 @@ from nanodistill.teacher.libraries import load_litellm
 
 TABLES = ("throughput", "rate-limit", "memory")
 AIOHTTP, LITELLM = "aiohttp, bare", "litellm.acompletion, bare"
-MOST_THROUGH_LITELLM = 1000
+MOST_THROUGH_LITELLM = 2000
 
 
 @dataclass(frozen=True)

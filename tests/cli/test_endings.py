@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,16 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 0
     assert "nanodistill" in capsys.readouterr().out
+
+
+def test_sigterm_is_ctrl_c_before_any_work_listens_to_it() -> None:
+    code = """
+import os, signal, sys
+from nanodistill import cli
+cli.cli.main = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+sys.argv[1:] = ["synth", "run.toml"]
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert "Go on with: " in ended.stderr
