@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from nanodistill.events import Notice
@@ -76,7 +76,8 @@ def _that_follow(answering: Answering) -> Iterator[tuple[int, list[Request]]]:
     seeds = task.seeds[:EXAMPLES]
     texts = [seed.input for seed in seeds]
     if task.asks_answers:
-        yield asker.samples, list(asker.requests(texts))
+        # Under the name of the blind check, whose answers are of the same form and known by now.
+        yield asker.samples, [replace(each, stage="blind") for each in asker.requests(texts)]
     elif task.config.check_labels and task.labels:
         yield 1, list(asker.check_requests(texts))
     if answering.judge is not None:
