@@ -38,13 +38,12 @@ from nanodistill.synthesis.forecast import Forecast
 from nanodistill.synthesis.generation import Call, Caller, Memory, Slot, Writer
 from nanodistill.synthesis.ledger import Ledger, Placed
 from nanodistill.synthesis.reading import Reader
+from nanodistill.synthesis.sizes import round_size
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 
 LARGEST_ROUND = 10_000
-MOST_MAIN_ROUNDS = 10
-SMALLEST_ROUND = 128
-MAIN_ROUNDS = 8
+MOST_LARGE_ROUNDS = 10
 ABREAST = 2
 MOST_KEPT = 1000
 NEW_ENOUGH = 0.05
@@ -87,7 +86,8 @@ class Open:
 
     def __init__(self, slots: Iterator[Slot], wanted: int) -> None:
         self._fresh = islice(slots, wanted)
-        self.fresh = wanted
+        self.wanted = self.fresh = wanted
+        self.taken = 0
         self._left: list[Slot] = []
 
     def __len__(self) -> int:
@@ -98,6 +98,7 @@ class Open:
         taken, self._left = self._left[:size], self._left[size:]
         new = list(islice(self._fresh, size - len(taken)))
         self.fresh -= len(new)
+        self.taken += len(taken) + len(new)
         return [*taken, *new]
 
     def put_back(self, slots: Sequence[Slot]) -> None:
@@ -132,25 +133,25 @@ class Rounds:
         """Run rounds until the first `wanted` of `slots` are filled, or something else ends it."""
         try:
             async with anyio.create_task_group() as tasks:
-                reason = await self._fill(tasks, Open(slots, wanted), wanted, ledger, listen)
+                reason = await self._fill(tasks, Open(slots, wanted), ledger, listen)
         except BaseExceptionGroup as group:
             raise the_only(group) from None
         return reason
 
     async def _fill(
-        self, tasks: TaskGroup, open_: Open, wanted: int, ledger: Ledger, listen: Listener
+        self, tasks: TaskGroup, open_: Open, ledger: Ledger, listen: Listener
     ) -> StopReason:
         under_way: deque[Round] = deque()
         barren: list[int] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
-        forecast = Forecast(wanted, self._teacher.account)
+        forecast = Forecast(open_.wanted, self._teacher.account)
         listen(forecast.progress(0))
         while True:
             while not saturated and self._may_begin(open_, under_way):
                 if (number := next(numbers, None)) is None:
                     break
-                under_way.append(await self._begun(number, open_, wanted, listen))
+                under_way.append(await self._begun(number, open_, listen))
                 await self._ask(tasks, under_way[-1])
             if not under_way:
                 break
@@ -163,7 +164,7 @@ class Rounds:
             listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
             barren = [] if len(got) >= NEW_ENOUGH * asked else [*barren, asked]
             saturated = len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS
-        if filled == wanted:
+        if not len(open_):
             return "complete"
         return "saturated" if saturated else "max_rounds"
 
@@ -174,14 +175,14 @@ class Rounds:
             return len(under_way) < ABREAST and open_.fresh > 0
         return len(open_) > 0
 
-    async def _begun(self, number: int, open_: Open, wanted: int, listen: Listener) -> Round:
-        size = self.size(wanted, len(open_), number)
+    async def _begun(self, number: int, open_: Open, listen: Listener) -> Round:
+        size = self.size(open_, number)
         slots = await to_thread.run_sync(open_.take, size)
         calls = await to_thread.run_sync(self._caller.calls, slots)
         requests = await to_thread.run_sync(self._requests, calls)
         if number == 1:
             survey = await self._teacher.survey(requests)
-            whole = await outlook(calls, survey, wanted, self._answering, self._teacher)
+            whole = await outlook(calls, survey, open_.wanted, self._answering, self._teacher)
             listen(announced(survey, len(calls), whole))
         return Round(number, slots, calls, requests)
 
@@ -210,8 +211,8 @@ class Rounds:
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
     ) -> StopReason:
         """The first calls that `fill` would make, until `limit` rows are there."""
-        size = self.size(wanted, wanted, 1)
-        asked = await to_thread.run_sync(Open(slots, wanted).take, size)
+        open_ = Open(slots, wanted)
+        asked = await to_thread.run_sync(open_.take, self.size(open_, 1))
         calls = await to_thread.run_sync(self._caller.calls, asked)
         found = 0
         while calls and found < limit:
@@ -222,19 +223,19 @@ class Rounds:
             calls = calls[len(some) :]
         return "preview"
 
-    def size(self, wanted: int, left: int, number: int) -> int:
+    def size(self, open_: Open, number: int) -> int:
         """How many slots a round takes.
 
         Chat calls learn nothing from earlier rounds, so one round asks for all.
-        Structured ones are told what to keep away from: the work is shared over
-        some rounds, fewer where `max_rounds` leaves no time for top-ups.
         """
-        largest = max(LARGEST_ROUND, ceil(wanted / MOST_MAIN_ROUNDS))
+        largest = max(LARGEST_ROUND, ceil(open_.wanted / MOST_LARGE_ROUNDS))
         if self._task.config.generation == "chat":
             return largest
-        main = max(1, min(MAIN_ROUNDS, self._task.config.max_rounds // 2))
-        share = left if number > main else ceil(wanted / main)
-        return min(largest, max(SMALLEST_ROUND, share))
+        most = self._task.config.max_rounds
+        size = round_size(
+            number, taken=open_.taken, left=len(open_), wanted=open_.wanted, max_rounds=most
+        )
+        return min(largest, size)
 
     def _requests(self, calls: Sequence[Call]) -> Collection[Request]:
         """The calls' requests, kept where there are not so many that memory would grow."""

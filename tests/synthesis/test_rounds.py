@@ -120,3 +120,13 @@ def test_plan_counts_what_was_asked_ahead(tmp_path: Path) -> None:
         there = journal.sums()["generate"].answered
     assert after[0] == there
     assert after[1] == pytest.approx(118 - there, abs=3)
+
+
+def test_a_larger_augment_factor_asks_for_the_new_rows_alone(tmp_path: Path) -> None:
+    fields = LARGE | {"augment_factor": 90}
+    first = run(config_in(tmp_path, **fields), Writer())
+    more = Writer()
+    second = run(config_in(tmp_path, **(fields | {"augment_factor": 110})), more)
+    generate = [request for request in more.asked if request.stage == "generate"]
+    assert (first.kept, second.kept) == (1080, 1320)
+    assert len(generate) < 80
