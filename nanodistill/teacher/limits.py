@@ -23,7 +23,7 @@ from nanodistill.teacher.provider import RateHints
 MINUTE = 60.0
 WINDOW = MINUTE / MARGIN
 SPREAD = 0.5
-SHORTEST_SPREAD = 0.1
+SHORTEST_SPREAD = 0.05
 FEW_ANSWERS = 10
 SPREAD_STEP = 3
 LAST_SPREAD = 200
