@@ -40,11 +40,16 @@ PROMPTS = {
 
 def card_of(manifest: Manifest) -> str:
     """The card as Markdown with its YAML header."""
-    parts = [header(manifest), f"# {manifest.name}\n\n{_summary(manifest)}"]
+    parts = [header(manifest), f"# {prose(_title(manifest))}\n\n{_summary(manifest)}"]
     for title, write in SECTIONS:
         if text := write(manifest):
             parts.append(f"## {title}\n\n{text}")
     return "\n\n".join(parts) + "\n"
+
+
+def _title(manifest: Manifest) -> str:
+    run = manifest.config.get("name")
+    return f"{run} ({manifest.name})" if run else manifest.name
 
 
 def header(manifest: Manifest) -> str:
@@ -52,7 +57,7 @@ def header(manifest: Manifest) -> str:
     task = "text-classification" if manifest.labels else "text-generation"
     lines = [
         "---",
-        f"pretty_name: {json.dumps(manifest.name)}",
+        f"pretty_name: {json.dumps(_title(manifest))}",
         "license: other",
         "license_name: not-stated",
         "task_categories:",

@@ -68,8 +68,8 @@ LIBRARIES = ("pyarrow", "litellm", "instructor", "mlx-lm")
 
 
 def public_config(config: DistillationConfig) -> dict[str, Any]:
-    """The settings that shaped the data, fit to be read by anybody."""
-    values = _settings_of_data(config)
+    """The run's name and the settings that shaped the data, fit to be read by anybody."""
+    values = {"name": config.name} | _settings_of_data(config)
     for name in PARAMETERS:
         values[name] = {
             key: value if key in SHOWN_PARAMETERS or value == HIDDEN else NOT_SHOWN

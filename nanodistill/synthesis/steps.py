@@ -73,9 +73,12 @@ def row_steps(task: Task) -> list[Step]:
 
 
 def _orders(task: Task) -> list[str]:
-    """What chat turns ask for, by its words, where it is long enough to be told from an input."""
+    """What chat turns ask for, by its words, where it is long enough to be told from an input.
+
+    Without its first word, the verb: models repeat an order as what they give.
+    """
     turn = task.prompts.templates.get(CHAT_TURN, "").partition("{label}")[0]
-    words = words_of(turn)
+    words = words_of(turn)[1:]
     return [" ".join(words)] if len(words) >= LONG_ENOUGH else []
 
 

@@ -164,9 +164,18 @@ def test_prompts_stand_in_full_in_a_fence_that_they_cannot_close(full: DatasetVe
     assert "````text\nWrite rows.\n```json\n[]\n```\n````" in card(full)
 
 
+def test_a_card_is_called_by_the_runs_name(full: DatasetVersion) -> None:
+    config = {**full.manifest.config, "name": "tickets"}
+    text = card_of(full.manifest.model_copy(update={"config": config}))
+    assert f"\n# tickets ({full.name})\n" in text
+    assert yaml_of(text)["pretty_name"] == f"tickets ({full.name})"
+
+
 def test_the_header_is_what_the_hub_reads(full: DatasetVersion) -> None:
-    held = yaml_of(card(full))
+    text = card(full)
+    held = yaml_of(text)
     assert held["pretty_name"] == full.name
+    assert f"\n# {full.name}\n" in text
     assert held["license"] == "other"
     assert held["task_categories"] == ["text-classification"]
     assert held["size_categories"] == ["n<1K"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from nanodistill.records import Request
+from nanodistill.teacher.scripted import ScriptedProvider
 from synthesis.runs import CHAT, Notices, config_in, notes_of, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, Writer, right_label
 
@@ -112,6 +115,19 @@ def test_a_teacher_that_says_one_thing_only_ends_the_run_early(tmp_path: Path) -
     assert result.stopped_because == "saturated"
     assert result.kept == 16
     assert len(teacher.asked) < 200
+
+
+def test_an_order_that_comes_back_is_no_input(tmp_path: Path) -> None:
+    writer = Writer()
+
+    def echo(request: Request) -> Any:
+        said = request.messages[-1]["content"].removeprefix("Write ")
+        return said if int(request.key, 16) % 2 else writer(request)
+
+    config = config_in(tmp_path, **CHAT, max_rounds=4)
+    result = run(config, ScriptedProvider(echo))
+    assert result.rejected["leak"] > 20
+    assert not [row for row in rows_of(result) if "new example" in row["input"]]
 
 
 def test_a_preview_pays_for_the_whole(tmp_path: Path) -> None:
