@@ -8,7 +8,9 @@ a time is sent to try the provider. An answer ends it all; too many rounds
 without one trip the breaker.
 
 Rows that fail for good, one after the other, in the same way and with no answer
-between them, trip it too: a teacher that refuses everything is a wrong teacher.
+between them, trip it too: a teacher that refuses everything is a wrong teacher. One
+that has answered many in earlier sessions is given more of them, as what is left of a
+run that goes on may be just its bad rows.
 """
 
 from __future__ import annotations
@@ -19,15 +21,21 @@ FAILURES_TO_SUSPECT = 5
 ROUNDS_AFTER_AN_ANSWER = 6
 ROUNDS_BEFORE_ANY_ANSWER = 3
 SAME_ROW_FAILURES = 25
+MOST_ROW_FAILURES, SHARE_OF_ANSWERED = 100, 0.05
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 LONGEST_ASKED_WAIT = 600.0
 
 
 class Breaker:
-    """What a session knows of its provider's health. Times in seconds, from any clock."""
+    """What a session knows of its provider's health. Times in seconds, from any clock.
 
-    def __init__(self) -> None:
+    `answered_before` are the calls that earlier sessions had answers to.
+    """
+
+    def __init__(self, answered_before: int = 0) -> None:
+        few = min(int(SHARE_OF_ANSWERED * answered_before), MOST_ROW_FAILURES)
+        self._most_row_failures = max(SAME_ROW_FAILURES, few)
         self.paused_until = 0.0
         self.reason: str | None = None
         self._ever_answered = False
@@ -66,7 +74,7 @@ class Breaker:
         """A row has failed for good."""
         self._row_failures = self._row_failures + 1 if kind == self._row_kind else 1
         self._row_kind = kind
-        if self._row_failures >= SAME_ROW_FAILURES:
+        if self._row_failures >= self._most_row_failures:
             self.reason = (
                 f"{self._row_failures} rows in a row were lost in the same way: {kind}: {message}"
             )

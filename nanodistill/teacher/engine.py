@@ -37,6 +37,7 @@ from nanodistill.teacher.answers import Answer, Failure, load_validation
 from nanodistill.teacher.asking import params_for
 from nanodistill.teacher.budget import Budget, Size
 from nanodistill.teacher.chains import Chains, Lost, in_batches
+from nanodistill.teacher.concurrency import START
 from nanodistill.teacher.flow import Flow
 from nanodistill.teacher.limits import Admission
 from nanodistill.teacher.mlx import MAX_BATCH
@@ -170,7 +171,7 @@ async def open_teacher(
             recorder=recorder,
             chains=Chains(journal, lost),
             lost=lost,
-            admission=_admission(config),
+            admission=_admission(config, before.answered),
             budget=Budget(config, price, before),
             retry=RetryPolicy(config.max_retries, Random()),
             account=Account(),
@@ -184,12 +185,13 @@ async def open_teacher(
                 yield Teacher(config, session, flow, price)
 
 
-def _admission(config: DistillationConfig) -> Admission:
+def _admission(config: DistillationConfig, answered_before: int) -> Admission:
     """The limits to begin with. What suits a model in this process is known: one full batch."""
-    given = config.requests_per_minute, config.tokens_per_minute
+    most, start = config.max_concurrency, START
     if config.teacher.startswith(MLX):
-        return Admission(min(config.max_concurrency, MAX_BATCH), *given, start=MAX_BATCH)
-    return Admission(config.max_concurrency, *given)
+        most, start = min(most, MAX_BATCH), MAX_BATCH
+    given = config.requests_per_minute, config.tokens_per_minute
+    return Admission(most, *given, start=start, answered_before=answered_before)
 
 
 def _price(config: DistillationConfig) -> Price | None:

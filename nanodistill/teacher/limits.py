@@ -106,9 +106,10 @@ class Admission:
         requests_per_minute: float | None,
         tokens_per_minute: float | None,
         start: int = START,
+        answered_before: int = 0,
     ) -> None:
         self.in_flight = 0
-        self.breaker = Breaker()
+        self.breaker = Breaker(answered_before)
         self._concurrency = Concurrency(max_concurrency, start)
         self._requests = Pace()
         self._tokens = TokenWindow()

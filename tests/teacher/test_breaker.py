@@ -112,6 +112,18 @@ def test_rows_lost_alike_one_after_the_other_trip_it() -> None:
     assert f"{SAME_ROW_FAILURES} rows in a row" in str(reasons[-1])
 
 
+@pytest.mark.parametrize(("answered_before", "most"), [(100, 25), (1000, 50), (90_000, 100)])
+def test_a_teacher_that_has_answered_many_may_lose_more_rows(
+    answered_before: int, most: int
+) -> None:
+    breaker = Breaker(answered_before)
+    for _ in range(most - 1):
+        breaker.row_lost("timeout", "no answer")
+    assert breaker.reason is None
+    breaker.row_lost("timeout", "no answer")
+    assert breaker.reason is not None
+
+
 def test_rows_lost_among_others_do_not() -> None:
     breaker = well()
     for n in range(10 * SAME_ROW_FAILURES):
