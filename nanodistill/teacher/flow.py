@@ -80,6 +80,12 @@ class Flow:
             await self._feed(job, requests)
             while not (job.is_done or self._is_halted):
                 await job.ended.wait()
+        except NanoDistillError as error:
+            self._stop(error)
+            raise
+        except Exception as bug:
+            self._break(bug)
+            raise
         except BaseException:
             self._stop(_interrupted())
             raise
@@ -161,8 +167,7 @@ class Flow:
         try:
             await self._calls.make(launch)
         except Exception as bug:  # noqa: BLE001 - raised by all settlings
-            self._bug = self._bug or bug
-            self._wake_all()
+            self._break(bug)
         self._under_way -= 1
         self._tell(launch.work.job)
         self._landed.ring()
@@ -186,6 +191,10 @@ class Flow:
         self._halt = self._halt or error
         self._wake_all()
 
+    def _break(self, bug: Exception) -> None:
+        self._bug = self._bug or bug
+        self._wake_all()
+
     def _wake_all(self) -> None:
         self._hungry.ring()
         for job in self._jobs:
@@ -199,7 +208,7 @@ class Flow:
     async def _drain(self, deadline: float) -> None:
         """Let calls in flight come back and be committed, as long as the person waits."""
         stop = self._session.stop
-        while self._under_way and not stop.is_leaving and self._bug is None:
+        while self._under_way and not stop.is_leaving:
             now = anyio.current_time()
             if stop.is_requested:
                 deadline = min(deadline, now + DRAIN_SECONDS)

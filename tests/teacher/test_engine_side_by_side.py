@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
-from nanodistill.errors import Interrupted
+from nanodistill.errors import DamagedFile, Interrupted
 from nanodistill.events import Event, Progress
 from nanodistill.journal import read_journal
 from nanodistill.records import Completion, Request, Usage
@@ -128,6 +129,31 @@ async def test_a_stop_ends_both(tmp_path: Path) -> None:
             remote.slow.set()
     assert len(ended) == 2
     assert len(remote.counts) == 1 + len(SLOW)
+
+
+async def test_what_is_wrong_with_one_is_told_by_all(tmp_path: Path) -> None:
+    remote, told = Remote(), list[str]()
+
+    async def waits(teacher: Teacher) -> None:
+        with pytest.raises(DamagedFile, match="a page") as raised:
+            await teacher.settle(requests_for(teacher, SLOW))
+        told.append(raised.value.message)
+
+    def broken() -> Iterator[Request]:
+        yield from map(refuse, ["x"])
+
+    def refuse(text: str) -> Request:
+        raise DamagedFile(f"a page is gone, that of {text}")
+
+    async with running(tmp_path, remote) as teacher:
+        await teacher.settle(requests_for(teacher, ["quick first"]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waits, teacher)
+            await remote.all_wait()
+            with pytest.raises(DamagedFile, match="a page"):
+                await teacher.settle(broken())
+            remote.slow.set()
+    assert told == ["a page is gone, that of x"]
 
 
 async def test_an_error_elsewhere_leaves_no_paid_call_behind(tmp_path: Path) -> None:
