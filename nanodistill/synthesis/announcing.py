@@ -14,6 +14,8 @@ from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.engine import Survey
 
 EXAMPLES = 8
+IN_NO_JOURNAL = -1
+"""An ordinal that no call has: what is surveyed under it is taken as still to be asked."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ async def outlook(
     total = Outlook(generation, _each(survey, generation))
     for times, requests in _that_follow(answering):
         number = times * wanted
-        cost = _each(await teacher.survey(requests), number)
+        unknown = [replace(each, ordinal=IN_NO_JOURNAL) for each in requests]
+        cost = _each(await teacher.survey(unknown), number)
         total = Outlook(total.calls + number, _sum(total.cost_usd, cost))
     return total
 

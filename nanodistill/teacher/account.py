@@ -73,11 +73,11 @@ class Speed:
 class Stage:
     """How one stage gets on: its settlings, also those that ended while another went on."""
 
-    def __init__(self, now: float, spent: float) -> None:
+    def __init__(self, now: float) -> None:
         self.jobs: list[Job] = []
         self.active = 0
         self.asked = 0
-        self.spent_before = spent
+        self.cost_usd = 0.0
         self.told_at = float("-inf")
         self.speed = Speed(now)
 
@@ -105,7 +105,7 @@ class Watch:
         """A settling begins, once its stage is known."""
         stage = self._stages.get(job.stage)
         if stage is None:
-            stage = self._stages[job.stage] = Stage(self._clock(), self._account.cost_usd)
+            stage = self._stages[job.stage] = Stage(self._clock())
         stage.jobs.append(job)
         stage.active += 1
 
@@ -117,12 +117,13 @@ class Watch:
             if not stage.active:
                 del self._stages[job.stage]
 
-    def answered(self, stage: str, tokens: int) -> None:
-        now = self._clock()
+    def answered(self, name: str, tokens: int, cost_usd: float | None) -> None:
+        now, stage = self._clock(), self._stages.get(name)
         self._speed.add(now, tokens)
-        if stage in self._stages:
-            self._stages[stage].asked += 1
-            self._stages[stage].speed.add(now, tokens)
+        if stage is not None:
+            stage.asked += 1
+            stage.cost_usd += cost_usd or 0.0
+            stage.speed.add(now, tokens)
 
     def tell(self, name: str, in_flight: int, limit: int, *, always: bool = False) -> None:
         now, stage = self._clock(), self._stages.get(name)
@@ -148,11 +149,10 @@ class Watch:
         self._listen(Progress(name, done, total, "calls", seconds, figures))
 
     def _projected(self, stage: Stage, left: int) -> float | None:
-        """What the session will have cost at the end of this stage, if it goes on like this."""
+        """What the session will have cost at the end of this stage, were it alone from here on."""
         if not stage.asked or self._account.known_cost is None:
             return None
-        each = (self._account.cost_usd - stage.spent_before) / stage.asked
-        return self._account.cost_usd + each * left
+        return self._account.cost_usd + stage.cost_usd / stage.asked * left
 
 
 def dollars(cost: float | None) -> str:

@@ -76,7 +76,7 @@ class Calls:
         session.admission.answered(launch.ticket, now, usage.total_tokens, reply.hints)
         session.budget.estimator.learn(work.size, usage)
         attempt = self._attempt(launch, "answered", usage, completion.cost_usd)
-        self._watch.answered(work.request.stage, usage.total_tokens)
+        self._watch.answered(work.request.stage, usage.total_tokens, completion.cost_usd)
         self._wake()
         response = Response(work.open.key, work.request.stage, completion)
         if await self._commit(Call(attempt, response)):

@@ -49,6 +49,7 @@ class Flow:
         self._calls = Calls(session, self._queue, self._watch, stop=self._stop, wake=self._wake)
         self._jobs: list[Job] = []
         self._under_way = 0
+        self._land_by = math.inf
         self._halt: NanoDistillError | None = None
         self._bug: Exception | None = None
         self._may_launch, self._hungry, self._landed = Bell(), Bell(), Bell()
@@ -181,6 +182,7 @@ class Flow:
     async def _await_stop(self) -> None:
         stop = self._session.stop
         await stop.requested()
+        self._land_by = anyio.current_time() + DRAIN_SECONDS
         self._stop(_interrupted())
         self._landed.ring()
         await stop.leaving()
@@ -202,24 +204,22 @@ class Flow:
 
     async def _raise_what_stopped(self) -> None:
         if self._bug is None:
-            await self._drain(math.inf)
+            await self._drain()
         raise self._bug or self._halt or AssertionError("a settling ended before its requests")
 
-    async def _drain(self, deadline: float) -> None:
+    async def _drain(self) -> None:
         """Let calls in flight come back and be committed, as long as the person waits."""
-        stop = self._session.stop
-        while self._under_way and not stop.is_leaving:
-            now = anyio.current_time()
-            if stop.is_requested:
-                deadline = min(deadline, now + DRAIN_SECONDS)
-            if deadline <= now:
+        while self._under_way and not self._session.stop.is_leaving:
+            left = self._land_by - anyio.current_time()
+            if left <= 0:
                 return
-            await self._landed.wait(deadline - now)
+            await self._landed.wait(left)
 
     async def _land_what_was_paid_for(self) -> None:
+        self._land_by = min(self._land_by, anyio.current_time() + DRAIN_SECONDS)
         self._stop(_interrupted())
         with anyio.CancelScope(shield=True):
-            await self._drain(anyio.current_time() + DRAIN_SECONDS)
+            await self._drain()
 
     def _tell(self, job: Job, *, always: bool = False) -> None:
         if job.stage:

@@ -89,12 +89,13 @@ class Recorder:
             next_at = anyio.current_time() + GATHER_SECONDS
 
     async def flush(self) -> None:
-        """Commit what has arrived."""
+        """Commit what has arrived. Once begun, this can't be cancelled: the batch would be lost."""
         batch, self._batch, self._arrived = self._batch, Batch(), anyio.Event()
         if not batch.records:
             return
         try:
-            await self._offload(lambda: self._journal.commit(batch.records))
+            with anyio.CancelScope(shield=True):
+                await self._offload(lambda: self._journal.commit(batch.records))
         except NanoDistillError as error:
             batch.error = error
         batch.done.set()

@@ -52,7 +52,17 @@ class StopSignal:
 
     @asynccontextmanager
     async def on_signals(self) -> AsyncIterator[None]:
-        """Let Ctrl-C and SIGTERM mean `request` while this is open."""
+        """Let Ctrl-C and SIGTERM mean `request` while this is open, and then what they did."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            async with self._listening():
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             with anyio.open_signal_receiver(*SIGNALS) as signals:
 

@@ -93,10 +93,12 @@ def test_what_was_asked_ahead_is_read_also_where_rounds_bring_nothing_new(tmp_pa
     assert result.requested == len(SEEDS) + 3 * 128
 
 
-def test_it_says_what_all_rows_take_before_it_asks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_it_says_what_all_rows_take_before_it_asks(tmp_path: Path, temperature: float) -> None:
+    """At temperature 0 the seeds were answered in the same words by the blind check."""
     heard = Notices()
-    config = config_in(tmp_path, augment_factor=50, teacher_price=PRICE)
-    run(config, Writer(), listen=heard)
+    fields = {"augment_factor": 50, "teacher_price": PRICE, "temperature": temperature}
+    run(config_in(tmp_path, **fields), Writer(), listen=heard)
     (said,) = [text for text in heard.texts if text.startswith("First round")]
     assert said.startswith("First round of generation: 28 to ask, about $0.0")
     assert "All rows: about 717 calls, about $1." in said

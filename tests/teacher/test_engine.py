@@ -30,7 +30,7 @@ from nanodistill.journal import open_journal, read_journal
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.teacher.answers import REPAIR_SYSTEM, Answer, Failure
 from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.stop import StopSignal
+from nanodistill.teacher.stop import SIGNALS, StopSignal
 from teacher.opened import KEY
 from teacher.running import requests_for, running, told
 
@@ -344,6 +344,8 @@ async def test_interrupting_twice_leaves_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_signals_mean_stop(number: signal.Signals) -> None:
     stop = StopSignal()
+    as_found = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = [signal.getsignal(each) for each in SIGNALS]
     async with stop.on_signals():
         os.kill(os.getpid(), number)
         with anyio.fail_after(5):
@@ -353,6 +355,9 @@ async def test_signals_mean_stop(number: signal.Signals) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         with anyio.fail_after(5):
             await stop.leaving()
+    after = [signal.getsignal(each) for each in SIGNALS]
+    signal.signal(signal.SIGTERM, as_found)
+    assert after == before
 
 
 async def test_after_a_stop_nothing_is_settled_any_more(tmp_path: Path) -> None:

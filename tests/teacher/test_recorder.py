@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -74,6 +75,16 @@ async def test_what_has_arrived_is_committed_also_when_it_ends_in_an_error(tmp_p
                 recorder.note(call(2))
                 await anyio.sleep_forever()
     assert on_disk(tmp_path / "journal.sqlite") == [1, 2]
+
+
+async def test_closing_while_a_commit_begins_loses_nothing(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        for checkpoints in range(8):
+            async with recording(journal, own_threads()) as recorder:
+                recorder.note(call(checkpoints))
+                for _ in range(checkpoints):
+                    await anyio.lowlevel.checkpoint()
+    assert on_disk(tmp_path / "journal.sqlite") == list(range(8))
 
 
 async def test_a_failed_commit_is_told_to_all_who_wait_for_it(tmp_path: Path) -> None:
