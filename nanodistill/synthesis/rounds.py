@@ -159,7 +159,7 @@ class Rounds:
             got = await self._complete(round_, ledger)
             open_.put_back([slot for slot in round_.slots if slot.number not in got])
             filled += len(got)
-            listen(forecast.progress(filled))
+            listen(forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots))))
             asked = len(round_.slots)
             listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
             barren = [] if len(got) >= NEW_ENOUGH * asked else [*barren, asked]
@@ -174,6 +174,11 @@ class Rounds:
         if under_way:
             return len(under_way) < ABREAST and open_.fresh > 0
         return len(open_) > 0
+
+    def _ahead(self, under_way: Sequence[Round], good: float) -> float:
+        """Rows that the rounds under way have paid for: half of each where answers follow."""
+        asked = sum(len(round_.slots) for round_ in under_way if round_.asked.is_set())
+        return asked * good * (0.5 if self._task.asks_answers else 1.0)
 
     async def _begun(self, number: int, open_: Open, listen: Listener) -> Round:
         size = self.size(open_, number)

@@ -169,9 +169,10 @@ class Flow:
             await self._calls.make(launch)
         except Exception as bug:  # noqa: BLE001 - raised by all settlings
             self._break(bug)
-        self._under_way -= 1
+        finally:
+            self._under_way -= 1
+            self._landed.ring()
         self._tell(launch.work.job)
-        self._landed.ring()
         self._wake()
 
     def _wake(self) -> None:
@@ -182,7 +183,7 @@ class Flow:
     async def _await_stop(self) -> None:
         stop = self._session.stop
         await stop.requested()
-        self._land_by = anyio.current_time() + DRAIN_SECONDS
+        self._land_by = min(self._land_by, anyio.current_time() + DRAIN_SECONDS)
         self._stop(_interrupted())
         self._landed.ring()
         await stop.leaving()

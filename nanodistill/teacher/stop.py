@@ -59,7 +59,8 @@ class StopSignal:
                 yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not None:
+                    signal.signal(number, handler)
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:

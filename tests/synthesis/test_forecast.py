@@ -26,3 +26,11 @@ def test_dollars_that_are_not_known_are_not_forecast() -> None:
     forecast.progress(0)
     now = 5.0
     assert forecast.progress(5).figures == {}
+
+
+def test_dollars_of_rows_that_are_not_read_yet_are_theirs() -> None:
+    account, now = Account(), 0.0
+    forecast = Forecast(400, account, clock=lambda: now)
+    forecast.progress(0)
+    now, account.cost_usd = 5.0, 2.0
+    assert forecast.progress(100, ahead=100).figures == {"in all about": "$4.00"}
