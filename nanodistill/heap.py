@@ -15,6 +15,9 @@ from contextlib import contextmanager
 THRESHOLDS = 10_000, 20, 20
 """Objects until the youngest are looked through, and how often that is until the older ones are."""
 
+PYTHONS_OWN = 1000
+"""Python 3.12 begins with some hundred frozen objects."""
+
 
 @contextmanager
 def heap_set_aside() -> Iterator[None]:
@@ -23,7 +26,7 @@ def heap_set_aside() -> Iterator[None]:
     Cycles that are garbage at the beginning are freed after the end. Nothing happens where the
     heap is set aside already, by us or by the program that we are part of.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > PYTHONS_OWN:
         yield
         return
     before = gc.get_threshold()
