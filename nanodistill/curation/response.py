@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
 
@@ -99,6 +99,6 @@ def summary(invalid: ValidationError) -> str:
 def as_json(text: str) -> Any:
     """`text` as a JSON value; itself where it is none."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return jsontext.loads(text)
+    except jsontext.NotJson:
         return text

@@ -23,7 +23,7 @@ from nanodistill.records import Completion, Message, Request, ThinkingSource, Tr
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer, Failure
-from nanodistill.thinking import FORMATS, Format
+from nanodistill.thinking import FORMATS, Format, without_tags
 
 BLIND: dict[str, Any] = {"temperature": 0.0}
 LABEL_TOKENS = 64
@@ -198,4 +198,4 @@ def rationalize_messages(task: Task, row: Trace) -> list[Message]:
 def read_rationale(task: Task, answer: Answer) -> str:
     """The thinking in an answer that was asked for nothing else."""
     thinking, output = read_text(task.form, answer.completion)
-    return thinking or output
+    return without_tags(thinking or output)

@@ -27,6 +27,7 @@ from nanodistill.synthesis.answers import Asker, Failed, Said, read_rationale
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer
+from nanodistill.thinking import survives
 
 LOW = 0.7
 SHOWN = 5
@@ -165,4 +166,9 @@ async def _rationalized(
         for row, outcome in zip(lacking, outcomes, strict=True)
         if isinstance(outcome, Answer)
     }
-    return [explained.get(row.id, row) for row in rows]
+    return [_writable(task, explained[row.id], row) if row.id in explained else row for row in rows]
+
+
+def _writable(task: Task, explained: Trace, row: Trace) -> Trace:
+    """The explained row; without its explanation where the thinking format can't hold that."""
+    return explained if survives(task.form, explained.thinking, explained.output) else row

@@ -7,8 +7,9 @@ looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import anyio
 
@@ -26,6 +27,7 @@ from nanodistill.teacher.account import Watch
 from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.chains import Lost, Open
 from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.replies import count
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.work import Job, Launch, Queue, Work
 
@@ -83,12 +85,19 @@ class Calls:
             await self._go_on(work, completion)
 
     def _as_kept(self, completion: Completion) -> Completion:
-        """Without secrets, and with a price where the provider gave none and we know one."""
+        """As it arrived, with a price where the provider gave none and we know one.
+
+        Nothing is redacted: an answer is data, and "the postgres server" must not lose a word to
+        a password of this machine. Figures that make no sense count as unknown.
+        """
+        told = completion.usage
+        usage = Usage(**{each.name: count(getattr(told, each.name)) for each in fields(told)})
         cost = completion.cost_usd
-        if cost is None and completion.usage.total_tokens:
-            cost = self._session.budget.cost_of(completion.usage)
-        text = self._session.redact(completion.text)
-        return replace(completion, text=text, cost_usd=cost)
+        if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+            cost = None
+        if cost is None and usage.total_tokens:
+            cost = self._session.budget.cost_of(usage)
+        return replace(completion, usage=usage, cost_usd=cost)
 
     async def _failed(self, launch: Launch, error: Transient) -> None:
         session, work = self._session, launch.work

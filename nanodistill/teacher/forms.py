@@ -13,11 +13,11 @@ not left: a refusal then stops the run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from nanodistill import jsontext
 from nanodistill.errors import CallError
 from nanodistill.records import Request, canonical_json
 from nanodistill.teacher.faults import Faults
@@ -159,19 +159,7 @@ class Memory:
 
 def has_shape(text: str, schema: Mapping[str, Any]) -> bool:
     """Whether a text holds JSON with what the schema requires at its top."""
-    held = json_in(text)
+    held = jsontext.find_container(text)
     if schema.get("type") != "object":
         return held is not None
     return isinstance(held, dict) and set(schema.get("required", ())) <= set(held)
-
-
-def json_in(text: str) -> Any:
-    """The first JSON object or list in a text, whatever stands around it; None without one."""
-    decoder = json.JSONDecoder()
-    for at, character in enumerate(text):
-        if character in "{[":
-            try:
-                return decoder.raw_decode(text, at)[0]
-            except ValueError:
-                continue
-    return None
