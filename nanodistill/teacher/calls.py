@@ -27,6 +27,7 @@ from nanodistill.teacher.account import Watch
 from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.chains import Lost, Open
 from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.recorder import UnstorableRecord
 from nanodistill.teacher.replies import count
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.work import Job, Launch, Queue, Work
@@ -81,8 +82,11 @@ class Calls:
         self._watch.answered(work.request.stage, usage.total_tokens, completion.cost_usd)
         self._wake()
         response = Response(work.open.key, work.request.stage, completion)
-        if await self._commit(Call(attempt, response)):
-            await self._go_on(work, completion)
+        try:
+            if await self._commit(Call(attempt, response)):
+                await self._go_on(work, completion)
+        except UnstorableRecord as error:
+            await self._unstorable(work, attempt, f"the answer can't be stored: {error}")
 
     def _as_kept(self, completion: Completion) -> Completion:
         """As it arrived, with a price where the provider gave none and we know one.
@@ -98,6 +102,12 @@ class Calls:
         if cost is None and usage.total_tokens:
             cost = self._session.budget.cost_of(usage)
         return replace(completion, usage=usage, cost_usd=cost)
+
+    async def _unstorable(self, work: Work, attempt: Attempt, message: str) -> None:
+        failure = Response(work.open.key, work.request.stage, failure="bad_body", message=message)
+        if await self._commit(Call(replace(attempt, usage=Usage(), cost_usd=None), failure)):
+            self._row_lost(work.job, "bad_body", message)
+            await self._free(work)
 
     async def _failed(self, launch: Launch, error: Transient) -> None:
         session, work = self._session, launch.work

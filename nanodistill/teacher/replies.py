@@ -24,7 +24,7 @@ from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.prices import Price
 
 THOUGHTS = re.compile(
-    r"<(?:think|thinking|budget:thinking)>(.*?)</(?:think|thinking|budget:thinking)>(.*)",
+    r"\s*<(?:think|thinking|budget:thinking)>(.*?)</(?:think|thinking|budget:thinking)>(.*)",
     re.DOTALL,
 )
 # Servers whose chat template opens the thoughts send what the model wrote: the end tag alone.
@@ -154,7 +154,7 @@ class Reader:
         error = (choice.get("error") if isinstance(choice, Mapping) else None) or body.get("error")
         if error:
             code = error.get("code") if isinstance(error, Mapping) else None
-            status = code if isinstance(code, int) and 400 <= code < 600 else 200
+            status = count(code) if 400 <= count(code) < 600 else 200
             raise self.faults.of_http(Evidence.of_body(status, {"error": error}, headers))
         if not isinstance(choice, Mapping) or not isinstance(choice.get("message"), Mapping):
             raise self.faults.make("bad_body", "no choices in the reply")
@@ -272,7 +272,7 @@ def number(told: Any, name: str) -> int:
 
 
 def count(value: Any) -> int:
-    """`value` where it can be a number of tokens, else 0."""
+    """`value` where it is a count, as a number or in digits; else 0."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = float(value.strip()[:20])
     if isinstance(value, bool) or not isinstance(value, int | float):
