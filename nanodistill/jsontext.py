@@ -28,6 +28,8 @@ MAX_DEPTH = 100
 MAX_FAILED_STARTS = 200
 """How many brackets that open no JSON are tried. Each costs a pass over the rest of the text."""
 
+MAX_DIGITS = 300
+
 THOUGHT_END = "</think>"
 FENCED = re.compile(r"```(?:json[c5]?)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 OPENING = re.compile(r"[\[{]")
@@ -161,6 +163,13 @@ def _finite(digits: str) -> float:
     return number
 
 
+def _fits_a_float(digits: str) -> int:
+    """An integer that every consumer can compare with a fraction; 309 digits overflow a double."""
+    if len(digits) > MAX_DIGITS:
+        raise NotJson("a number has too many digits")
+    return int(digits)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs) and any(value[key] != item for key, item in pairs):
@@ -170,5 +179,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # `strict=False` allows line breaks and tabs inside strings, which models write in long texts.
 _DECODER = json.JSONDecoder(
-    strict=False, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
+    strict=False,
+    parse_constant=_no_constant,
+    parse_float=_finite,
+    parse_int=_fits_a_float,
+    object_pairs_hook=_unique,
 )
