@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evaluation.tiny import make_model  # noqa: E402
-from legacy.ids import ids_of  # noqa: E402
-from legacy.settings import CHANGES, config_of  # noqa: E402
-from nanodistill import evaluate, export, train  # noqa: E402
-from nanodistill.teacher.scripted import ScriptedProvider  # noqa: E402
-from synthesis.runs import run  # noqa: E402
-from synthesis.writer import Writer  # noqa: E402
+from evaluation.tiny import make_model
+from synthesis.runs import run
+from synthesis.writer import Writer
+
+from legacy.ids import ids_of
+from legacy.settings import CHANGES, config_of
+from nanodistill import evaluate, export, train
+from nanodistill.teacher.scripted import ScriptedProvider
 
 LEFT_OUT = ("log.txt", "report.html", ".*.lock", "model/model.safetensors")
 """Of no use to the tests, or large: the exported weights come out of the adapter again."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanodistill.config import DistillationConfig
 from synthesis.writer import INSTRUCTION, SEEDS
+
+from nanodistill.config import DistillationConfig
 
 SETTINGS: dict[str, Any] = {
     "name": "run",

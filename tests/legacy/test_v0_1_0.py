@@ -68,11 +68,15 @@ def test_its_training_evaluation_and_export_are_finished(config: DistillationCon
     assert report(config).path.is_file()
 
 
-def test_its_interrupted_training_goes_on_from_its_checkpoint(config: DistillationConfig) -> None:
+@pytest.mark.parametrize("change", [{}, {"save_steps": 2, "logging_steps": 1}])
+def test_its_interrupted_training_goes_on_from_its_checkpoint(
+    config: DistillationConfig, change: dict[str, int]
+) -> None:
+    """Also where only what is saved and logged has changed, which no id covers."""
     (folder,) = (path for path in Path("run/training").iterdir() if path.is_dir())
     steps = json.loads((folder / "result.json").read_text())["steps"]
     for lost in ("result.json", "outcome.json"):
         (folder / lost).unlink()
     shutil.rmtree(folder / "checkpoints" / "0000008")
-    trained = train(config)
+    trained = train(config_of(**change))
     assert (trained.run, trained.resumed_from, trained.steps) == (folder.name, 6, steps)
