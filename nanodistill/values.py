@@ -58,10 +58,12 @@ NUMBER = re.compile(
     |(?P<group>[1-9]\d{{0,2}}(?:[{GROUPS}]\d{{3}})+(?:[.,]\d+)?)(?![.,]?\d)
     |(?P<decimal>\d+,\d+)(?![.,]?\d)
     |(?P<plain>\d+(?:\.\d+)?|\.\d+)(?![.,]?\d)
-    )(?P<exponent>[eE][-+]?\d+)?""",
+    )(?P<exponent>[eE][-+]?\d{{1,4}}(?!\d))?(?![eE][-+]?\d)""",
     re.X,
 )
 UNITS = "$€£¥₹₩₽%‰"
+ARABIC_SIGNS = str.maketrans({"\u066b": ".", "\u066c": ","})
+"""The decimal and thousands signs that go with Arabic digits."""
 SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d ]|[.,]?\d{4})")
 SIGNIFICANT_DIGITS = 12
 """Fractions that agree in so many digits are the same in a vote: 0.1 + 0.2 and 0.3."""
@@ -187,7 +189,7 @@ class Number:
 
 def numbers_in(text: str) -> Iterator[Number]:
     """The finite numbers in `text`, in order."""
-    text = text.translate(HYPHENS)
+    text = text.translate(HYPHENS | ARABIC_SIGNS)
     for found in NUMBER.finditer(text):
         number = Number(_decimal(found), found[0], _unit_beside(text, found))
         if isfinite(float(number.value)):
@@ -196,7 +198,8 @@ def numbers_in(text: str) -> Iterator[Number]:
 
 def number_of(text: str) -> Number | None:
     """The number that `text` is, and nothing else but a currency or percent sign."""
-    plain = SPACED.sub(lambda found: found[0].replace(" ", ""), visible(text)).rstrip(".").rstrip()
+    plain = visible(text).translate(ARABIC_SIGNS).rstrip(".").rstrip()
+    plain = SPACED.sub(lambda found: found[0].replace(" ", ""), plain)
     bare = re.sub(rf"^([-+]?)\s*[{UNITS}]\s*|\s*[{UNITS}]$", r"\1", plain)
     found = NUMBER.fullmatch(bare)
     if found is None or not isfinite(float(_decimal(found))):

@@ -59,23 +59,24 @@ INLINE_FENCE = re.compile(r"^```(?:\w+\s)?\s*(.+?)\s*```$", re.S)
 TAGGED = re.compile(r"^<([\w-]+)>\s*(.*?)\s*</\1>$", re.S)
 LATEX = re.compile(r"^\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{(.*)\}$", re.S)
 SHOWN = re.compile(
-    r"\\boxed\s*\{(?:\\text\s*\{)?([^{}]*)\}?\}|<(?:final_)?(?:answer|label|output)>(.*?)"
+    r"\\boxed\s*\{(?:\\text\s*\{)?([^{}]{0,500})\}?\}|<(?:final_)?(?:answer|label|output)>(.{0,500}?)"
     r"</(?:final_)?(?:answer|label|output)>",
     re.S | re.I,
 )
 """How an answer is set off from the reasoning before it."""
 EXPLAINED = (
-    re.compile(r"^(?P<label>.+?)\s*[(（\[](?P<why>.+)[)）\]]\.?$", re.S),  # noqa: RUF001
-    re.compile(r"^(?P<label>.+?)\s*(?P<mark>[—–]|\s-{1,2}\s)\s*(?P<why>\S.*)$", re.S),
-    re.compile(r"^(?P<label>.+?)\s*(?P<mark>[:：])\s*(?P<why>\S.*)$", re.S),  # noqa: RUF001
-    re.compile(r"^(?P<label>.+?)(?:[.;!]\s+|[。；]\s*)(?P<why>\S.*)$", re.S),  # noqa: RUF001
+    re.compile(r"^(?P<label>.{1,200}?)\s*[(（\[](?P<why>.+)[)）\]]\.?$", re.S),  # noqa: RUF001
+    re.compile(r"^(?P<label>.{1,200}?)\s*(?P<mark>[—–]|\s-{1,2}\s)\s*(?P<why>\S.*)$", re.S),
+    re.compile(r"^(?P<label>.{1,200}?)\s*(?P<mark>[:：])\s*(?P<why>\S.*)$", re.S),  # noqa: RUF001
+    re.compile(r"^(?P<label>.{1,200}?)(?:[.;!]\s+|[。；]\s*)(?P<why>\S.*)$", re.S),  # noqa: RUF001
     re.compile(
-        r"^(?P<label>.+?),?\s+(?P<why>(?:because|since|as the|as it|due to|based on|given that|"
-        r"weil|denn|parce que|car|porque)\b.+)$",
+        r"^(?P<label>.{1,200}?),?\s+(?P<why>(?:because|since|as the|as it|due to|based on|"
+        r"given that|weil|denn|parce que|car|porque)\b.+)$",
         re.S | re.I,
     ),
 )
-"""A label with its explanation behind it, on one line."""
+"""A label with its explanation behind it, on one line. A label's length is bounded, for an answer
+may be of any length and hold anything."""
 DENIED = re.compile(
     r"^(?:not\b|no\b|false\b|none\b|un\w*likely|incorrect|wrong|isn|doubtful|maybe\s+not|[-+]?[\d.]"
     r"|nicht\b|nein\b|non\b|pas\b)|\b(?:n't|not)\s+(?:it|this|that|the (?:answer|label))\b",
@@ -166,7 +167,7 @@ def match_label(answer: str, labels: Iterable[str]) -> str | None:
         return shown.pop() if len(shown) == 1 else None
     if (alone := _named(known, answer)) is not None:
         return alone
-    return _of_lines(known, answer) or _explained(known, " ".join(answer.split("\n")))
+    return _of_lines(known, answer) or _explained(known, " ".join(answer.split()))
 
 
 def _named(known: LabelSet, text: str, depth: int = 6) -> str | None:

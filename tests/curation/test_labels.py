@@ -223,3 +223,9 @@ def test_listed_labels_may_differ_in_case_and_not_in_what_nobody_sees() -> None:
         "us",
         "a\u00a0b",
     )
+
+
+@pytest.mark.parametrize("piece", ["x" + " " * 100, "<answer>", "(", "- ", "**", "billing, ", "[["])
+def test_an_endless_answer_is_none(piece: str) -> None:
+    """In no time: a pattern that tried every way to read it would take minutes."""
+    assert match_label(piece * 5000, QUEUES) is None

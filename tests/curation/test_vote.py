@@ -37,6 +37,8 @@ from nanodistill.curation.vote import Vote, choose, interval, same_answer
         ("0.30000000000000004", "0.3", True),
         ("12345678901234567", "12345678901234568", False),
         ("1e3", "1000", True),
+        ("1e99999999999999999999", "2", False),
+        ("\u0663\u066b\u0665", "3.5", True),
         ("-0", "0", True),
         ('{"a": true}', '{"a": 1}', False),
         ('{"a": true}', '{"a": "true"}', False),

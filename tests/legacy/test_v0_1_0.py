@@ -52,7 +52,7 @@ def test_its_synthesis_asks_nothing_and_makes_no_other_version(
 ) -> None:
     async def again() -> tuple[int, str | None]:
         result = await synthesize(config, provider=ScriptedProvider(asked))
-        return result.calls["made"], result.dataset and result.dataset.name
+        return result.calls["made"], result.dataset.name if result.dataset else None
 
     version = open_version(None, RunFolder(config.run_folder))
     assert anyio.run(again) == (0, version.name)
