@@ -52,7 +52,12 @@ LEAD = re.compile(
     re.I,
 )
 BARE_LEAD = re.compile(rf"^(?:(?:final|correct)\s+)?(?:{NOUNS})\s+(?=\S)", re.I)
-PRONOUN = re.compile(r"^(?:it|this|that)(?:\s+is|['\u2019]s)\s+(?=\S)", re.I)
+PRONOUN = re.compile(
+    r"^(?:(?:it|this|that|this \w+|the \w+)(?:\s+is|['\u2019]s)(?:\s+classified\s+as)?"
+    r"|(?:I(?:\s+would|['\u2019]d)?\s+)?(?:classify|label|categori[sz]e|tag|mark)\s+(?:it|this|the)"
+    r"(?:\s+\w+)?\s+as)\s+(?=\S)",
+    re.I,
+)
 BULLET = re.compile(r"^(?:[-*+•–]\s+(?!\d)|#{1,6}\s+|>\s+|\d{1,2}[.)]\s+)(?=\S)")
 FENCE = re.compile(r"^(```+|~~~+)[\w-]*[ \t]*\n(.*?)\n?[ \t]*\1\s*$", re.S)
 INLINE_FENCE = re.compile(r"^```(?:\w+\s)?\s*(.+?)\s*```$", re.S)
