@@ -168,7 +168,8 @@ def resolve(task: Task, row: Trace, said: Sequence[Said | Failed]) -> Trace | Re
         failures = [one for one in said if isinstance(one, Failed)]
         return failures[0] if failures else Refused("empty_output", "the answer was empty")
     outputs = [_canonical(task, one.output) for one in answers]
-    vote = choose(outputs, asked=len(said))
+    schema = task.response.schema if task.response else None
+    vote = choose(outputs, asked=len(said), schema=schema)
     chosen = answers[vote.winner]
     keys = tuple(key for one in answers for key in one.keys)
     return replace(

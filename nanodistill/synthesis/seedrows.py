@@ -105,7 +105,8 @@ def agrees(task: Task, seed: Seed, output: str) -> bool:
     """Whether `output` is the seed's, by label, by value, or by its words."""
     if task.labels:
         return match_label(output, task.labels) == task.label_of(seed)
-    return same_answer(gist(task, seed.output), gist(task, output))
+    schema = task.response.schema if task.response else None
+    return same_answer(gist(task, seed.output), gist(task, output), schema)
 
 
 def gist(task: Task, output: str) -> str:
