@@ -33,7 +33,7 @@ ROWS = {
     "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "heap", "plugins", "records",
+        "awake", "config", "errors", "events", "hardware", "heap", "jsontext", "plugins", "records",
         "redaction", "runfolder", "thinking", "values",
     },
 }  # fmt: skip
