@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,6 +18,7 @@ import anyio
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import NanoDistillError
 from nanodistill.events import Listener, Notice, silent
+from nanodistill.interrupts import await_thread, wait_for_thread
 from nanodistill.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -270,16 +270,15 @@ def _awaited(work: Callable[[], Awaitable[T]]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return anyio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(anyio.run, work).result()
+    return wait_for_thread(lambda: anyio.run(work))
 
 
 def twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """`work` for code that awaits, in a thread."""
+    """`work` for code that awaits, in a thread. Cancelling it stops the work and waits for that."""
 
     @functools.wraps(work)
     async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await anyio.to_thread.run_sync(functools.partial(work, *args, **kwargs))
+        return await await_thread(functools.partial(work, *args, **kwargs))
 
     waiting.__name__ = waiting.__qualname__ = f"{work.__name__}_async"
     waiting.__doc__ = f"`{work.__name__}` for code that awaits."

@@ -21,6 +21,7 @@ Two questions decide where an error belongs.
     │   ├── TooFewRows                   not enough rows came out of the teacher's answers
     │   ├── NoDataset                    training was asked for before there is a version
     │   ├── DiskFull
+    │   ├── TooManyOpenFiles
     │   └── Interrupted            130   by the person, with Ctrl-C or SIGTERM
     ├── MemoryLimit                  4   the memory guard stopped training; checkpoint written
     └── CheckFailed                  1   a parity gate or a verify found a difference
@@ -147,7 +148,28 @@ class DiskFull(Stopped):
     """No room left on the disk that holds the run."""
 
 
+class TooManyOpenFiles(Stopped):
+    """The system lets this process open no further file or connection."""
+
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+
+
+def too_many_open_files(failed: OSError) -> TooManyOpenFiles | None:
+    """What `failed` says where the limit on open files was met; None otherwise."""
+    if failed.errno not in NO_DESCRIPTORS:
+        return None
+    return TooManyOpenFiles(
+        "Too many files and connections are open for this process.",
+        next_step="Raise the limit (ulimit -n 4096) or lower max_concurrency, then run the "
+        "command again: it goes on where it stopped.",
+    )
+
+
+def system_limit(failed: OSError) -> Stopped | None:
+    """A full disk or too many open files, told as what they are; None for anything else."""
+    return disk_full(failed) or too_many_open_files(failed)
 
 
 def disk_full(failed: OSError) -> DiskFull | None:

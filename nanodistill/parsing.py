@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill import jsontext
-from nanodistill.plugins import ResponseParser
+from nanodistill.plugins import ResponseParser, user_code
 
 LIST_KEYS = ("examples", "inputs", "rows", "items", "data")
 BLOCK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]*|\*\*)Example\b[^\n]*$", re.IGNORECASE | re.MULTILINE)
@@ -74,10 +74,11 @@ def parse_examples(
 
 
 def _from_parser(parser: ResponseParser, text: str) -> list[Row]:
-    try:
-        return [as_row(value) for value in parser.parse_synthetic_examples(text)]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return []
+    with user_code("the response parser"):
+        try:
+            return [as_row(value) for value in parser.parse_synthetic_examples(text)]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return []
 
 
 def from_values(data: Any) -> Iterator[Row]:

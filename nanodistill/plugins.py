@@ -22,11 +22,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from nanodistill.errors import ConfigError, Problem
+from nanodistill.errors import ConfigError, NanoDistillError, Problem, Stopped
 from nanodistill.records import tagged_hash
 
 
@@ -71,6 +74,33 @@ def load_object(reference: str, *, field: str) -> Any:
     return found
 
 
+class UserCodeFailed(Stopped):
+    """A user's own function raised what nobody expected of it."""
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Anything raised inside, `sys.exit` included, is told with the user's own file and line.
+
+    Raises:
+        UserCodeFailed: in its place.
+    """
+    try:
+        yield
+    except NanoDistillError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeFailed(
+            f"{what} raised {_in_short(error)}", next_step="Fix it and run the command again."
+        ) from error
+
+
+def _in_short(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}: {error}"
+
+
 def _module(name: str, field: str) -> ModuleType:
     if name.endswith(".py"):
         return _from_file(Path(name), field)
@@ -84,6 +114,8 @@ def _module(name: str, field: str) -> ModuleType:
             raise _refused(field, f"there is no module '{name}'") from missing
         sys.path.append(str(Path.cwd()))
         return _module(name, field)
+    except (Exception, SystemExit) as error:
+        raise _refused(field, f"importing {name} raised {_in_short(error)}") from error
 
 
 def _from_file(path: Path, field: str) -> ModuleType:
@@ -100,9 +132,9 @@ def _from_file(path: Path, field: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise
+        raise _refused(field, f"importing {path} raised {_in_short(error)}") from error
     return module
 
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.plugins import ThinkingFormat, load_object
+from nanodistill.plugins import ThinkingFormat, load_object, user_code
 from nanodistill.records import canonical_json
 
 Parts = tuple[str | None, str]
@@ -120,13 +120,17 @@ class Users:
     own: ThinkingFormat
 
     def format(self, thinking: str | None, output: str) -> str:
-        return output if thinking is None else self.own.format(thinking, output)
+        if thinking is None:
+            return output
+        with user_code("the thinking format"):
+            return self.own.format(thinking, output)
 
     def parse(self, text: str) -> Parts:
-        try:
-            return self.own.parse(text)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None, text.strip()
+        with user_code("the thinking format"):
+            try:
+                return self.own.parse(text)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return None, text.strip()
 
 
 FORMATS: Mapping[str, Format] = {

@@ -18,14 +18,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 import click
 
 from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
-from nanodistill.errors import NanoDistillError, disk_full
+from nanodistill.cli.pipes import outlives_its_reader
+from nanodistill.errors import NanoDistillError, system_limit
 
 INTERRUPTED = 130
 SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
@@ -49,10 +49,10 @@ def run(arguments: Sequence[str]) -> int:
         again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
     except OSError as error:
-        full = disk_full(error)
-        if full is None:
+        limit = system_limit(error)
+        if limit is None:
             return fault(asked, error)
-        return asked.failed(full.exit_code, full.message, full.next_step)
+        return asked.failed(limit.exit_code, limit.message, limit.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         return fault(asked, error)
     return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)
@@ -64,8 +64,15 @@ def fault(asked: Asked, error: Exception) -> int:
 
 
 def main() -> None:
-    """The entry point. SIGTERM is Ctrl-C, also where no work has begun that would listen to it."""
+    """The entry point. SIGTERM is Ctrl-C, also where no work has begun that would listen to it.
+
+    So is a closed terminal, where nobody asked to outlive it (nohup): answers on their way are
+    paid for, and are waited for.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    sys.stdout, sys.stderr = outlives_its_reader(sys.stdout), outlives_its_reader(sys.stderr)
     code = run(sys.argv[1:] or ["--help"])
     if not SLOW_TO_LEAVE.isdisjoint(sys.modules):
         _leave(code)
@@ -79,7 +86,6 @@ def _leave(code: int) -> NoReturn:
     to collect LiteLLM's objects takes a second or more, in which a second Ctrl-C seems unheard.
     The work is durable and said by now.
     """
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)

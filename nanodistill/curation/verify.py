@@ -69,7 +69,7 @@ class Verified:
     def __call__(self, row: Trace) -> Trace | Refused:
         try:
             verdict = self.verifier(row.input, row.output)
-        except Exception as raised:  # noqa: BLE001 - the user's code; what it raised is recorded
+        except (Exception, SystemExit) as raised:  # noqa: BLE001 - the user's code; it is recorded
             return Refused("verifier", f"raised {type(raised).__name__}: {raised}")
         if verdict is True:
             return row

@@ -15,14 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import nanodistill
-from nanodistill.errors import ModelError, NanoDistillError
+from nanodistill.errors import Interrupted, ModelError, NanoDistillError
 from nanodistill.evaluation.job import Generated, Job
 from nanodistill.events import Listener, Notice
+from nanodistill.interrupts import on_interrupt
 from nanodistill.training.child import is_out_of_memory
 
 CHILD = (sys.executable, "-P", "-m", "nanodistill.evaluation.child")
@@ -41,6 +43,8 @@ class Generator:
         self._command = command
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_interrupted = False
+        self._until_exit = ExitStack()
 
     def __enter__(self) -> Self:
         # A session of its own: Ctrl-C and a closed terminal are the parent's to act on.
@@ -52,7 +56,12 @@ class Generator:
             env=child_environment(),
             start_new_session=True,
         )
+        self._until_exit.enter_context(on_interrupt(self._interrupt))
         return self
+
+    def _interrupt(self) -> None:
+        self._is_interrupted = True
+        self._running().kill()
 
     def __exit__(
         self,
@@ -60,6 +69,7 @@ class Generator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._until_exit.close()
         child = self._running()
         child.kill()
         child.communicate()
@@ -99,6 +109,11 @@ class Generator:
     def _ended(self, child: subprocess.Popen[bytes]) -> NanoDistillError:
         """What to say of a child that ended before its job did."""
         code = child.wait()
+        if self._is_interrupted:
+            return Interrupted(
+                "interrupted. The answers so far are kept.",
+                next_step="Run the same command to go on from here.",
+            )
         last = self._last_lines()
         if code == -signal.SIGKILL or is_out_of_memory(last):
             return OutOfMemory(

@@ -8,17 +8,22 @@ from pathlib import Path
 from nanodistill.journal.trouble import damaged, seal_of
 
 
-def write_seal(path: Path, counts: tuple[int, int]) -> None:
-    """One small write in place: a process that dies leaves the old seal or the new one.
+class SealFile:
+    """The seal of a journal that is being written. It stays open: a commit opens no file."""
 
-    It is not synced, so that it costs nothing: after a power cut it may be older
-    than the journal, which claims too little and never too much.
-    """
-    descriptor = os.open(seal_of(path), os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.pwrite(descriptor, b"%020d %020d\n" % counts, 0)
-    finally:
-        os.close(descriptor)
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(seal_of(path), os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def write(self, counts: tuple[int, int]) -> None:
+        """One small write in place: a process that dies leaves the old seal or the new one.
+
+        It is not synced, so that it costs nothing: after a power cut it may be older
+        than the journal, which claims too little and never too much.
+        """
+        os.pwrite(self._descriptor, b"%020d %020d\n" % counts, 0)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def read_seal(path: Path) -> tuple[int, int]:

@@ -45,7 +45,7 @@ from nanodistill.journal.rows import (
     to_response,
     to_sums,
 )
-from nanodistill.journal.seal import read_seal, write_seal
+from nanodistill.journal.seal import SealFile, read_seal
 from nanodistill.journal.trouble import damaged, plain_errors
 from nanodistill.runfolder import sync_folder
 
@@ -61,6 +61,7 @@ class Journal:
         self._reader = _connect_to_read(path)
         self._found = _last(self._reader)[0]
         self._notes: dict[str, str] = {}
+        self._seal: SealFile | None = None
         self._writing = threading.Lock()
         self._reading = threading.Lock()
 
@@ -81,6 +82,8 @@ class Journal:
                 self.commit([])
         finally:
             self._writer.close()
+            if self._seal is not None:
+                self._seal.close()
 
     def commit(self, records: Sequence[Record]) -> None:
         """Make `records` durable, all or none. A key that is already there keeps its response.
@@ -93,7 +96,7 @@ class Journal:
             with self._transaction() as writer:
                 _insert(writer, records, notes)
                 counts = _last(writer)
-            write_seal(self.path, counts)
+            self._seal_file().write(counts)
             self._forget(notes)
 
     def states(self, keys: Iterable[str]) -> dict[str, State]:
@@ -145,6 +148,12 @@ class Journal:
         Does not block.
         """
         self._notes[name] = value
+
+    def _seal_file(self) -> SealFile:
+        """The seal, which comes into being with the first commit."""
+        if self._seal is None:
+            self._seal = SealFile(self.path)
+        return self._seal
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -15,6 +15,7 @@ from nanodistill.errors import (
     FolderError,
     NanoDistillError,
     RunLocked,
+    too_many_open_files,
 )
 
 FULL_BELOW = 1 << 20
@@ -62,6 +63,8 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
     if not hasattr(error, "sqlite_errorcode"):
         return damaged(path, "it holds text that is no UTF-8")  # found by Python, not by SQLite
     code = error.sqlite_errorcode & 0xFF
+    if code == sqlite3.SQLITE_CANTOPEN and (limit := _descriptor_limit()):
+        return limit
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return _disk_full(path)
     short = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_SHORT_READ
@@ -79,7 +82,18 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
     return error
 
 
+def _descriptor_limit() -> NanoDistillError | None:
+    """SQLite says no more than that it can't open a file; whether any can be opened shows why."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return too_many_open_files(error)
+    return None
+
+
 def _explained_os(path: Path, error: OSError) -> NanoDistillError:
+    if limit := too_many_open_files(error):
+        return limit
     if _is_full(path):
         return _disk_full(path)
     return FolderError(f"can't write the journal {path}: {error}.")

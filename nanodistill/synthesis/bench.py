@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from anyio import to_thread
+
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import ConfigError, the_only
 from nanodistill.events import Listener
+from nanodistill.interrupts import on_interrupt_in_loop
 from nanodistill.journal import Journal, open_journal, read_journal
 from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.answers import Asker
@@ -60,8 +63,14 @@ async def open_bench(
     config, opening = task.config, read_journal if read_only else open_journal
     try:
         async with AsyncExitStack() as stack:
-            journal = stack.enter_context(opening(run.journal))
-            providers = _providers(stack, config, journal, listen, provider)
+            # Opening checks the whole journal, and a provider may import LiteLLM: seconds that
+            # the event loop of a notebook or a server must not stand still.
+            opened = opening(run.journal)
+            journal = await to_thread.run_sync(opened.__enter__)
+            stack.push(opened)
+            providers = await to_thread.run_sync(
+                _providers, stack, config, journal, listen, provider
+            )
             signals = await _signals(stack, stop)
             teacher = await stack.enter_async_context(
                 open_teacher(
@@ -80,6 +89,7 @@ async def _signals(stack: AsyncExitStack, given: StopSignal | None) -> StopSigna
     if given is not None:
         return given
     signals = StopSignal()
+    stack.enter_context(on_interrupt_in_loop(signals.request))
     if threading.current_thread() is threading.main_thread():
         await stack.enter_async_context(signals.on_signals())
     return signals

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
+from nanodistill.errors import NO_DESCRIPTORS, CallError, RowFailed, RunStopped, Transient
 from nanodistill.records import Usage
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.evidence import UNREADABLE, Evidence, kind_of_http
@@ -64,6 +64,7 @@ KINDS: Mapping[str, Fate] = {
     "proxy": Fate(RunStopped, "the proxy refuses the connection"),
     "address": Fate(RunStopped, "the base URL can't be used"),
     "disk_full": Fate(RunStopped, "no room is left on the disk"),
+    "open_files": Fate(RunStopped, "too many files and connections are open"),
     "setup": Fate(RunStopped, "the provider's library can't make this call"),
 }
 
@@ -128,6 +129,8 @@ class Faults:
                 return link
             if isinstance(link, OSError) and link.errno in NO_ROOM:
                 return self.make("disk_full", str(link))
+            if isinstance(link, OSError) and link.errno in NO_DESCRIPTORS:
+                return self.make("open_files", str(link))
             if isinstance(link, ssl.SSLCertVerificationError):
                 return self.make("certificate", str(link))
         if answer := next((found for link in chain if (found := answer_in(link))), None):

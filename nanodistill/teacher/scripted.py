@@ -103,9 +103,26 @@ def called(function: Callable[..., Any]) -> Callable[[Request], Awaitable[Any]]:
             call = partial(function, **{name: GIVEN[name](request) for name in names})
         else:
             call = partial(function, last_user_text(request))
-        return await (call() if is_async else to_thread.run_sync(call, abandon_on_cancel=True))
+        if not is_async:
+            return await to_thread.run_sync(_contained, call, abandon_on_cancel=True)
+        try:
+            return await call()
+        except SystemExit as leaving:
+            raise LeftEarly("SystemExit") from leaving
 
     return answer
+
+
+class LeftEarly(Exception):
+    """A function tried to end the process: sys.exit in it, or what Ctrl-C raises."""
+
+
+def _contained(call: Callable[[], Any]) -> Any:
+    """`call()` in a worker thread, where these would end no process and leave us waiting."""
+    try:
+        return call()
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as leaving:
+        raise LeftEarly(type(leaving).__name__) from leaving
 
 
 def wanted_by(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 DRAIN_SECONDS = 10.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what a system sends that shuts down, and a closed terminal. What is ignored stays so."""
 
 
 class StopSignal:
@@ -53,9 +54,10 @@ class StopSignal:
     @asynccontextmanager
     async def on_signals(self) -> AsyncIterator[None]:
         """Let Ctrl-C and SIGTERM mean `request` while this is open, and then what they did."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
         try:
-            async with self._listening():
+            async with self._listening(*before):
                 yield
         finally:
             for number, handler in before.items():
@@ -63,13 +65,13 @@ class StopSignal:
                     signal.signal(number, handler)
 
     @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
+    async def _listening(self, *numbers: signal.Signals) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            with anyio.open_signal_receiver(*SIGNALS) as signals:
+            with anyio.open_signal_receiver(*numbers) as signals:
 
                 async def listen() -> None:
                     async for number in signals:
-                        if number == signal.SIGTERM and self.is_requested:
+                        if number != signal.SIGINT and self.is_requested:
                             continue
                         self.request()
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import nanodistill
 from nanodistill import errors
-from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked
+from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked, Stopped
 from nanodistill.events import Listener, Notice
 from nanodistill.runfolder import read_json, write_json
 from nanodistill.training.child import Job, is_out_of_memory
@@ -37,6 +37,8 @@ POLL = 0.2
 FORMER_CHILD = 120.0
 """Seconds in which the child of a killed command has to write its checkpoint and end."""
 LOG_TAIL = 4000
+VMSTAT = Path("/proc/vmstat")
+"""Linux counts there what it killed for memory. macOS tells nobody: there every SIGKILL counts."""
 KILLED = "its process was killed, as the system does then"
 
 Outcome = Mapping[str, Any]
@@ -60,6 +62,10 @@ class Fit:
         accumulation = -(-rows_per_update // self.micro_batch)
         said = f"batches of {self.micro_batch}, {accumulation} to an update"
         return f"{said}, with gradient checkpointing" if self.checkpointing else said
+
+
+class TrainingEnded(Stopped):
+    """Somebody else ended the training process, which wrote a checkpoint."""
 
 
 class Died(NanoDistillError):
@@ -162,6 +168,7 @@ def _attempt(
     _wait_for_former(folder, listen)
     folder.outcome.unlink(missing_ok=True)
     write_json(folder.job, replace(job, parent=os.getpid()).to_json())
+    kills_before = memory_kills()
     with folder.log.open("ab") as log:
         log_from = log.tell()
         child = _start(folder, log)
@@ -173,8 +180,15 @@ def _attempt(
     for record in reader.new():
         follow(record)
     if child.returncode in (-signal.SIGTERM, -signal.SIGINT):
-        return STOPPED  # asked, by us or another, before it could listen
-    return _outcome(folder, child.returncode, log_from)
+        outcome = STOPPED  # asked, by us or another, before it could listen
+    else:
+        outcome = _outcome(folder, child.returncode, log_from, kills_before)
+    if outcome["ending"] == "stopped" and not stop.is_set():
+        raise TrainingEnded(
+            "The training process was told to end, by another process.",
+            next_step="Run the command again to go on from the last checkpoint.",
+        )
+    return outcome
 
 
 def _start(folder: TrainingFolder, log: Any) -> subprocess.Popen[bytes]:
@@ -224,7 +238,16 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
+def memory_kills() -> int | None:
+    """How many processes this system has killed for memory; None where it does not count them."""
+    try:
+        counters = dict(line.split() for line in VMSTAT.read_text().splitlines())
+        return int(counters["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _outcome(folder: TrainingFolder, code: int, log_from: int, kills_before: int | None) -> Outcome:
     if folder.outcome.exists():
         return read_json(folder.outcome)
     with folder.log.open("rb") as log:
@@ -235,7 +258,7 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int) -> Outcome:
             f"There is no room left on the disk of {folder.root}.",
             next_step="Make room and run the command again: it goes on from the last checkpoint.",
         )
-    if code == -signal.SIGKILL:
+    if code == -signal.SIGKILL and (kills_before is None or memory_kills() != kills_before):
         return {"ending": "out of memory", "message": KILLED}
     if is_out_of_memory(written):
         return {"ending": "out of memory", "message": written.strip().splitlines()[-1]}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanodistill.awake import awake
 from nanodistill.events import Listener, Notice, silent
+from nanodistill.interrupts import on_interrupt
 from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
 from nanodistill.training.follow import Follower
 from nanodistill.training.preflight import Preflight, identify, preflight
@@ -161,7 +162,8 @@ def _stop_signal(stop: threading.Event | None) -> Iterator[threading.Event]:
     """
     asked = threading.Event() if stop is None else stop
     if stop is not None or threading.current_thread() is not threading.main_thread():
-        yield asked
+        with on_interrupt(asked.set):
+            yield asked
         return
 
     def ask(number: int, _: object) -> None:

@@ -86,7 +86,7 @@ def odd_values(body: Body, dice: random.Random) -> str:
     """A value of the JSON inside becomes something else."""
     try:
         value = json.loads(text_of(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         return odd_text(body, dice)
     return with_text(body, json.dumps(_swapped(value, dice)))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanodistill.errors import InputError
 from nanodistill.evaluation.metrics.metric import Pair
+from nanodistill.plugins import user_code
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class CustomMetric:
         return self.name.rpartition(":")[2]
 
     def score(self, output: str, gold: str) -> float:
-        said = self.function(output, gold)
+        with user_code(f"metric {self.name}"):
+            said = self.function(output, gold)
         try:
             score = float(said)
         except (TypeError, ValueError) as unusable:
