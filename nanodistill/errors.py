@@ -182,8 +182,10 @@ class CallError(Exception):
 
     `kind` is a short stable word for the ledger ("rate_limit", "timeout",
     "content_filter", …); `status` the HTTP status where there was one; `usage`
-    the tokens that were billed all the same.
+    the tokens that were billed all the same; `param` the parameter that it says it is about.
     """
+
+    param = ""
 
     def __init__(
         self,
@@ -226,7 +228,9 @@ class RowFailed(CallError):
 
 
 class RunStopped(CallError):
-    """Every further call of the run would fail the same way."""
+    """Every further call of the run would fail the same way. `way_out`: what a person can do."""
+
+    way_out: str | None = None
 
 
 def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:

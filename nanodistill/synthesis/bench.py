@@ -63,14 +63,21 @@ async def open_bench(
             journal = stack.enter_context(opening(run.journal))
             providers = _providers(stack, config, journal, listen, provider)
             signals = await _signals(stack, stop)
+            both = providers if isinstance(providers, TeacherAndJudge) else None
             teacher = await stack.enter_async_context(
                 open_teacher(
-                    config, journal, providers, listen, signals, given_up=given_up(journal, task)
+                    config,
+                    journal,
+                    providers,
+                    listen,
+                    signals,
+                    given_up=given_up(journal, task),
+                    judge_endpoint=None if both is None else both.judge.endpoint,
                 )
             )
             judge = None
-            if isinstance(providers, TeacherAndJudge):
-                judge = Judge(task, teacher, providers.judge_model, providers.judge.endpoint)
+            if both is not None:
+                judge = Judge(task, teacher, both.judge_model, both.judge.endpoint)
             yield Bench(task, run, journal, teacher, judge, listen)
     except BaseExceptionGroup as group:
         raise the_only(group) from None
@@ -96,7 +103,8 @@ def _providers(
     teacher = given or _provider(stack, config, journal, listen)
     if config.judge is None:
         return teacher
-    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": None})
+    price = config.teacher_price if config.judge == config.teacher else config.judge_price
+    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": price})
     try:
         judge = _provider(stack, as_judge, journal, listen)
     except ConfigError as wrong:

@@ -22,6 +22,7 @@ from nanodistill.prompts import make_prompts
 from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.answers import Failed, Said
 from nanodistill.synthesis.bench import Bench, open_bench
+from nanodistill.synthesis.seedrows import none_answered
 from nanodistill.synthesis.task import Task
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
@@ -61,7 +62,8 @@ async def examine(
     Raises:
         ConfigError: the teacher can't be used; nothing was spent.
         RunLocked: a synthesis of this run is on.
-        Stopped: stopped early (budget, key, quota, Ctrl-C); what was answered is kept.
+        Stopped: stopped early (budget, key, quota, no answer at all, Ctrl-C); what was answered is
+            kept.
     """
     task = await to_thread.run_sync(_task_of, config, dataset)
     run = RunFolder(config.run_folder)
@@ -121,6 +123,8 @@ def _price(cost: float | None) -> str:
 
 def _tell_of_lost(bench: Bench, said: Sequence[Said | Failed]) -> None:
     lost = [one for one in said if isinstance(one, Failed)]
+    if lost and len(lost) == len(said):
+        raise none_answered("rows", lost)
     if lost:
         kinds = ", ".join(sorted({one.kind for one in lost}))
         what = f"{len(lost)} of {len(said)} answers of the teacher failed and count as wrong"

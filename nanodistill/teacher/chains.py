@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from nanodistill.journal import Cause, Journal, Response, State, Whole
+from nanodistill.journal import ASKED_AGAIN, Cause, Journal, Response, State, Whole
 from nanodistill.records import Request
 from nanodistill.teacher.answers import RULES, Answer, Failure, Link, is_repair, next_step
 
@@ -67,6 +67,8 @@ class Chains:
         unsure: list[tuple[str, Request, bool]] = []
         for key, request in keyed:
             state = states.get(key)
+            if state is not None and state.failure in ASKED_AGAIN:
+                state = None
             if state is None and key not in self._lost:
                 found.open.append(Open(request, request, key, "first"))
                 continue
@@ -117,7 +119,7 @@ class Chains:
         """The end of the chain of `root`: its outcome, or the request that is open."""
         chain: list[Link] = []
         request = root
-        while (response := known.get(key) or self._journal.responses([key]).get(key)) is not None:
+        while (response := self._response(key, known)) is not None:
             if response.completion is None:
                 keys = (*(link.key for link in chain), key)
                 return Failure(root, response.failure or "", response.message, keys)
@@ -129,6 +131,10 @@ class Chains:
         if (lost := self._lost.get(key)) is not None:
             return Failure(root, lost.kind, lost.message, (*(link.key for link in chain), key))
         return Open(root, request, key, _cause(request, chain))
+
+    def _response(self, key: str, known: Mapping[str, Response]) -> Response | None:
+        response = known.get(key) or self._journal.responses([key]).get(key)
+        return None if response is None or response.failure in ASKED_AGAIN else response
 
 
 def in_batches(requests: Iterable[Request]) -> Iterator[list[Request]]:

@@ -95,7 +95,9 @@ class Faults:
     def of_http(self, evidence: Evidence) -> CallError:
         """For an HTTP answer that is no completion."""
         kind = kind_of_http(evidence)
-        return self.make(kind, evidence.text, status=evidence.status, headers=evidence.headers)
+        error = self.make(kind, evidence.text, status=evidence.status, headers=evidence.headers)
+        error.param = self.quote(evidence.param)
+        return error
 
     @contextmanager
     def border(self, seconds: float | None = None) -> Iterator[None]:

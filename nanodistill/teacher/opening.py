@@ -64,6 +64,7 @@ def open_provider(
         faults=faults,
         instructor_kwargs=config.instructor_kwargs,
         on_step=memory.stepped,
+        parameters=memory.parameters,
     )
     way = Way(
         model=resolved.model,
@@ -115,11 +116,8 @@ def resolved_teacher(config: DistillationConfig, listen: Listener) -> Resolved:
     return Resolved(config.teacher, "mlx", config.teacher.removeprefix(MLX), None, None)
 
 
-def teller(listen: Listener) -> Callable[[str, str], None]:
-    def tell(form: str, why: str) -> None:
-        listen(Notice(f'Structured output goes on as "{form}": {why}', "warning"))
-
-    return tell
+def teller(listen: Listener) -> Callable[[str], None]:
+    return lambda text: listen(Notice(text, "warning"))
 
 
 def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, Any]:
