@@ -12,7 +12,15 @@ from itertools import islice
 
 from nanodistill.journal import ASKED_AGAIN, Cause, Journal, Response, State, Whole
 from nanodistill.records import Request
-from nanodistill.teacher.answers import RULES, Answer, Failure, Link, is_repair, next_step
+from nanodistill.teacher.answers import (
+    RULES,
+    Answer,
+    Failure,
+    Link,
+    is_repair,
+    next_step,
+    with_double_room,
+)
 
 BATCH = 256
 
@@ -127,10 +135,25 @@ class Chains:
             step = next_step(chain)
             if not isinstance(step, Request):
                 return step
-            request, key = step, step.key
+            request, key = self._as_asked(step, chain[-1])
         if (lost := self._lost.get(key)) is not None:
             return Failure(root, lost.kind, lost.message, (*(link.key for link in chain), key))
         return Open(root, request, key, _cause(request, chain))
+
+    def _as_asked(self, step: Request, cut: Link) -> tuple[Request, str]:
+        """The next request of a chain; where the journal has what was asked for it before, that."""
+        if cut.completion.finish_reason == "length" and not is_repair(step):
+            before = with_double_room(cut.request)
+            if before is not None and self._answers(before.key):
+                return before, before.key
+        return step, step.key
+
+    def _answers(self, key: str) -> bool:
+        """Whether the journal holds a whole completion under `key`."""
+        found = self._journal.responses([key]).get(key)
+        return found is not None and (
+            found.completion is not None and found.completion.finish_reason != "length"
+        )
 
     def _response(self, key: str, known: Mapping[str, Response]) -> Response | None:
         response = known.get(key) or self._journal.responses([key]).get(key)

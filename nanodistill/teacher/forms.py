@@ -108,8 +108,11 @@ class StructuredOutput:
                 return reply
 
     def _count_further(self, error: CallError) -> None:
-        """See that one more attempt may be made, else leave it to the engine to say why not."""
-        if not FURTHER.get()(error):
+        """See that one more attempt may be made, else leave it to the engine to say why not.
+
+        What LiteLLM refused by itself, without a status, was no attempt.
+        """
+        if error.status is not None and not FURTHER.get()(error):
             raise Transient("format", error.message, status=error.status) from None
 
     def _may_be_the_form(self, form: Form, schema: Mapping[str, Any], error: CallError) -> bool:
