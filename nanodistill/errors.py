@@ -37,8 +37,10 @@ Two questions decide where an error belongs.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from nanodistill.records import Usage
 
@@ -46,9 +48,13 @@ PROBLEMS_SHOWN = 20
 
 
 class NanoDistillError(Exception):
-    """An error with a plain message for a person. `next_step` says how to go on."""
+    """An error with a plain message for a person. `next_step` says how to go on.
+
+    `known` is what the command knows of its work all the same, under the names of its `--json`.
+    """
 
     exit_code = 1
+    known: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
         super().__init__(message)
@@ -231,6 +237,16 @@ class RunStopped(CallError):
     """Every further call of the run would fail the same way. `way_out`: what a person can do."""
 
     way_out: str | None = None
+
+
+@contextmanager
+def knowing(tell: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """An error of ours that leaves the block also tells what is known by then."""
+    try:
+        yield
+    except NanoDistillError as error:
+        error.known = {**tell(), **error.known}
+        raise
 
 
 def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -16,6 +16,7 @@ from anyio import to_thread
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.response import load_response
 from nanodistill.dataset import DatasetVersion
+from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.journal import Journal
 from nanodistill.prompts import make_prompts
@@ -69,7 +70,19 @@ async def examine(
     run = RunFolder(config.run_folder)
     with run.locked("synth"):
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            return await _answered(bench, inputs)
+            with knowing(lambda: _spent(bench)):
+                return await _answered(bench, inputs)
+
+
+def _spent(bench: Bench) -> dict[str, object]:
+    """What this session's calls came to."""
+    account = bench.teacher.account
+    calls = {"made": account.made, "reused": account.reused, "retried": account.retried}
+    usage = {
+        "prompt_tokens": account.usage.prompt_tokens,
+        "completion_tokens": account.usage.completion_tokens,
+    }
+    return {"calls": calls, "usage": usage, "cost_usd": account.known_cost}
 
 
 def _task_of(config: DistillationConfig, dataset: DatasetVersion) -> Task:

@@ -41,8 +41,11 @@ SERVERS_OWN = frozenset(
 )  # fmt: skip
 
 
-def check_teacher(config: DistillationConfig) -> None:
+def check_teacher(config: DistillationConfig, *, needs_key: bool = True) -> None:
     """
+    Args:
+        needs_key: whether calls will be made, for which a key has to be there.
+
     Raises:
         ConfigError: with everything that is wrong with the teacher, naming the way out of each.
     """
@@ -51,7 +54,7 @@ def check_teacher(config: DistillationConfig) -> None:
     elif not config.teacher.startswith(MLX):
         resolved = resolve(config.teacher, config.litellm_kwargs)
         problems = [
-            *missing_key(resolved, config.litellm_kwargs),
+            *(missing_key(resolved, config.litellm_kwargs) if needs_key else ()),
             *wrong_parameters(resolved, config),
             *wrong_instructor_settings(config.instructor_kwargs),
         ]

@@ -99,8 +99,8 @@ class StructuredOutput:
                     self._count_further(error)
                 elif schema is None or not self._may_be_the_form(form, schema, error):
                     raise
-                elif (reply := await self._tried(form, schema, error, attempt)) is not None:
-                    return reply
+                elif (other := await self._tried(form, schema, error, attempt)) is not None:
+                    return other
             else:
                 self._has_answered, self._failures = True, 0
                 if schema is not None:

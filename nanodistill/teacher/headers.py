@@ -39,7 +39,8 @@ ANTHROPIC_LIMIT = re.compile(
 )
 WAIT_IN_TEXT = re.compile(
     r"(?:try again|retry) (?:in|after) (?P<span>[\dhdms.]+)"
-    r"(?: ?(?P<unit>seconds?|minutes?|milliseconds?|hours?|days?))?|\"retryDelay\": ?\"(?P<delay>[\dms.]+)\"",
+    r"(?: ?(?P<unit>seconds?|minutes?|milliseconds?|hours?|days?))?"
+    r"|\"retryDelay\": ?\"(?P<delay>[\dms.]+)\"",
     re.IGNORECASE,
 )
 COUNTED = {

@@ -46,9 +46,7 @@ async def test_errors(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    settings = config_for(
-        teacher_server.url, transport=transport, structured_output="json_schema"
-    )
+    settings = config_for(teacher_server.url, transport=transport, structured_output="json_schema")
     async with opened(settings) as provider:
         for act in ACTS:
             teacher_server.next(act)
