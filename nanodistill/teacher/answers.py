@@ -32,6 +32,8 @@ RULES = 1
 
 LARGER = 2
 SMALLEST_EXPLICIT_LIMIT = 4096
+LABEL_TOKENS = 64
+"""The limit that stages set on an answer of a few words. Reasoning may need any number more."""
 SHORT_ANSWERS = frozenset({"check", "judge"})
 """Stages that ask for little: what cuts their answers off is the model's reasoning."""
 LONGEST_BROKEN_TEXT = 24_000
@@ -133,6 +135,9 @@ def _after_malformed(
 def with_more_room(request: Request, cut: Completion) -> Request:
     """`request` with a larger limit than the one at which `cut` ended."""
     name, limit = _limit_of(request)
+    if limit == LABEL_TOKENS and request.stage in SHORT_ANSWERS and _has_reasoned(cut):
+        unlimited = {key: value for key, value in request.params.items() if key != name}
+        return replace(request, params=unlimited)
     if limit is None:
         limit = max(SMALLEST_EXPLICIT_LIMIT, cut.usage.completion_tokens)
     limit = LARGER * limit

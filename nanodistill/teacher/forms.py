@@ -147,6 +147,7 @@ class StructuredOutput:
         """
         async with self._trying:
             if self.form != form:
+                self._count_further(error)
                 return None
             if self._trials >= MOST_TRIALS:
                 raise error
