@@ -21,6 +21,7 @@ from nanodistill.errors import (
     TeacherRefused,
     Transient,
 )
+from nanodistill.events import Notice
 from nanodistill.journal import ASKED_AGAIN, Attempt, Call, Outcome, Response, Whole
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.teacher.account import Watch
@@ -32,6 +33,7 @@ from nanodistill.teacher.session import Session
 from nanodistill.teacher.work import Job, Launch, Queue, Work
 
 MOST_REFUSALS = 30
+TOLD_AT = frozenset(10**power for power in range(9))
 MAY_BE_BILLED = frozenset({"timeout", "bad_body"})
 """Failures of calls on which the provider has worked, whatever came of it."""
 
@@ -109,12 +111,30 @@ class Calls:
         session.recorder.note(
             Call(self._failure(launch, "refused" if error.is_refusal else "failed", error))
         )
+        if error.kind == "timeout":
+            self._tell_of_timeout(launch, error)
         work.refusals += error.is_refusal
         if held or work.refusals > MOST_REFUSALS:
             await self._try_again_or_lose(work, error)
         else:
             self._queue.again(work)
         self._give_up_if_tripped(work.request)
+
+    def _tell_of_timeout(self, launch: Launch, error: Transient) -> None:
+        """Say so at the first call that comes too late, and each time there are ten times more."""
+        session = self._session
+        session.account.timed_out += 1
+        times = session.account.timed_out
+        if times not in TOLD_AT:
+            return
+        calls = "A call" if times == 1 else f"{times:,} calls"
+        level = self._admission(launch).limit
+        text = (
+            f"{calls} to the {self._who(launch.work.request)} timed out "
+            f"({session.redact(error.message)}); {level} are now in flight at most. Set "
+            "timeout_seconds higher for a slow server, or max_concurrency lower."
+        )
+        session.listen(Notice(text, "warning"))
 
     async def _try_again_or_lose(self, work: Work, error: Transient) -> None:
         work.failures += 1

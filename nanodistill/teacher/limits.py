@@ -28,7 +28,7 @@ SHORTEST_SPREAD = 0.05
 FEW_ANSWERS = 10
 SPREAD_STEP = 3
 LAST_SPREAD = 200
-OVERLOADS = frozenset({"rate_limit", "overloaded", "timeout", "connection"})
+OVERLOADS = frozenset({"rate_limit", "overloaded", "connection"})
 
 
 @dataclass(slots=True)
@@ -212,7 +212,9 @@ class Admission:
         """An attempt failed and may be made again. Whether it is to be held against its row."""
         self._back()
         held = self.breaker.failed(error, ticket.at, now)
-        if error.kind in OVERLOADS:
+        if error.kind == "timeout":
+            self._concurrency.timed_out(ticket.at, now)
+        elif error.kind in OVERLOADS:
             self._concurrency.overloaded(ticket.at, now, lasting=error.kind != "rate_limit")
         if error.kind == "rate_limit":
             resumes_at = max(now, self.breaker.paused_until)
