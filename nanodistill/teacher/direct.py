@@ -75,6 +75,7 @@ class DirectProvider:
         """How requests of this shape look; learned once."""
         sent = self._way.structured.parameters.sent(request.params)
         shape = {name: value for name, value in sent.items() if name != "seed"}
+        shape |= {"seed": "any"} if sent.get("seed") is not None else {}
         key = (id(wording), canonical_json(shape))
         if key not in self._templates:
             async with self._learning:
