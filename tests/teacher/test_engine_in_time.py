@@ -244,7 +244,7 @@ async def test_one_models_refusals_do_not_hold_up_the_other(tmp_path: Path, thro
         async def aclose(self) -> None:
             """Nothing to close."""
 
-    fields = {"teacher": models["teacher"], "judge": models["judge"]}
+    fields: dict[str, Any] = {"teacher": models["teacher"], "judge": models["judge"]}
     async with running(tmp_path, Both(), offload=inline, **fields) as teacher:
         few, many = [f"text {n}" for n in range(8)], [f"text {n}" for n in range(20)]
         taught = requests_for(teacher, few if throttled == "teacher" else many)
