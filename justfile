@@ -100,6 +100,10 @@ bench *args: setup
 kill-test kills="50": setup
     PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}
 
+# Let a server lie to `synth`, so many answers long: `just hostile-test 10000`
+hostile-test answers="10000": setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/hostile_soak.py {{ answers }}
+
 # Measure local generation, and synthesis and dataset versions of 100,000 rows
 bench-data: setup
     {{ python }} tests/benchmarks/bench_generation.py

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nanodistill import jsontext
 from nanodistill.plugins import ResponseParser
 
 LIST_KEYS = ("examples", "inputs", "rows", "items", "data")
@@ -93,17 +94,8 @@ def from_values(data: Any) -> Iterator[Row]:
 
 def from_json(text: str) -> Iterator[Row]:
     """Rows of the JSON values in `text`; of a list that does not parse, those of its items."""
-    decoder = json.JSONDecoder()
-    bracket = re.compile(r"[\[{]")
-    at = bracket.search(text)
-    while at:
-        try:
-            value, end = decoder.raw_decode(text, at.start())
-        except ValueError:
-            end = at.end()
-        else:
-            yield from from_values(value)
-        at = bracket.search(text, end)
+    for value in jsontext.embedded_values(text):
+        yield from from_values(value)
 
 
 def from_blocks(text: str) -> Iterator[Row]:

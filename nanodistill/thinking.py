@@ -21,11 +21,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import ThinkingFormat, load_object
 from nanodistill.records import canonical_json
 
 Parts = tuple[str | None, str]
+
+# Models put words or a code fence before the form, change the case of its tags, and call them by
+# the names they were trained with; servers cut off the opening tag of a reasoning model's thoughts.
+THOUGHT = re.compile(
+    r"(?P<before>.*?)<think(?:ing)?>(?P<thinking>.*?)</think(?:ing)?>(?P<output>.*)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+UNOPENED_THOUGHT = re.compile(
+    r"(?P<before>)(?P<thinking>.*?)</think(?:ing)?>(?P<output>.*)\Z", re.DOTALL | re.IGNORECASE
+)
+HEADINGS = re.compile(
+    r"(?P<before>.*?)(?:\*\*thinking:?\*\*:?|^\#+[ \t]*thinking:?[ \t]*$)(?P<thinking>.*?)"
+    r"(?:\*\*output:?\*\*:?|^\#+[ \t]*output:?[ \t]*$)(?P<output>.*)\Z",
+    re.DOTALL | re.IGNORECASE | re.MULTILINE,
+)
+FENCE_OPENED = re.compile(r"```\w*[ \t]*\n?\s*\Z")
+FENCE_CLOSED = re.compile(r"\s*```\s*\Z")
+TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 
 
 class Format(Protocol):
@@ -43,8 +62,7 @@ class Xml:
         return output if thinking is None else f"<thinking>\n{thinking}\n</thinking>\n\n{output}"
 
     def parse(self, text: str) -> Parts:
-        found = re.match(r"\s*<thinking>(.*?)</thinking>(.*)\Z", text, re.DOTALL)
-        return (found[1].strip(), found[2].strip()) if found else (None, text.strip())
+        return _split_at(THOUGHT, text) or _split_at(UNOPENED_THOUGHT, text) or (None, text.strip())
 
 
 class Markdown:
@@ -54,8 +72,7 @@ class Markdown:
         return output if thinking is None else f"**Thinking:**\n{thinking}\n\n**Output:**\n{output}"
 
     def parse(self, text: str) -> Parts:
-        found = re.match(r"\s*\*\*Thinking:\*\*(.*?)\*\*Output:\*\*(.*)\Z", text, re.DOTALL)
-        return (found[1].strip(), found[2].strip()) if found else (None, text.strip())
+        return _split_at(HEADINGS, text) or (None, text.strip())
 
 
 class Json:
@@ -66,7 +83,7 @@ class Json:
         return json.dumps(held, ensure_ascii=False)
 
     def parse(self, text: str) -> Parts:
-        held = first_object(text)
+        held = jsontext.find_object(text)
         if held is None or "answer" not in held:
             return None, text.strip()
         answer = held["answer"]
@@ -149,16 +166,21 @@ def survives(chosen: Format, thinking: str | None, output: str) -> bool:
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 
 
-def first_object(text: str) -> dict[str, Any] | None:
-    """The first JSON object that stands in `text`, whatever stands around it."""
-    decoder = json.JSONDecoder()
-    at = text.find("{")
-    while at >= 0:
-        try:
-            found, _ = decoder.raw_decode(text, at)
-        except ValueError:
-            found = None
-        if isinstance(found, dict):
-            return found
-        at = text.find("{", at + 1)
-    return None
+def without_tags(thinking: str) -> str:
+    """Thinking without the tags of the `xml` format, which would end it too early."""
+    return TAG.sub("", thinking).strip()
+
+
+def _split_at(form: re.Pattern[str], text: str) -> Parts | None:
+    """Thinking and output where `form` stands in `text`; what stands before it is left out.
+
+    A model that answers first and explains afterwards leaves no text behind its thinking: then
+    what stands before is the output.
+    """
+    found = form.match(text)
+    if found is None:
+        return None
+    before, output = found["before"], found["output"]
+    if FENCE_OPENED.search(before):
+        before, output = FENCE_OPENED.sub("", before), FENCE_CLOSED.sub("", output)
+    return found["thinking"].strip(), output.strip() or before.strip()

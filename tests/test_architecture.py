@@ -33,8 +33,8 @@ ROWS = {
     "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "heap", "plugins", "records",
-        "redaction", "runfolder", "thinking",
+        "awake", "config", "errors", "events", "hardware", "heap", "jsontext", "plugins", "records",
+        "redaction", "runfolder", "thinking", "values",
     },
 }  # fmt: skip
 BELOW = {

@@ -22,7 +22,9 @@ class DeliverySettings(Settings):
         "output and gold; auto goes by the data.",
     )
     numeric_tolerance: Annotated[float, Range(0)] = Field(
-        default=1e-6, description="Relative difference up to which numbers count as equal."
+        default=1e-6,
+        description="Relative difference up to which fractions count as equal; whole numbers, "
+        "ids and codes are compared exactly.",
     )
     max_new_tokens: Annotated[int, Range(1, 4096)] = Field(
         default=256, description="Longest answer of the student, in tokens."

@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from nanodistill.config.advanced import AdvancedConfig
 from nanodistill.config.data import DataSettings, PromptTemplates
 from nanodistill.config.delivery import DeliverySettings
+from nanodistill.config.identity import identity_values
+from nanodistill.config.identity import plain_value as plain_value
 from nanodistill.config.machine import MachineSettings, out_of_order
 from nanodistill.config.mlx_config import cli_args, mlx_lm_config, yaml_text
 from nanodistill.config.mlx_options import effective
@@ -100,26 +102,17 @@ class DistillationConfig(
         return ["--config", str(config_file), *cli_args(config)]
 
     def hash_of(self, *parts: type[Settings], leave_out: Iterable[str] = ()) -> str:
-        """Hash of the fields of `parts`, for telling whether something depends on a change."""
-        names = {name for part in parts for name in part.model_fields} - set(leave_out)
-        shown = self.to_json()
-        return tagged_hash("nanodistill.config.v1", {name: shown[name] for name in sorted(names)})
+        """Hash of what is set in `parts`, for telling whether something depends on a change."""
+        return tagged_hash(
+            "nanodistill.config.v1", self.identity_values(*parts, leave_out=leave_out)
+        )
 
-
-def plain_value(value: Any) -> Any:
-    """`value` as JSON: classes and functions by name, paths as text."""
-    if isinstance(value, BaseModel):
-        return {key: plain_value(item) for key, item in value.model_dump().items()}
-    if isinstance(value, Mapping):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain_value(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    named = value if isinstance(value, type) or callable(value) else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
+    def identity_values(
+        self, *parts: type[Settings], leave_out: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """What hashes of `parts` cover (see identity.py); keys and tokens redacted."""
+        shown: dict[str, Any] = redacted(identity_values(self, *parts, leave_out=leave_out))
+        return shown
 
 
 def spelled_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
+from nanodistill.values import arranged, as_value
 
 REASONING_FIELDS = ("reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale")
 
@@ -43,13 +44,24 @@ class Response:
             None,
         )
 
+    @functools.cached_property
+    def _has_sets(self) -> bool:
+        return '"uniqueItems"' in json.dumps(self.schema)
+
     def read(self, output: str) -> Read:
         """`output` checked and written the model's way."""
         try:
             checked = self.model.model_validate_json(output)
         except ValidationError as invalid:
             return Read(output, summary(invalid))
-        return Read(checked.model_dump_json())
+        return Read(self._in_order(checked.model_dump_json(), output))
+
+    def _in_order(self, written: str, output: str) -> str:
+        """`written` with its sets in `output`'s order: Python's own differs between processes."""
+        if not self._has_sets:
+            return written
+        value = arranged(json.loads(written), as_value(output, otherwise=None), self.schema)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def inside(self, name: str, **others: str) -> dict[str, Any]:
         """The schema of an object with text fields `others` and the output at `name`, in order."""
@@ -97,8 +109,5 @@ def summary(invalid: ValidationError) -> str:
 
 
 def as_json(text: str) -> Any:
-    """`text` as a JSON value; itself where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    """`text` as a JSON value; itself where it is none, or none that can be compared."""
+    return as_value(text, otherwise=text)

@@ -9,6 +9,7 @@ from typing import Any
 from nanodistill.curation.response import Response
 from nanodistill.curation.sieve import Refused
 from nanodistill.records import Trace
+from nanodistill.rowfiles import text_fault
 from nanodistill.thinking import Format, survives
 
 Verifier = Callable[[str, str], Any]
@@ -25,6 +26,23 @@ class Renderable:
         if survives(self.form, row.thinking, row.output):
             return row
         return Refused("unrenderable", "holds marks of the thinking format, or blank ends")
+
+
+@dataclass(frozen=True)
+class ValidText:
+    """Refuses rows that our own readers would not take back: a NUL ends a text in GGUF and C.
+
+    Models write one where an escape went wrong, so the text around it is not to be trusted.
+    """
+
+    name: str = "text"
+
+    def __call__(self, row: Trace) -> Trace | Refused:
+        held = {"input": row.input, "thinking": row.thinking, "output": row.output}
+        for part, text in held.items():
+            if text and text.strip() and (fault := text_fault(text)):
+                return Refused("invalid_text", f"{part} {fault}")
+        return row
 
 
 @dataclass(frozen=True)
@@ -73,12 +91,19 @@ class Confident:
 
 @dataclass(frozen=True)
 class HasThinking:
-    """Refuses rows without the thinking that their format has a place for."""
+    """Refuses rows without the thinking that their format has a place for.
+
+    `spares_seeds`: a seed that the teacher could not explain keeps its output, the user's word.
+    """
+
+    spares_seeds: bool = False
 
     name: str = "thinking"
 
     def __call__(self, row: Trace) -> Trace | Refused:
-        return row if row.thinking else Refused("no_thinking", row.output[:200])
+        if row.thinking or (self.spares_seeds and row.source == "seed"):
+            return row
+        return Refused("no_thinking", row.output[:200])
 
 
 @dataclass(frozen=True)

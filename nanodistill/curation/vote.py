@@ -1,21 +1,19 @@
 """Whether two answers are the same, and which of several the teacher stands by.
 
+What is the same is said in `values`, for votes as for the evaluation.
+
 Agreement is a share of the samples that were asked for: one that failed or said
 nothing agrees with nobody. It is what `confidence` means.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.curation.near import words_of
-from nanodistill.curation.response import as_json
-from nanodistill.records import canonical_json, canonical_text
+from nanodistill.values import Schema, field_schema, same_text, structure_of, value_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,51 +24,41 @@ class Vote:
     agreement: float
 
 
-def same_answer(a: str, b: str) -> bool:
-    return answer_key(a) == answer_key(b)
+def same_answer(a: str, b: str, schema: Schema | None = None) -> bool:
+    """Whether two answers come down to the same. `schema` is that of JSON answers."""
+    return _is_same(structure_of(a.strip()), structure_of(b.strip()), schema)
 
 
-def answer_key(answer: str) -> str:
-    """What an answer comes down to: JSON by value, numbers by value, texts by their words."""
-    value = as_json(answer.strip())
-    if isinstance(value, dict | list):
-        return f"json {canonical_json(_by_value(value))}"
-    text = canonical_text(answer).casefold().rstrip(".!")
-    number = as_json(text.replace(",", "").lstrip("$€£"))
-    if isinstance(number, int | float) and not isinstance(number, bool):
-        return f"number {number:.12g}"
-    words = words_of(text)
-    return f"text {' '.join(words)}" if words else f"text {text}"
+def _is_same(a: Any, b: Any, schema: Schema | None) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return same_text(a, b)
+    return value_key(a, schema) == value_key(b, schema)
 
 
-def choose(answers: Sequence[str], asked: int) -> Vote:
+def choose(answers: Sequence[str], asked: int, schema: Schema | None = None) -> Vote:
     """The sample to keep of `answers`, of `asked` samples.
 
     JSON objects are voted on field by field, and the sample that has most of the
     winning fields is kept; other answers are voted on whole. The first wins a tie.
     """
-    fields = [as_json(answer) for answer in answers]
-    if all(isinstance(value, dict) for value in fields):
-        return _by_field(fields, asked)
-    keys = [answer_key(answer) for answer in answers]
-    leader, votes = Counter(keys).most_common(1)[0]
-    return Vote(keys.index(leader), votes / asked)
+    values = [structure_of(answer.strip()) for answer in answers]
+    if all(isinstance(value, dict) for value in values):
+        return _by_field(values, asked, schema)
+    votes = [sum(_is_same(one, other, schema) for other in values) for one in values]
+    return Vote(votes.index(max(votes)), max(votes) / asked)
 
 
-def _by_field(samples: Sequence[dict[str, Any]], asked: int) -> Vote:
+def _by_field(samples: Sequence[dict[str, Any]], asked: int, schema: Schema | None) -> Vote:
     names = sorted({name for sample in samples for name in sample})
-    votes = {
-        name: Counter(answer_key(json.dumps(sample.get(name))) for sample in samples)
-        for name in names
-    }
-
-    def support(sample: dict[str, Any]) -> float:
-        counts = [votes[name][answer_key(json.dumps(sample.get(name)))] for name in names]
-        return sum(counts) / len(counts) if counts else float(len(samples))
-
-    supports = [support(sample) for sample in samples]
+    if not names:
+        return Vote(0, len(samples) / asked)
+    supports = [0] * len(samples)
+    for name in names:
+        each = field_schema(schema, name, schema)
+        keys = [value_key(sample.get(name), each, schema) for sample in samples]
+        supports = [sum(pair) for pair in zip(supports, map(keys.count, keys), strict=True)]
     best = max(supports)
-    return Vote(supports.index(best), best / asked)
+    return Vote(supports.index(best), best / len(names) / asked)
 
 
 def interval(agreed: int, asked: int) -> tuple[float, float]:
@@ -85,11 +73,3 @@ def interval(agreed: int, asked: int) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
     scale = 1 + z * z / asked
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def _by_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _by_value(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_by_value(item) for item in value]
-    return canonical_text(value).casefold() if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nanodistill.dataset.manifest import Manifest
+from nanodistill.dataset.provenance import defaults_of_data
 from nanodistill.dataset.rows import SPLITS
 from nanodistill.dataset.version import DatasetVersion
 from nanodistill.records import canonical_json, canonical_text
@@ -30,7 +31,7 @@ FIELDS = (
     "test_source",
     "stopped_because",
 )
-TABLES = {"config": "setting", "prompts": "prompt", "policy": "policy"}
+TABLES = {"prompts": "prompt", "policy": "policy"}
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,22 @@ def causes(before: Manifest, after: Manifest) -> Iterator[Cause]:
     if before.fingerprint in after.parents:
         yield Cause("made by hand from", None, before.name)
     yield from _differences("", {k: old[k] for k in FIELDS}, {k: new[k] for k in FIELDS})
+    settings, later_settings = _of_one_release(before.config, after.config)
+    yield from _differences("setting", settings, later_settings)
     for table, called in TABLES.items():
         yield from _differences(called, old[table] or {}, new[table] or {})
     yield from _differences("", _inputs(before), _inputs(after))
-    if before.config == after.config and before.config_hash != after.config_hash:
+    if settings == later_settings and before.config_hash != after.config_hash:
         yield Cause("a setting that is not shown", None, None)
     yield from _differences("library", old["libraries"], new["libraries"])
+
+
+def _of_one_release(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Settings with their defaults where only another release has them."""
+    known = defaults_of_data()
+    names = {name for config in configs for name in config} & known.keys()
+    return [{name: known[name] for name in names} | dict(config) if config else {}
+            for config in configs]  # fmt: skip
 
 
 def _inputs(manifest: Manifest) -> dict[str, str]:

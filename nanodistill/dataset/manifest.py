@@ -6,8 +6,8 @@ files). Training and evaluation need nothing but this and the rows: no seed file
 no run file. The numbers hold together or there is no manifest: every requested
 row is kept, rejected or failed.
 
-`format` goes up when a field comes, goes or changes its meaning; a manifest of a
-newer format is refused. `seal` is a hash of all the other fields, so that `verify`
+`format` goes up when a field goes, changes its meaning, or comes and has to be known;
+a manifest of a newer format is refused. `seal` is a hash of all the other fields, so that `verify`
 finds a changed one. It guards against accidents, not against forgery.
 """
 
@@ -217,15 +217,18 @@ class Manifest(VersionFacts):
         return tagged_hash("nanodistill.version.v1", values)
 
     def sealed(self) -> Manifest:
-        return self.model_copy(update={"seal": self.expected_seal()})
+        """As it is read again from its file, where every field is written out."""
+        whole = self.model_validate(self.model_dump(mode="json"))
+        return whole.model_copy(update={"seal": whole.expected_seal()})
 
     def expected_seal(self) -> str:
-        values = self.model_dump(mode="json", exclude={"seal"})
+        """Over the fields that the file has: a later release knows more."""
+        values = self.model_dump(mode="json", exclude={"seal"}, exclude_unset=True)
         return tagged_hash("nanodistill.manifest.v1", values)
 
     def to_bytes(self) -> bytes:
         """The file's content: the same manifest always gives the same bytes."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude_unset=True)
         return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

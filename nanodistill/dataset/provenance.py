@@ -17,6 +17,7 @@ from typing import Any
 
 from nanodistill import __version__
 from nanodistill.config import DataSettings, DistillationConfig, TaskSettings, TeacherSettings
+from nanodistill.config.identity import default_of
 from nanodistill.config.settings import InputPath, ObjectRef
 from nanodistill.dataset.manifest import VersionFacts
 from nanodistill.records import tagged_hash
@@ -43,6 +44,7 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 INPUTS = frozenset({"seed", "test", "training_data"})
+PARTS = (TaskSettings, TeacherSettings, DataSettings)
 PARAMETERS = ("litellm_kwargs", "instructor_kwargs")
 SHOWN_PARAMETERS = frozenset(
     {
@@ -81,18 +83,26 @@ def public_config(config: DistillationConfig) -> dict[str, Any]:
 
 def config_hash(config: DistillationConfig) -> str:
     """A hash of the settings that shaped the data: not of inputs, limits, folders or keys."""
-    return tagged_hash("nanodistill.dataset.config.v1", _settings_of_data(config))
+    values = config.identity_values(*PARTS, leave_out=WITHOUT_EFFECT | INPUTS)
+    shown = {name: _public_value(name, value) for name, value in values.items()}
+    return tagged_hash("nanodistill.dataset.config.v1", shown)
+
+
+def defaults_of_data() -> dict[str, Any]:
+    """What a version whose `config` lacks a setting was made with: that setting's default."""
+    fields = {name: field for part in PARTS for name, field in part.model_fields.items()}
+    return {name: default_of(field) for name, field in fields.items() if not field.is_required()}
 
 
 def _settings_of_data(config: DistillationConfig) -> dict[str, Any]:
-    parts = (TaskSettings, TeacherSettings, DataSettings)
-    names = {name for part in parts for name in part.model_fields} - WITHOUT_EFFECT - INPUTS
+    names = {name for part in PARTS for name in part.model_fields} - WITHOUT_EFFECT - INPUTS
     values = config.to_json()
     return {name: _public_value(name, values[name]) for name in sorted(names)}
 
 
 def _public_value(name: str, value: Any) -> Any:
-    marks = DistillationConfig.model_fields[name].metadata
+    field = DistillationConfig.model_fields.get(name)
+    marks = field.metadata if field else []
     may_be_path = any(isinstance(mark, InputPath | ObjectRef) for mark in marks)
     return public_name(value) if may_be_path and isinstance(value, str) else value
 

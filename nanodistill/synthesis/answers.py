@@ -23,7 +23,7 @@ from nanodistill.records import Completion, Message, Request, ThinkingSource, Tr
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import LABEL_TOKENS, Answer, Failure
-from nanodistill.thinking import FORMATS, Format
+from nanodistill.thinking import FORMATS, Format, without_tags
 
 BLIND: dict[str, Any] = {"temperature": 0.0}
 
@@ -167,7 +167,8 @@ def resolve(task: Task, row: Trace, said: Sequence[Said | Failed]) -> Trace | Re
         failures = [one for one in said if isinstance(one, Failed)]
         return failures[0] if failures else Refused("empty_output", "the answer was empty")
     outputs = [_canonical(task, one.output) for one in answers]
-    vote = choose(outputs, asked=len(said))
+    schema = task.response.schema if task.response else None
+    vote = choose(outputs, asked=len(said), schema=schema)
     chosen = answers[vote.winner]
     keys = tuple(key for one in answers for key in one.keys)
     return replace(
@@ -197,4 +198,4 @@ def rationalize_messages(task: Task, row: Trace) -> list[Message]:
 def read_rationale(task: Task, answer: Answer) -> str:
     """The thinking in an answer that was asked for nothing else."""
     thinking, output = read_text(task.form, answer.completion)
-    return thinking or output
+    return without_tags(thinking or output)

@@ -110,7 +110,8 @@ class Settled:
 
 
 def hash_of(policy: TaskPolicy) -> str:
-    return tagged_hash("nanodistill.policy.v1", policy.model_dump())
+    """Of what it says: a dimension that a later release adds is not in it until it is used."""
+    return tagged_hash("nanodistill.policy.v1", policy.model_dump(exclude_defaults=True))
 
 
 def read_policy(path: Path) -> Stored | None:

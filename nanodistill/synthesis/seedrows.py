@@ -28,6 +28,7 @@ from nanodistill.synthesis.answers import Asker, Failed, Said, read_rationale
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Answer
+from nanodistill.thinking import survives
 
 LOW = 0.7
 SHOWN = 5
@@ -124,7 +125,8 @@ def agrees(task: Task, seed: Seed, output: str) -> bool:
     """Whether `output` is the seed's, by label, by value, or by its words."""
     if task.labels:
         return match_label(output, task.labels) == task.label_of(seed)
-    return same_answer(gist(task, seed.output), gist(task, output))
+    schema = task.response.schema if task.response else None
+    return same_answer(gist(task, seed.output), gist(task, output), schema)
 
 
 def gist(task: Task, output: str) -> str:
@@ -185,4 +187,9 @@ async def _rationalized(
         for row, outcome in zip(lacking, outcomes, strict=True)
         if isinstance(outcome, Answer)
     }
-    return [explained.get(row.id, row) for row in rows]
+    return [_writable(task, explained[row.id], row) if row.id in explained else row for row in rows]
+
+
+def _writable(task: Task, explained: Trace, row: Trace) -> Trace:
+    """The explained row; without its explanation where the thinking format can't hold that."""
+    return explained if survives(task.form, explained.thinking, explained.output) else row

@@ -17,6 +17,7 @@ from nanodistill.curation.verify import (
     HasThinking,
     Renderable,
     ValidResponse,
+    ValidText,
     Verified,
 )
 from nanodistill.prompts import CHAT_TURN
@@ -49,6 +50,7 @@ def input_steps(task: Task, seen: Seen) -> list[Step]:
     leaks = NoLeaks(task.labels, _orders(task))
     tidying: list[Step] = [Tidy(), NoRefusal(), NoAssistant(), NoLoops(), leaks]
     return [
+        ValidText(),
         *(step for step in tidying if leaves_alone(step, task.seeds)),
         Fits.of(task.seeds),
         *seen.steps(),
@@ -57,13 +59,13 @@ def input_steps(task: Task, seen: Seen) -> list[Step]:
 
 def row_steps(task: Task) -> list[Step]:
     """What a row with its answer has to pass."""
-    steps: list[Step] = [HasOutput()]
+    steps: list[Step] = [HasOutput(), ValidText()]
     if task.labels:
         steps.append(LabelInSet(task.labels))
     if task.response is not None:
         steps.append(ValidResponse(task.response))
     if task.thinks:
-        steps.append(HasThinking())
+        steps.append(HasThinking(spares_seeds=task.config.training_data is None))
     steps.append(Renderable(task.form))
     if task.config.min_confidence is not None:
         steps.append(Confident(task.config.min_confidence))

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.curation.labels import find_labels, match_label
+from nanodistill.curation.labels import find_labels, listed_labels, match_label, spellings_told
 from nanodistill.curation.response import Response, load_response, object_schema
 from nanodistill.curation.verify import Verifier
 from nanodistill.errors import ConfigError, DataError, Problem
-from nanodistill.events import Listener
+from nanodistill.events import Listener, Notice
 from nanodistill.plugins import ResponseParser, load_object
 from nanodistill.prompts import Prompts, make_prompts, text_or_file
 from nanodistill.records import Seed, tagged_hash
@@ -138,7 +138,7 @@ def load_task(config: DistillationConfig, listen: Listener) -> Task:
         form = FORMATS["none"]
     brought = load_rows(config.seed, what="seed", listen=listen)
     rows = [_with_thinking(row, form) for row in brought]
-    labels = _labels(config, rows, response)
+    labels = _labels(config, rows, response, listen)
     seeds, held_out = hold_out(rows, config, labels)
     test = load_rows(config.test, what="test", listen=listen) if config.test is not None else []
     given = _given(config, form, listen)
@@ -191,6 +191,8 @@ def _with_thinking(row: Row, form: Format) -> Row:
     if not row.is_chat:
         return row
     thinking, output = form.parse(row.output)
+    if "".join(form.format(thinking, output).split()) != "".join(row.output.split()):
+        return row  # reading forgives a teacher's slips; of a user's text nothing may be lost
     return Row(row.input, output, thinking, is_chat=True, where=row.where)
 
 
@@ -202,11 +204,16 @@ def _given(config: DistillationConfig, form: Format, listen: Listener) -> list[R
 
 
 def _labels(
-    config: DistillationConfig, rows: Sequence[Row], response: Response | None
+    config: DistillationConfig, rows: Sequence[Row], response: Response | None, listen: Listener
 ) -> tuple[str, ...]:
     if config.labels is not None:
-        return tuple(dict.fromkeys(config.labels))
-    return find_labels(rows) if response is None else ()
+        labels, spelled = listed_labels(config.labels), list(config.labels)
+    else:
+        labels = find_labels(rows) if response is None else ()
+        spelled = [row.output for row in rows] if labels else []
+    if told := spellings_told(labels, spelled):
+        listen(Notice(told, "warning"))
+    return labels
 
 
 def _check_outputs(rows: Sequence[Row], labels: tuple[str, ...], response: Response | None) -> None:

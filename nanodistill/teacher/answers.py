@@ -9,25 +9,25 @@ requests and their completions: the same journal gives the same chain again,
 and nothing in it is asked twice.
 
 Where the schema was put to the teacher in the prompt, models wrap their JSON in
-fences, prose or thoughts. `find_json` looks for the value inside; nothing is
-mended in it.
+fences, prose or thoughts; `jsontext` looks for the value inside.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nanodistill import jsontext
 from nanodistill.config.teaching import LIMIT_NAMES
+from nanodistill.jsontext import replace_surrogates
 from nanodistill.records import Completion, Request
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-RULES = 1
+RULES = 2
 """Which rules a remark "whole" in the journal stands for. Change them, count up."""
 
 LARGER = 2
@@ -38,7 +38,6 @@ SHORT_ANSWERS = frozenset({"check", "judge"})
 """Stages that ask for little: what cuts their answers off is the model's reasoning."""
 LONGEST_BROKEN_TEXT = 24_000
 LONGEST_ERROR = 400
-MOST_OPENINGS = 200
 MOST_SCHEMAS = 64
 
 REPAIR_SYSTEM = (
@@ -46,9 +45,6 @@ REPAIR_SYSTEM = (
     "wrong. Answer with the mended JSON and nothing else. Keep the content; leave out what "
     "can't be saved."
 )
-
-FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
-THOUGHT_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +96,21 @@ def next_step(chain: Sequence[Link]) -> Answer | Failure | Request:
     if last.completion.finish_reason == "length":
         return _after_truncation(chain, keys)
     if first.request.schema is None:
-        return Answer(first.request, last.completion, None, keys)
-    if first.is_whole and isinstance(data := next(_whole(last.completion.text), None), dict | list):
-        return Answer(first.request, last.completion, data, keys)
+        return Answer(first.request, readable(last.completion), None, keys)
     try:
+        data = known_whole(first) if first.is_whole else None
+        if data is not None:
+            return Answer(first.request, readable(last.completion), data, keys)
         data = parse(last.completion.text, first.request.schema)
     except Malformed as problem:
         return _after_malformed(chain, keys, str(problem))
-    return Answer(first.request, last.completion, data, keys)
+    return Answer(first.request, readable(last.completion), data, keys)
+
+
+def readable(completion: Completion) -> Completion:
+    """A completion whose text every file can hold; the journal keeps it as it arrived."""
+    reasoning = completion.reasoning and replace_surrogates(completion.reasoning)
+    return replace(completion, text=replace_surrogates(completion.text), reasoning=reasoning)
 
 
 def is_repair(request: Request) -> bool:
@@ -129,7 +132,7 @@ def _after_malformed(
 ) -> Failure | Request:
     if any(is_repair(link.request) for link in chain):
         return Failure(chain[0].request, "malformed", f"still after a repair: {problem}", keys)
-    return repair(chain[-1].request, chain[-1].completion.text, problem)
+    return repair(chain[-1].request, replace_surrogates(chain[-1].completion.text), problem)
 
 
 def with_more_room(request: Request, cut: Completion) -> Request:
@@ -181,6 +184,15 @@ def repair(request: Request, text: str, problem: str) -> Request:
     )
 
 
+def known_whole(link: Link) -> dict[str, Any] | list[Any] | None:
+    """The JSON of an answer that held before, which need not be validated again."""
+    try:
+        data = jsontext.loads(link.completion.text)
+    except jsontext.NotJson:
+        return None
+    return data if isinstance(data, dict | list) else None
+
+
 def parse(text: str, schema: Mapping[str, Any]) -> Any:
     """The JSON value in `text` that holds under `schema`.
 
@@ -189,59 +201,12 @@ def parse(text: str, schema: Mapping[str, Any]) -> Any:
     """
     validator = _validator(schema)
     problem: str | None = None
-    for value in find_json(text):
+    for value in jsontext.find_values(text):
         error = next(validator.iter_errors(value), None)
         if error is None:
             return value
         problem = problem or f"at {error.json_path}: {error.message}"[:LONGEST_ERROR]
     raise Malformed(problem or "there is no complete JSON value in it")
-
-
-def find_json(text: str) -> Iterator[Any]:
-    """JSON values in `text`, the likeliest first: all of it, fenced blocks, what stands in prose.
-
-    Thoughts before `</think>` are left out.
-    """
-    said = text.rpartition(THOUGHT_END)[2].strip()
-    attempts: tuple[Callable[[str], Iterator[Any]], ...] = (_whole, _fenced, _embedded)
-    for attempt in attempts:
-        yield from attempt(said)
-
-
-def _whole(text: str) -> Iterator[Any]:
-    try:
-        yield json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return
-
-
-def _fenced(text: str) -> Iterator[Any]:
-    for block in FENCED.findall(text):
-        yield from _whole(block)
-
-
-def _embedded(text: str) -> Iterator[Any]:
-    decoder = json.JSONDecoder(parse_constant=_no_constant)
-    start = 0
-    for _ in range(MOST_OPENINGS):
-        opening = _next_opening(text, start)
-        if opening is None:
-            return
-        try:
-            value, start = decoder.raw_decode(text, opening)
-        except (ValueError, RecursionError):
-            start = opening + 1
-        else:
-            yield value
-
-
-def _next_opening(text: str, start: int) -> int | None:
-    places = [place for bracket in "{[" if (place := text.find(bracket, start)) >= 0]
-    return min(places, default=None)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def load_validation() -> None:

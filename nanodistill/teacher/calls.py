@@ -8,8 +8,9 @@ looked at.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import anyio
 
@@ -29,6 +30,8 @@ from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.chains import Lost, Open
 from nanodistill.teacher.limits import Admission
 from nanodistill.teacher.provider import FURTHER, Reply
+from nanodistill.teacher.recorder import UnstorableRecord
+from nanodistill.teacher.replies import count
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.work import Job, Launch, Queue, Work
 
@@ -91,19 +94,35 @@ class Calls:
         self._watch.answered(work.request.stage, usage.total_tokens, completion.cost_usd)
         self._wake()
         response = Response(work.open.key, work.request.stage, completion)
-        if await self._commit(Call(attempt, response)):
-            await self._go_on(work, completion)
+        try:
+            if await self._commit(Call(attempt, response)):
+                await self._go_on(work, completion)
+        except UnstorableRecord as error:
+            await self._unstorable(work, attempt, f"the answer can't be stored: {error}")
 
     def _admission(self, launch: Launch) -> Admission:
         return self._session.lanes.of(launch.work.request.model)
 
     def _as_kept(self, launch: Launch, completion: Completion) -> Completion:
-        """Without secrets, and with a price where the provider gave none and we know one."""
+        """As it arrived, with a price where the provider gave none and we know one.
+
+        Nothing is redacted: an answer is data, and "the postgres server" must not lose a word to
+        a password of this machine. Figures that make no sense count as unknown.
+        """
+        told = completion.usage
+        usage = Usage(**{each.name: count(getattr(told, each.name)) for each in fields(told)})
         cost = completion.cost_usd
-        if cost is None and completion.usage.total_tokens:
-            cost = self._session.budget.cost_of(launch.work.request.model, completion.usage)
-        text = self._session.redact(completion.text)
-        return replace(completion, text=text, cost_usd=cost)
+        if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+            cost = None
+        if cost is None and usage.total_tokens:
+            cost = self._session.budget.cost_of(launch.work.request.model, usage)
+        return replace(completion, usage=usage, cost_usd=cost)
+
+    async def _unstorable(self, work: Work, attempt: Attempt, message: str) -> None:
+        failure = Response(work.open.key, work.request.stage, failure="bad_body", message=message)
+        if await self._commit(Call(replace(attempt, usage=Usage(), cost_usd=None), failure)):
+            self._row_lost(work.job, work.request, "bad_body", message)
+            await self._free(work)
 
     async def _failed(self, launch: Launch, error: Transient) -> None:
         session, work = self._session, launch.work

@@ -56,6 +56,7 @@ KINDS: Mapping[str, Fate] = {
     "context_length": Fate(RowFailed, "the request is too long for the model"),
     "content_filter": Fate(RowFailed, "the provider's content filter stepped in"),
     "refusal": Fate(RowFailed, "the model refused to answer"),
+    "unknown_finish": Fate(RowFailed, "the answer ended for a reason that we do not know"),
     "auth": Fate(RunStopped, "the provider refuses the API key"),
     "forbidden": Fate(RunStopped, "the provider forbids this"),
     "quota": Fate(RunStopped, "the account has no credit left"),

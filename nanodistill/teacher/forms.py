@@ -14,13 +14,13 @@ not left: a refusal then stops the run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import anyio
 
+from nanodistill import jsontext
 from nanodistill.errors import CallError, Transient
 from nanodistill.records import Completion, Request, canonical_json, schema_json
 from nanodistill.teacher.evidence import UNKNOWN_MODEL
@@ -269,19 +269,7 @@ class Memory:
 
 def has_shape(text: str, schema: Mapping[str, Any]) -> bool:
     """Whether a text holds JSON with what the schema requires at its top."""
-    held = json_in(text)
+    held = jsontext.find_container(text)
     if schema.get("type") != "object":
         return held is not None
     return isinstance(held, dict) and set(schema.get("required", ())) <= set(held)
-
-
-def json_in(text: str) -> Any:
-    """The first JSON object or list in a text, whatever stands around it; None without one."""
-    decoder = json.JSONDecoder()
-    for at, character in enumerate(text):
-        if character in "{[":
-            try:
-                return decoder.raw_decode(text, at)[0]
-            except ValueError:
-                continue
-    return None

@@ -8,6 +8,7 @@ thousands of answers a second. SQLite works in a thread, never on the event loop
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
@@ -21,7 +22,14 @@ from nanodistill.journal import Journal, Record
 GATHER_SECONDS = 0.01
 THREADS = 4
 
+UNSTORABLE = (ValueError, TypeError, OverflowError, sqlite3.ProgrammingError)
+"""What encoding a record, or binding it to a statement, raises when SQLite can't hold it."""
+
 Result = TypeVar("Result")
+
+
+class UnstorableRecord(Exception):
+    """A record that no journal can hold. The others of its batch are durable."""
 
 
 class Offload(Protocol):
@@ -47,6 +55,7 @@ class Batch:
         self.records: list[Record] = []
         self.done = anyio.Event()
         self.error: NanoDistillError | None = None
+        self.unstorable: dict[int, Exception] = {}
 
 
 class Recorder:
@@ -63,12 +72,15 @@ class Recorder:
 
         Raises:
             DiskFull: there was no room; it is not in the journal.
+            UnstorableRecord: SQLite can't hold it; it is not in the journal.
         """
         batch = self._batch
         self.note(record)
         await batch.done.wait()
         if batch.error is not None:
             raise batch.error
+        if id(record) in batch.unstorable:
+            raise UnstorableRecord(str(batch.unstorable[id(record)]))
 
     def note(self, record: Record) -> None:
         """Let `record` go with the next commit. Nobody waits for it; a crash may lose it."""
@@ -95,10 +107,21 @@ class Recorder:
             return
         try:
             with anyio.CancelScope(shield=True):
-                await self._offload(lambda: self._journal.commit(batch.records))
+                await self._offload(lambda: self._commit(batch))
         except NanoDistillError as error:
             batch.error = error
         batch.done.set()
+
+    def _commit(self, batch: Batch) -> None:
+        """Commit a batch; one by one where one of them would take the others with it."""
+        try:
+            self._journal.commit(batch.records)
+        except UNSTORABLE:
+            for record in batch.records:
+                try:
+                    self._journal.commit([record])
+                except UNSTORABLE as error:
+                    batch.unstorable[id(record)] = error
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ class ScriptedProvider:
                 raise mistake_in(error) from error
         if isinstance(given, CallError):
             raise given
-        if isinstance(given, Completion):
+        if isinstance(given, Completion) and isinstance(given.text, str):
             return Reply(given)
         text = as_text(given)
         if not text.strip():

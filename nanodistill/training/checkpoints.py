@@ -26,6 +26,7 @@ import mlx.core as mx
 
 from nanodistill.errors import DamagedFile, DiskFull, FolderError
 from nanodistill.runfolder import sync_folder
+from nanodistill.training.options import BESIDE_THE_POINT
 
 KEPT = 2
 STATE, ADAPTER, OPTIMIZER = "state.json", "adapter.safetensors", "optimizer.safetensors"
@@ -155,7 +156,8 @@ class Checkpoints:
     def _refuse_foreign(self, path: Path, value: Mapping[str, Any]) -> None:
         mine = {"data": self._identity.data, **self._identity.options}
         its = {"data": value["data"], **value["options"]}
-        differing = [key for key in mine | its if mine.get(key) != its.get(key)]
+        decide = (mine | its).keys() - BESIDE_THE_POINT
+        differing = [key for key in sorted(decide) if mine.get(key) != its.get(key)]
         if differing:
             shown = ", ".join(f"{k} ({its.get(k)} there, {mine.get(k)} here)" for k in differing)
             raise FolderError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.config import DistillationConfig, TrainingSettings
+from nanodistill.config.identity import identity_values
 from nanodistill.config.mlx_config import mlx_lm_config
 from nanodistill.config.mlx_options import MlxSettings, effective
 from nanodistill.records import tagged_hash
@@ -104,6 +105,15 @@ class TrainingOptions:
             "seed": self.seed,
         }
 
+    def identity_values(self) -> dict[str, Any]:
+        """What decides the outcome: what is set, in the form of `to_json`."""
+        settings, beyond = self.settings, self.beyond
+        return {
+            "settings": identity_values(settings, TrainingSettings, leave_out=BESIDE_THE_POINT),
+            "beyond": identity_values(beyond, MlxSettings, leave_out=BESIDE_THE_POINT),
+            "seed": self.seed,
+        }
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainingOptions:
         settings = TrainingSettings.model_validate({**value["settings"]})
@@ -118,13 +128,9 @@ class TrainingOptions:
             student: identity of the student's weights.
             scoring: what the best checkpoint is chosen by, where it is a score.
         """
-        settings = self.settings.model_dump(mode="json", exclude=BESIDE_THE_POINT)
-        beyond = self.beyond.model_dump(mode="json", exclude=BESIDE_THE_POINT)
         value = {
             "dataset": dataset_fingerprint,
-            "settings": settings,
-            "beyond": beyond,
-            "seed": self.seed,
+            **self.identity_values(),
             "student": student,
             "scoring": scoring,
         }

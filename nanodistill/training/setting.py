@@ -103,7 +103,7 @@ def worth_keeping(
 
 def identity_of(job: Job) -> Identity:
     """What a checkpoint of `job` belongs to."""
-    options = job.options.to_json()
+    options = job.options.identity_values()
     flat = {**options["settings"], **options["beyond"], "seed": options["seed"]}
     return Identity(data=job.data, options={"student": job.student, **flat})
 

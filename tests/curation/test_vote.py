@@ -24,11 +24,50 @@ from nanodistill.curation.vote import Vote, choose, interval, same_answer
         ("yes", "no", False),
         ("+", "-", False),
         ("4", "40", False),
+        ("C++", "C", False),
+        ("A-", "A", False),
+        ("-1", "1", False),
+        ("\u22121", "-1", True),
+        ("👍", "👎", False),
+        ("3,50", "3.5", True),
+        ("1.234,50 €", "1,234.5", True),
+        ("$5", "€5", False),
+        ("5%", "5 %", True),
+        ("007", "7", False),
+        ("0.30000000000000004", "0.3", True),
+        ("12345678901234567", "12345678901234568", False),
+        ("1e3", "1000", True),
+        ("1e99999999999999999999", "2", False),
+        ("\u0663\u066b\u0665", "3.5", True),
+        ("-0", "0", True),
+        ('{"a": true}', '{"a": 1}', False),
+        ('{"a": true}', '{"a": "true"}', False),
+        ('{"a": 1}', '{"a": 1.0}', True),
+        ('{"a": 1}', '{"a": "1"}', False),
+        ('{"a": {"b": -0.0}}', '{"a": {"b": 0}}', True),
+        ('{"a": null}', "{}", True),
+        ('{"a": null}', '{"a": ""}', False),
+        ('{"a": NaN}', '{"a": NaN}', True),
+        ('{"id": 12345678901234567}', '{"id": 12345678901234568}', False),
+        ("[" * 5000, "[" * 5000, True),
+        ("[" * 500 + "]" * 500, "[" * 499 + "]" * 499, False),
+        ("9" * 5000, "9" * 5000, True),
     ],
 )
 def test_same_answer(a: str, b: str, same: bool) -> None:
     assert same_answer(a, b) is same
     assert same_answer(b, a) is same
+
+
+TAGS = {"type": "object", "properties": {"tags": {"$ref": "#/$defs/Tags"}},
+        "$defs": {"Tags": {"type": "array", "uniqueItems": True}}}  # fmt: skip
+
+
+def test_sets_have_no_order_in_a_vote() -> None:
+    one, other = '{"tags": ["a", "B"]}', '{"tags": ["b", "a"]}'
+    assert same_answer(one, other, TAGS)
+    assert not same_answer(one, other)
+    assert choose(["{}", one, other], asked=3, schema=TAGS) == Vote(1, 2 / 3)
 
 
 def test_the_majority_wins_and_the_first_of_equals() -> None:

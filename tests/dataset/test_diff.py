@@ -99,3 +99,11 @@ def test_repeated_test_rows_are_counted_one_by_one(run: RunFolder) -> None:
     found = diff(before, after)
     assert (found.same, len(found.went), found.changed) == (12, 1, ())
     assert found.to_json()["went"][0]["split"] == "test"
+
+
+def test_a_setting_that_only_one_release_has_is_its_default(run: RunFolder) -> None:
+    before = write_version(run, draft(config={"name": "a", "temperature": 0.7}, config_hash="1"))
+    new = {"name": "a", "temperature": 0.7, "few_shot": 3, "coverage": False}
+    after = write_version(run, draft(config=new, config_hash="2"))
+    found = {cause.what: (cause.before, cause.after) for cause in diff(before, after).causes}
+    assert found == {"setting coverage": ("true", "false")}

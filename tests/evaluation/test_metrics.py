@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from nanodistill.config import DeliverySettings
 from nanodistill.config.delivery import METRICS
@@ -150,10 +151,100 @@ def test_numbers_within_tolerance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_one"), [("3.5", True), ("$1,200", True), ("40 %", True), ("3 km", False)]
+    ("text", "is_one"),
+    [("3.5", True), ("$1,200", True), ("40 %", True), ("3 km", False), ("007", False)],
 )
 def test_wholly_a_number(text: str, is_one: bool) -> None:
     assert is_number(text) is is_one
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "right"),
+    [
+        ("5551239999", "5551234567", False),
+        ("5551234567", "5551234567", True),
+        ("5551234567.0", "5551234567", True),
+        ("5551234566.5", "5551234567", False),
+        ("1700000001", "1700000000", False),
+        ("12345678901234567", "12345678901234568", False),
+        ("The number is 007.", "007", True),
+        ("7", "007", False),
+        ("3,50", "3.5", True),
+        ("3,50 €", "3.5", True),
+        ("1,234", "1234", True),
+        ("1.234,50", "1234.5", True),
+        ("1.234.567", "1234567", True),
+        ("0,500", "0.5", True),
+        ("12,34,567", "1234567", True),
+        ("1'234.50", "1234.5", True),
+        ("1 234 567", "1234567", True),
+        ("It is 1\u202f234,5 km", "1234.5", True),
+        ("€5", "$5", False),
+        ("5", "$5", True),
+        ("-0", "0", True),
+        ("1e3", "1000", True),
+        ("3.1415926536", "3.1415926535", True),
+        ("4.0000001", "4", True),
+        ("1.5", "15", False),
+        ("1.2.3", "3", False),
+    ],
+)
+def test_whole_numbers_and_codes_are_exact(output: str, gold: str, right: bool) -> None:
+    assert NumericMatch(1e-6).score(output, gold) == right
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "right"),
+    [
+        ({"id": 5551239999}, {"id": 5551234567}, False),
+        ({"a": [{"at": 1700000001}]}, {"a": [{"at": 1700000000}]}, False),
+        ({"id": 12345678901234567}, {"id": 12345678901234568}, False),
+        ({"x": 0.1 + 0.2}, {"x": 0.3}, True),
+        ({"x": 3.0}, {"x": 3}, True),
+        ({"x": True}, {"x": 1}, False),
+        ({"x": "true"}, {"x": True}, False),
+        ({"x": "1"}, {"x": 1}, False),
+        ({"code": "7"}, {"code": "007"}, False),
+        ({"x": None, "y": 1}, {"y": 1}, True),
+        ({"y": 1}, {"x": None, "y": 1}, True),
+        ({"x": "", "y": 1}, {"x": None, "y": 1}, False),
+        ({"x": float("nan")}, {"x": float("nan")}, True),
+        ({"x": ["a", "b"]}, {"x": ["b", "a"]}, False),
+        ({"grade": "A-"}, {"grade": "A"}, False),
+        ({"size": "5 m²"}, {"size": "5 m2"}, False),
+    ],
+)
+def test_values_of_fields(output: Any, gold: Any, right: bool) -> None:
+    score = FieldAccuracy(1e-6).score(json.dumps(output), json.dumps(gold))
+    assert (score == 1) is right
+
+
+def test_lists_without_order() -> None:
+    class Part(BaseModel):
+        names: set[str]
+        steps: list[str]
+        rows: list[dict[str, int]] = Field(json_schema_extra={"unordered": True})
+
+    class Whole(BaseModel):
+        part: Part | None
+
+    metric = FieldAccuracy(0, Whole.model_json_schema())
+    gold = {"part": {"names": ["a", "b", "c"], "steps": ["x", "y"], "rows": [{"n": 1}, {"n": 2}]}}
+    same = {"part": {"names": ["c", "A", "b"], "steps": ["x", "y"], "rows": [{"n": 2}, {"n": 1}]}}
+    assert metric.score(json.dumps(same), json.dumps(gold)) == 1
+    poor = {"part": {"names": ["c", "d"], "steps": ["y", "x"], "rows": [{"n": 2}]}}
+    # Right: names c, rows n=2. Wrong: names a and b (d in place of one), both steps, rows n=1.
+    assert metric.score(json.dumps(poor), json.dumps(gold)) == pytest.approx(2 / 7)
+
+
+def test_labels_keep_their_marks() -> None:
+    metric = LabelAccuracy(("A", "A*", "US", "us", "-1", "1"))
+    golds = ["A", "A*", "US", "us", "-1", "1"]
+    for gold in golds:
+        for form in ("{}", '"{}"', "**{}**", "{}."):
+            assert [metric.score(form.format(gold), other) for other in golds] == [
+                other == gold for other in golds
+            ]
 
 
 def test_similarity_is_chrf() -> None:
@@ -178,6 +269,7 @@ def many(*golds: str) -> list[str]:
         (TaskFacts(schema={"type": "object"}), ["text"], "json"),
         (OPEN, ['{"a": 1}', '{"a": 2}'], "json"),
         (OPEN, many("1", "2"), "numeric"),
+        (OPEN, ["007", "12", "0815"], "exact"),
         (OPEN, many("bug", "billing"), "label"),
         (TaskFacts(labels=()), many("bug", "billing"), "exact"),
         (OPEN, ["Paris", "Rome", "Oslo"], "exact"),

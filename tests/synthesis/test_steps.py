@@ -11,7 +11,7 @@ from nanodistill.synthesis.steps import Seen, input_steps, row_steps
 from nanodistill.synthesis.task import load_task
 from synthesis.runs import CHAT, config_in
 
-ALL = ["tidy", "refusals", "assistant's voice", "loops", "leaks"]
+ALL = ["text", "tidy", "refusals", "assistant's voice", "loops", "leaks"]
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,9 @@ def test_a_habit_of_the_seeds_is_no_fault(tmp_path: Path, text: str, missing: st
     names = [step.name for step in input_steps(task, Seen.of(task))]
     assert names[:-3] == [name for name in ALL if name != missing]
     assert names[-3:] == ["length", "contamination", "duplicates"]
-    assert [step.name for step in row_steps(task)] == ["output", "label in set", "renderable"]
+    assert [step.name for step in row_steps(task)] == [
+        "output",
+        "text",
+        "label in set",
+        "renderable",
+    ]

@@ -46,7 +46,7 @@ def test_the_card_lists_the_steps_in_order_and_the_prompts_that_were_used(tmp_pa
     assert result.dataset is not None
     manifest = result.dataset.manifest
     steps = [step.stage for step in manifest.stages]
-    assert steps[:2] == ["parsing", "tidy"]
+    assert steps[:3] == ["parsing", "text", "tidy"]
     assert steps.index("duplicates") < steps.index("answers") < steps.index("label in set")
     assert "judge" not in steps
     refused = {step.stage: step.refused for step in manifest.stages}

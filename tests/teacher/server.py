@@ -155,7 +155,8 @@ class Behaviour:
     come back (`refusal` the status to use). `always` is an act for every call, taken when `next`
     is empty. `response_format` and `tools`: whether such requests are honoured, refused with a
     400, or ignored (answered in prose). `fail_every` makes each n-th call a 500. `items` is the
-    length of lists that a schema leaves open. `record`: keep whole calls, or counts alone.
+    length of lists that a schema leaves open. `mutate` turns a good body into what goes over the
+    wire instead. `record`: keep whole calls, or counts alone.
     `picky` says what happens to a call by what it asks; None: nothing out of the ordinary.
     """
 
@@ -174,6 +175,7 @@ class Behaviour:
     record: Literal["calls", "counts", "nothing"] = "calls"
     answer: Callable[[Call], str] | None = None
     picky: Callable[[Call], Act | None] | None = None
+    mutate: Callable[[dict[str, Any], Call], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -438,6 +440,9 @@ class TeacherServer:
             body["choices"][0]["message"] |= details.get("message", {})
         if not now.usage:
             del body["usage"]
+        if now.mutate is not None:
+            wire = now.mutate(body, call).encode(errors="surrogatepass")
+            return web.Response(body=wire, content_type="application/json", headers=now.headers)
         return web.json_response(body, headers=now.headers)
 
     async def _cut(self, request: web.Request, whole: web.Response) -> None:

@@ -422,7 +422,7 @@ async def test_keys_reach_no_file_of_the_journal(tmp_path: Path) -> None:
             return RowFailed("bad_request", f"key {KEY} may not do that")
         if nth == 1:
             return Transient("server_error", f"key {KEY} met an error", status=500)
-        return f"your key is {KEY}"
+        return "an answer"
 
     kwargs = {"api_key": KEY}
     async with running(tmp_path, Asked(answer), litellm_kwargs=kwargs, max_retries=0) as teacher:
@@ -430,6 +430,17 @@ async def test_keys_reach_no_file_of_the_journal(tmp_path: Path) -> None:
         await teacher.settle(requests)
         assert KEY not in "".join(map(str, teacher.outcomes(requests)))
         assert KEY.encode() not in all_bytes(tmp_path)
+
+
+async def test_an_answer_is_stored_as_it_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    said = "Restart the postgres server."
+    async with running(tmp_path, lambda text: said) as teacher:
+        requests = requests_for(teacher, ["a"])
+        await teacher.settle(requests)
+        assert told(teacher.outcomes(requests)) == [said]
 
 
 async def test_work_is_pulled_as_it_is_needed(tmp_path: Path) -> None:
@@ -510,4 +521,4 @@ async def test_an_answer_with_half_a_character_is_kept(tmp_path: Path) -> None:
     async with running(tmp_path, lambda text: Completion(half, "stop", Usage())) as teacher:
         requests = requests_for(teacher, ["a"])
         await teacher.settle(requests)
-        assert told(teacher.outcomes(requests)) == [half]
+        assert told(teacher.outcomes(requests)) == ["\ufffd"]

@@ -6,9 +6,10 @@ from typing import Any
 import anyio
 import pytest
 
+from nanodistill import jsontext
 from nanodistill.errors import RowFailed, RunStopped
 from nanodistill.events import Event, Notice
-from nanodistill.teacher.forms import first_forms, has_shape, json_in
+from nanodistill.teacher.forms import first_forms, has_shape
 from nanodistill.teacher.resolving import resolve
 from nanodistill.teacher.wording import Form, put, strictly
 from teacher.opened import SCHEMA, config_for, opened, request
@@ -201,5 +202,5 @@ def test_strict_where_the_schema_allows_it() -> None:
     ],
 )
 def test_json_in_a_text(text: str, held: object) -> None:
-    assert json_in(text) == held
+    assert jsontext.find_container(text) == held
     assert has_shape(json.dumps(held), {"type": "array"}) is (held is not None)

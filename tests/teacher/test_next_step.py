@@ -14,7 +14,6 @@ from nanodistill.teacher.answers import (
     Failure,
     Link,
     Malformed,
-    find_json,
     is_repair,
     next_step,
     parse,
@@ -80,11 +79,6 @@ def test_json_is_found_where_models_put_it(text: str) -> None:
 def test_what_is_wrong_with_a_text(text: str, says: str) -> None:
     with pytest.raises(Malformed, match=says):
         parse(text, SCHEMA)
-
-
-def test_json_of_any_kind_is_found() -> None:
-    assert list(find_json("3")) == [3]
-    assert next(find_json("see [1, 2] and {}")) == [1, 2]
 
 
 def test_a_truncated_answer_is_asked_once_more_with_more_room() -> None:

@@ -27,7 +27,7 @@ from nanodistill.evaluation.metrics.labels import LabelAccuracy
 from nanodistill.evaluation.metrics.metric import Metric
 from nanodistill.evaluation.metrics.numbers import NumericMatch, is_number, last_number
 from nanodistill.evaluation.metrics.similarity import TextSimilarity
-from nanodistill.evaluation.normalization import normalized
+from nanodistill.values import normalized
 
 MOST_LABELS = 20
 ROWS_PER_LABEL = 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanodistill.evaluation.metrics.metric import Pair
-from nanodistill.evaluation.normalization import normalized
+from nanodistill.values import normalized
 
 
 class ExactMatch:

@@ -4,10 +4,13 @@ Gold and output are taken apart into leaves by path. The score of a row is the
 share of right leaves among all paths that either of them has: a field left out
 counts as wrong, and so does one that was made up. Leaves are equal
 
-- as numbers, within the tolerance (true is no number);
+- as numbers: whole ones exactly, fractions within the tolerance (true is no number);
 - as texts, after normalization; a gold text of more than `LONG_TEXT` words is
   free text, and counts by its chrF similarity;
 - otherwise, if they are the same.
+
+A field that is null counts as missing. A list that the schema says has no order (see
+`values`) is compared in the order of the gold answer's.
 
 Left out is a field in which the schema has the model reason (`REASONING`): no two
 answers have it alike, and it is not what was asked for.
@@ -18,17 +21,15 @@ every model.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from nanodistill.evaluation.metrics.metric import Pair
-from nanodistill.evaluation.metrics.numbers import is_near
 from nanodistill.evaluation.metrics.similarity import similarity
-from nanodistill.evaluation.normalization import normalized
+from nanodistill.values import MISSING, arranged, as_value, is_near, is_number, normalized
 
 LONG_TEXT = 8
 REASONING = ("reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale")
@@ -72,10 +73,12 @@ class FieldAccuracy:
         """Score of each path that gold or output has."""
         wanted = self._leaves(_parsed(gold))
         found = _parsed(output)
+        found = arranged(found, _parsed(gold), self.schema)
         said = {} if found is ABSENT else self._leaves(found)
+        made_up = {path: leaf for path, leaf in said.items() if leaf is not None}
         return {
-            path: self._leaf_score(said.get(path, ABSENT), wanted.get(path, ABSENT))
-            for path in {**wanted, **said}
+            path: self._leaf_score(said.get(path), wanted.get(path))
+            for path in {**wanted, **made_up}
         }
 
     def _leaves(self, value: object) -> dict[str, object]:
@@ -86,8 +89,8 @@ class FieldAccuracy:
         return dict(leaves(value))
 
     def _leaf_score(self, found: object, wanted: object) -> float:
-        if _is_number(found) and _is_number(wanted):
-            return float(is_near(found, wanted, self.tolerance))
+        if is_number(found) and is_number(wanted):
+            return float(is_near(found, wanted, self.tolerance))  # type: ignore[arg-type]
         if isinstance(found, str) and isinstance(wanted, str):
             if normalized(found) == normalized(wanted):
                 return 1.0
@@ -116,7 +119,8 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and value:
         for index, item in enumerate(value):
-            yield from leaves(item, f"{path}[{index}]")
+            if item is not MISSING:
+                yield from leaves(item, f"{path}[{index}]")
     else:
         yield path, value
 
@@ -125,14 +129,7 @@ def _parsed(text: str | None) -> object:
     if text is None:
         return ABSENT
     fenced = FENCE.match(text)
-    try:
-        return json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError):
-        return ABSENT
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return as_value(fenced[1] if fenced else text, otherwise=ABSENT)
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -1,21 +1,20 @@
 """Label accuracy, with F1 for each label and the confusion matrix.
 
-An output is a label only where it equals one after normalization; anything
-else is a wrong answer in the column `(other)`, an unreadable one in
-`(unreadable)`. Macro-F1 is the plain mean of F1 over the labels that occur
-among the gold answers: a label that no test row has can't be judged.
+An output is a label only where it is written like one (see `values.LabelSet`: case, quotes and
+a full stop don't count, marks and signs do); anything else is a wrong answer in the column
+`(other)`, an unreadable one in `(unreadable)`. Macro-F1 is the plain mean of F1 over the labels
+that occur among the gold answers: a label that no test row has can't be judged.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.evaluation.metrics.metric import Pair
-from nanodistill.evaluation.normalization import normalized
-from nanodistill.records import canonical_text
+from nanodistill.values import label_set, normalized, unwrapped
 
 OTHER = "(other)"
 UNREADABLE = "(unreadable)"
@@ -31,8 +30,7 @@ class LabelAccuracy:
     measure = "accuracy"
 
     def score(self, output: str, gold: str) -> float:
-        fold = self._fold
-        return float(fold(output) == fold(gold))
+        return float(self._as_label(output) == self._as_label(gold))
 
     def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         shown = self._shown(pairs)
@@ -53,21 +51,21 @@ class LabelAccuracy:
             },
         }
 
-    @property
-    def _fold(self) -> Callable[[str], str]:
-        """Normalization, or its mildest part where it would make two labels one."""
-        together = {normalized(label) for label in self.labels}
-        return normalized if len(together) == len(self.labels) else canonical_text
+    def _as_label(self, text: str) -> str:
+        """The label that `text` is, and a text outside the set in normal form."""
+        readings = map(label_set(self.labels).find, unwrapped(text))
+        found = next((label for label in readings if label is not None), None)
+        return found if found is not None else f"{OTHER} {normalized(text)}"
 
     def _shown(self, pairs: Sequence[Pair]) -> dict[str, str]:
         """Folded label -> label as it is shown; gold answers outside the set join it."""
         shown: dict[str, str] = {}
         for label in (*self.labels, *(gold for _, gold in pairs)):
-            shown.setdefault(self._fold(label), label)
+            shown.setdefault(self._as_label(label), label)
         return shown
 
     def _column(self, output: str | None, shown: dict[str, str]) -> str:
-        return UNREADABLE if output is None else shown.get(self._fold(output), OTHER)
+        return UNREADABLE if output is None else shown.get(self._as_label(output), OTHER)
 
 
 def _label_figures(label: str, cells: Counter[tuple[str, str]]) -> dict[str, float]:
