@@ -12,6 +12,7 @@ from nanodistill import api
 from nanodistill.config import DistillationConfig
 from nanodistill.config.options import DistillOptions
 from nanodistill.config.task import Rows
+from nanodistill.errors import knowing
 from nanodistill.events import Listener, silent
 from nanodistill.plugins import load_object
 
@@ -90,10 +91,11 @@ def distill_config(config: DistillationConfig, *, listen: Listener = silent) -> 
     """What `distill` does, for a configuration that is already made."""
     if isinstance(config.metric, str) and ":" in config.metric:
         load_object(config.metric, field="metric")  # before anything is spent
-    api.synthesize(config, listen=listen)
-    api.train(config, listen=listen)
-    evaluation = api.evaluate(config, listen=listen)
-    exported = api.export(config, listen=listen)
+    made = api.synthesize(config, listen=listen)
+    with knowing(made.to_json):
+        api.train(config, listen=listen)
+        evaluation = api.evaluate(config, listen=listen)
+        exported = api.export(config, listen=listen)
     return DistillationResult(exported.path, evaluation.to_json(), config)
 
 

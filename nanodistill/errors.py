@@ -38,8 +38,10 @@ Two questions decide where an error belongs.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from nanodistill.records import Usage
 
@@ -47,9 +49,13 @@ PROBLEMS_SHOWN = 20
 
 
 class NanoDistillError(Exception):
-    """An error with a plain message for a person. `next_step` says how to go on."""
+    """An error with a plain message for a person. `next_step` says how to go on.
+
+    `known` is what the command knows of its work all the same, under the names of its `--json`.
+    """
 
     exit_code = 1
+    known: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
         super().__init__(message)
@@ -204,8 +210,10 @@ class CallError(Exception):
 
     `kind` is a short stable word for the ledger ("rate_limit", "timeout",
     "content_filter", …); `status` the HTTP status where there was one; `usage`
-    the tokens that were billed all the same.
+    the tokens that were billed all the same; `param` the parameter that it says it is about.
     """
+
+    param = ""
 
     def __init__(
         self,
@@ -248,7 +256,19 @@ class RowFailed(CallError):
 
 
 class RunStopped(CallError):
-    """Every further call of the run would fail the same way."""
+    """Every further call of the run would fail the same way. `way_out`: what a person can do."""
+
+    way_out: str | None = None
+
+
+@contextmanager
+def knowing(tell: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """An error of ours that leaves the block also tells what is known by then."""
+    try:
+        yield
+    except NanoDistillError as error:
+        error.known = {**tell(), **error.known}
+        raise
 
 
 def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,7 +20,8 @@ from nanodistill import DistillationConfig, distill_async, synthesize, synthesiz
 URL, FOLDER, SERVER_TOTAL = sys.argv[1:4]
 seeds = [{"input": f"message {n} about a thing", "output": "ab"[n % 2]} for n in range(10)]
 FIELDS = dict(
-    name="run", seed=seeds, instruction="Sort the messages into a and b.", teacher="openai/any", output_dir=FOLDER,
+    name="run", seed=seeds, instruction="Sort the messages into a and b.", teacher="openai/any",
+    output_dir=FOLDER,
     thinking_format="none", augment_factor=30, max_concurrency=4, examples_per_call=1,
     extract_policy=False, check_seeds=False,
     litellm_kwargs={"api_base": URL, "api_key": "sk-x"},

@@ -297,3 +297,21 @@ def test_what_a_crash_left_can_be_read(path: Path, tmp_path: Path, shared_memory
         copy.with_name(f"{copy.name}-shm").write_bytes(content)
     with read_journal(copy) as journal:
         assert set(journal.responses([key(1)])) == {key(1)}
+
+
+def test_an_answer_takes_the_place_of_a_failure_that_said_nothing_of_the_request(
+    path: Path,
+) -> None:
+    """Earlier releases kept a server's refusal as a response."""
+    refused, answered = refusal(2).response, call(2).response
+    assert refused is not None
+    lost = Call(refusal(1).attempt, Response(key(1), "generate", failure="bad_request"))
+    with open_journal(path) as journal:
+        journal.commit([lost, refusal(2)])
+    with open_journal(path) as journal:
+        journal.commit([call(1), call(2), call(1, "again")])
+    with read_journal(path) as journal:
+        found = journal.responses([key(1), key(2)])
+        assert found == {key(1): call(1).response, key(2): refused}
+        assert answered not in found.values()
+        assert journal.states([key(1)])[key(1)].finish == "stop"

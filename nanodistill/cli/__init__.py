@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
             list(arguments), prog_name="nanodistill", standalone_mode=False, obj=asked
         )
     except NanoDistillError as error:
-        return asked.failed(error.exit_code, error.message, error.next_step)
+        return asked.failed(error.exit_code, error.message, error.next_step, error.known)
     except click.ClickException as error:
         hint = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else None
         return asked.failed(2, error.format_message(), hint)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,9 @@ class Ending:
     values: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     next: str | None = None
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,21 @@ class Asked:
             print(f"Next: {ending.next}")
         return 0
 
-    def failed(self, code: int, message: str, next_step: str | None) -> int:
+    def failed(
+        self,
+        code: int,
+        message: str,
+        next_step: str | None,
+        known: Mapping[str, Any] = NOTHING,
+    ) -> int:
+        """`known` is what there is all the same of the values that a good ending has."""
         if self.debug:
             traceback.print_exc()
         print(f"Error: {message}", file=sys.stderr)
         if next_step:
             print(next_step, file=sys.stderr)
         if self.as_json:
-            self._print_json(code, message, next_step, {})
+            self._print_json(code, message, next_step, known)
         return code
 
     def _print_json(

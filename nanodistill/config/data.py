@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import InputPath, ObjectRef, Settings, is_named
+from nanodistill.config.teaching import TeacherPrice
 
 THINKING_FORMATS = ("xml", "markdown", "json", "plain", "none")
 
@@ -112,6 +113,10 @@ class DataSettings(Settings):
     judge_rubric: Annotated[str | None, InputPath()] = Field(
         default=None, description="What the judge is to look for, as text or a path."
     )
+    judge_price: TeacherPrice | None = Field(
+        default=None,
+        description="The judge's USD per million tokens, where LiteLLM knows no price.",
+    )
     near_duplicate_threshold: Annotated[float, Range(0, 1, liftable=False)] = Field(
         default=0.8, description="Jaccard similarity from which two inputs count as the same."
     )
@@ -119,7 +124,7 @@ class DataSettings(Settings):
         default=20, description="Most rounds of generation before synthesis takes what it has."
     )
     min_rows: Annotated[int, Range(1)] = Field(
-        default=10, description="Fewer kept rows than this make no dataset."
+        default=10, description="Fewer new rows than this make no dataset; seeds do not count."
     )
     test: Annotated[str | Path | list[dict[str, Any]] | None, InputPath()] = Field(
         default=None, description="Held-out test rows, in the forms that `seed` takes."

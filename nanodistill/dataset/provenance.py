@@ -27,6 +27,7 @@ from nanodistill.redaction import HIDDEN, Redactor
 WITHOUT_EFFECT = frozenset(
     {
         "allow_out_of_range",
+        "judge_price",
         "max_calls",
         "max_concurrency",
         "max_cost_usd",

@@ -7,7 +7,8 @@ them or none; only then may anyone parse, count or show what they hold. A crash
 costs what was not yet committed: calls in flight.
 
 A response is found by its request's key, which says nothing about stages,
-settings of the run or time. It is never changed or deleted. Its `whole_by` is
+settings of the run or time. It is never changed or deleted, unless it is a failure of
+`ASKED_AGAIN`, which an answer replaces. Its `whole_by` is
 a remark and no more: the rules (`answers.RULES`) by which it has been found
 to be a whole answer, so that resuming need not parse it again.
 
@@ -26,6 +27,7 @@ block: not for an event loop, see `nanodistill.teacher.recorder`.
 from __future__ import annotations
 
 from nanodistill.journal.entries import (
+    ASKED_AGAIN,
     Attempt,
     Call,
     Cause,
@@ -34,12 +36,14 @@ from nanodistill.journal.entries import (
     Response,
     State,
     Sums,
+    Unpriced,
     Whole,
 )
 from nanodistill.journal.store import Journal, open_journal, read_journal
 from nanodistill.journal.trouble import seal_of
 
 __all__ = [
+    "ASKED_AGAIN",
     "Attempt",
     "Call",
     "Cause",
@@ -49,6 +53,7 @@ __all__ = [
     "Response",
     "State",
     "Sums",
+    "Unpriced",
     "Whole",
     "open_journal",
     "read_journal",

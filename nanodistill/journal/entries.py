@@ -10,6 +10,10 @@ from nanodistill.records import Completion, Usage
 Cause = Literal["first", "retry", "longer", "repair"]
 Outcome = Literal["answered", "refused", "failed", "row_failed", "stopped"]
 
+ASKED_AGAIN = frozenset({"bad_request"})
+"""Failures that say nothing of the request itself: the key, the server or a setting may have
+been the reason. None of today's is kept as a response; those of earlier releases do not count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -79,6 +83,14 @@ class State:
     failure: str | None
     finish: str | None
     whole_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpriced:
+    """Answers whose cost is not known: their tokens, and how many have not even those."""
+
+    usage: Usage
+    without_usage: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nanodistill.journal.checksums import crc_of, crc_of_text
-from nanodistill.journal.entries import Attempt, Response, Sums, Whole
+from nanodistill.journal.entries import ASKED_AGAIN, Attempt, Response, Sums, Whole
 from nanodistill.records import Completion, Usage
 
 COMPLETION = tuple(field.name for field in fields(Completion))
@@ -59,10 +59,13 @@ HEAD = "key, stage, failure, finish, whole_by, whole_crc, body_crc, crc"
 INSERT_ATTEMPT = f"""
     INSERT INTO attempts ({ATTEMPT}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-INSERT_RESPONSE = """
+INSERT_RESPONSE = f"""
     INSERT INTO responses (key, stage, failure, finish, body_crc, crc, body)
     VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key) DO NOTHING
+    ON CONFLICT (key) DO UPDATE SET (stage, failure, finish, body_crc, crc, body)
+        = (excluded.stage, excluded.failure, excluded.finish, excluded.body_crc, excluded.crc,
+           excluded.body)
+    WHERE responses.failure IN ({", ".join(f"'{kind}'" for kind in sorted(ASKED_AGAIN))})
 """
 INSERT_NOTE = "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)"
 REMARK = "UPDATE responses SET whole_by = ?, whole_crc = ? WHERE key = ?"
@@ -83,6 +86,12 @@ SUMS = f"""
         total(cost_usd), sum(outcome = 'answered' AND cost_usd IS NULL), total(latency),
         sum(crc <> crc_of({ATTEMPT}))
     FROM attempts GROUP BY stage ORDER BY min(id)
+"""
+
+UNPRICED = """
+    SELECT model, sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
+        sum(reasoning_tokens), sum(prompt_tokens + completion_tokens = 0)
+    FROM attempts WHERE outcome = 'answered' AND cost_usd IS NULL GROUP BY model
 """
 
 

@@ -21,6 +21,7 @@ from nanodistill.journal.entries import (
     Response,
     State,
     Sums,
+    Unpriced,
     Whole,
 )
 from nanodistill.journal.format import BEGIN, FORMAT, format_of, migrate
@@ -35,6 +36,7 @@ from nanodistill.journal.rows import (
     NOTES,
     REMARK,
     SUMS,
+    UNPRICED,
     from_attempt,
     from_note,
     from_response,
@@ -47,6 +49,7 @@ from nanodistill.journal.rows import (
 )
 from nanodistill.journal.seal import SealFile, read_seal
 from nanodistill.journal.trouble import damaged, plain_errors
+from nanodistill.records import Usage
 from nanodistill.runfolder import sync_folder
 
 WAIT_FOR_LOCK = 5.0
@@ -121,6 +124,11 @@ class Journal:
         """The ledger by stage, in the order in which the stages were first called."""
         with self._legible("an attempt"):
             return {row[0]: to_sums(row[1:]) for row in self._query(SUMS)}
+
+    def unpriced(self) -> dict[str, Unpriced]:
+        """The answers in the ledger whose cost is not known, by model."""
+        rows = self._query(UNPRICED)
+        return {model: Unpriced(Usage(*tokens), n) for model, *tokens, n in rows}
 
     def attempts(self) -> Iterator[Attempt]:
         """The whole ledger, oldest first."""

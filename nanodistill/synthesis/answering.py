@@ -117,7 +117,7 @@ def _settled(
     ledger.steps.reach(step, len(placed))
     for one, ending in zip(placed, endings(), strict=True):
         if isinstance(ending, Failed):
-            ledger.fail(one.row.cell, ending.kind)
+            ledger.fail(one.row.cell, ending.kind, ending.message)
             ledger.steps.drop(step, ending.kind)
         elif isinstance(ending, Refused):
             ledger.reject(Rejection(one.row, ending.reason, ending.detail))

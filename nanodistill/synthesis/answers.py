@@ -22,11 +22,10 @@ from nanodistill.curation.vote import choose
 from nanodistill.records import Completion, Message, Request, ThinkingSource, Trace, canonical_json
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
-from nanodistill.teacher.answers import Answer, Failure
+from nanodistill.teacher.answers import LABEL_TOKENS, Answer, Failure
 from nanodistill.thinking import FORMATS, Format, without_tags
 
 BLIND: dict[str, Any] = {"temperature": 0.0}
-LABEL_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)

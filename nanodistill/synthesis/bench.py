@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from nanodistill.synthesis.judging import Judge, TeacherAndJudge
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.engine import open_teacher
-from nanodistill.teacher.opening import open_provider
+from nanodistill.teacher.opening import open_provider, planned_provider
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
 
@@ -54,32 +54,40 @@ async def open_bench(
     provider: Provider | None = None,
     stop: StopSignal | None = None,
     read_only: bool = False,
+    plans: bool = False,
 ) -> AsyncIterator[Bench]:
     """Open journal and teacher. A provider that was given is not closed.
 
     Without `stop`, Ctrl-C and SIGTERM ask the run to stop. A `read_only` bench
-    may be opened beside another process's run, and can't ask anything.
+    may be opened beside another process's run, and can't ask anything. One that
+    only `plans` needs no key.
     """
     config, opening = task.config, read_journal if read_only else open_journal
     try:
         async with AsyncExitStack() as stack:
             # Opening checks the whole journal, and a provider may import LiteLLM: seconds that
             # the event loop of a notebook or a server must not stand still.
-            opened = opening(run.journal)
-            journal = await to_thread.run_sync(opened.__enter__)
-            stack.push(opened)
-            providers = await to_thread.run_sync(
-                _providers, stack, config, journal, listen, provider
-            )
+            opened_journal = opening(run.journal)
+            journal = await to_thread.run_sync(opened_journal.__enter__)
+            stack.push(opened_journal)
+            opened = planned_provider if plans else _opening(stack, journal, listen)
+            providers = await to_thread.run_sync(_providers, config, opened, provider)
             signals = await _signals(stack, stop)
+            both = providers if isinstance(providers, TeacherAndJudge) else None
             teacher = await stack.enter_async_context(
                 open_teacher(
-                    config, journal, providers, listen, signals, given_up=given_up(journal, task)
+                    config,
+                    journal,
+                    providers,
+                    listen,
+                    signals,
+                    given_up=given_up(journal, task),
+                    judge_endpoint=None if both is None else both.judge.endpoint,
                 )
             )
             judge = None
-            if isinstance(providers, TeacherAndJudge):
-                judge = Judge(task, teacher, providers.judge_model, providers.judge.endpoint)
+            if both is not None:
+                judge = Judge(task, teacher, both.judge_model, both.judge.endpoint)
             yield Bench(task, run, journal, teacher, judge, listen)
     except BaseExceptionGroup as group:
         raise the_only(group) from None
@@ -96,19 +104,18 @@ async def _signals(stack: AsyncExitStack, given: StopSignal | None) -> StopSigna
 
 
 def _providers(
-    stack: AsyncExitStack,
     config: DistillationConfig,
-    journal: Journal,
-    listen: Listener,
+    opened: Callable[[DistillationConfig], Provider],
     given: Provider | None,
 ) -> Provider:
     """The teacher, and with it the judge where there is one."""
-    teacher = given or _provider(stack, config, journal, listen)
+    teacher = given or opened(config)
     if config.judge is None:
         return teacher
-    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": None})
+    price = config.teacher_price if config.judge == config.teacher else config.judge_price
+    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": price})
     try:
-        judge = _provider(stack, as_judge, journal, listen)
+        judge = opened(as_judge)
     except ConfigError as wrong:
         problems = [replace(p, where="judge" if p.where == "teacher" else p.where)
                     for p in wrong.problems]  # fmt: skip
@@ -116,16 +123,20 @@ def _providers(
     return TeacherAndJudge(teacher, judge, config.judge)
 
 
-def _provider(
-    stack: AsyncExitStack, config: DistillationConfig, journal: Journal, listen: Listener
-) -> Provider:
-    """A provider that remembers with the run which form of structured output worked."""
-    note = FORM_NOTE.format(config.teacher)
-    provider = open_provider(
-        config,
-        remembered=journal.note(note),
-        remember=lambda line: journal.keep_note(note, line),
-        listen=listen,
-    )
-    stack.push_async_callback(provider.aclose)
-    return provider
+def _opening(
+    stack: AsyncExitStack, journal: Journal, listen: Listener
+) -> Callable[[DistillationConfig], Provider]:
+    """Opens providers that remember with the run what worked with them."""
+
+    def opened(config: DistillationConfig) -> Provider:
+        note = FORM_NOTE.format(config.teacher)
+        provider = open_provider(
+            config,
+            remembered=journal.note(note),
+            remember=lambda lines: journal.keep_note(note, lines),
+            listen=listen,
+        )
+        stack.push_async_callback(provider.aclose)
+        return provider
+
+    return opened

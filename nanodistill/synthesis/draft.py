@@ -81,13 +81,22 @@ def write_dataset(run: RunFolder, task: Task, ledger: Ledger, made: Made) -> Dat
 
 
 def _check_enough(task: Task, ledger: Ledger) -> None:
-    total = ledger.accounts.total()
-    if total.kept >= task.config.min_rows:
+    """Seeds are not counted where the teacher makes rows, unless it is to make fewer than that."""
+    total, least = ledger.accounts.total(), task.config.min_rows
+    seeds = 0
+    if task.config.training_data is None:
+        seeds = sum(row.source == "seed" for row in ledger.kept.traces())
+        new_wanted = max(0, task.wanted - seeds)
+        least = least if new_wanted >= least else min(1, new_wanted)
+    if total.kept - seeds >= least:
         return
-    lost = dict((total.rejected + total.failed).most_common())
+    lost = ledger.lost().most_common()
+    told = ", ".join(f"{reason} {n}" for reason, n in lost) or "none"
+    words = f" {lost[0][0]}: {ledger.words[lost[0][0]]}" if lost else ""
+    beside = f", besides {seeds} seeds," if seeds else ""
     raise TooFewRows(
-        f"{total.kept} rows were kept of {total.requested} requested, and min_rows is "
-        f"{task.config.min_rows}. Lost: {lost or 'none'}.",
+        f"{total.kept - seeds} rows were kept of {total.requested} requested{beside} and min_rows "
+        f"is {task.config.min_rows}. Lost: {told}.{words}",
         next_step="Look at a preview (synth --limit 20), mend the instruction or the seeds, or "
         "lower min_rows. No call is bought twice.",
     )

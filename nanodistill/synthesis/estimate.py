@@ -34,6 +34,7 @@ from nanodistill.synthesis.rehearsal import CurtainFalls, Rehearsal
 from nanodistill.synthesis.shelf import Shelf
 from nanodistill.synthesis.stages import ask
 from nanodistill.synthesis.task import Task, load_task
+from nanodistill.teacher.engine import JUDGE
 from nanodistill.teacher.prices import Price, price_of
 from nanodistill.teacher.provider import Provider
 
@@ -121,7 +122,10 @@ class PlanEstimate:
 
     def _dollars(self) -> str:
         if self.cost_usd is None:
-            return "Dollars: unknown, there is no price for this teacher; set teacher_price."
+            return (
+                "Dollars: unknown, there is no price for this teacher or judge; set teacher_price "
+                "or judge_price."
+            )
         if not self.cost_usd[1]:
             return "Dollars: none."
         return f"Dollars: about {self.cost_usd[0]:.2f} to {self.cost_usd[1]:.2f}."
@@ -149,8 +153,8 @@ async def plan(
                 met = curtain
             left = Left(bench, rehearsal, ledger, met)
             stages = tuple([stage async for stage in left.stages()])
-    price = await to_thread.run_sync(price_of, config.teacher, config.teacher_price)
-    return _summed(task, len(ledger.kept), stages, price)
+    prices = await to_thread.run_sync(_prices, config)
+    return _summed(task, len(ledger.kept), stages, prices)
 
 
 @asynccontextmanager
@@ -162,7 +166,8 @@ async def _rehearsing(
     with tempfile.TemporaryDirectory() as folder:
         is_new = not run.journal.exists()
         at = RunFolder(Path(folder)) if is_new else run
-        async with open_bench(task, at, silent, provider=provider, read_only=not is_new) as bench:
+        opening = open_bench(task, at, silent, provider=provider, read_only=not is_new, plans=True)
+        async with opening as bench:
             rehearsal = Rehearsal(bench.teacher)
             judge = bench.judge and replace(bench.judge, teacher=rehearsal)
             yield (
@@ -267,12 +272,32 @@ def _comes_after(stage: str, other: str) -> bool:
     return order.index(stage) > order.index(other)
 
 
+def _prices(config: DistillationConfig) -> tuple[Price | None, Price | None]:
+    """The teacher's price, and the judge's."""
+    teacher = price_of(config.teacher, config.teacher_price)
+    if config.judge in (None, config.teacher):
+        return teacher, teacher
+    return teacher, price_of(config.judge, config.judge_price)
+
+
 def _summed(
-    task: Task, kept: int, stages: tuple[StageEstimate, ...], price: Price | None
+    task: Task,
+    kept: int,
+    stages: tuple[StageEstimate, ...],
+    prices: tuple[Price | None, Price | None],
 ) -> PlanEstimate:
+    """The plan of some stages, at the teacher's price and the judge's."""
     estimate = PlanEstimate(task.wanted, kept, stages, None, (0.0, 0.0))
-    low, high = estimate.usage
-    cost = None if price is None else (price.of(low), price.of(high))
+    cost: tuple[float, float] | None = (0.0, 0.0)
+    for stage in stages:
+        price = prices[1] if stage.stage == JUDGE else prices[0]
+        if not stage.most or cost is None:
+            continue
+        if price is None:
+            cost = None
+        else:
+            each = price.of(stage.each)
+            cost = (cost[0] + each * stage.fewest, cost[1] + each * stage.most)
     minutes = tuple(
         _minutes(task.config, calls, usage)
         for calls, usage in zip(estimate.calls, estimate.usage, strict=True)

@@ -16,12 +16,14 @@ from anyio import to_thread
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.response import load_response
 from nanodistill.dataset import DatasetVersion
+from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.journal import Journal
 from nanodistill.prompts import make_prompts
 from nanodistill.runfolder import RunFolder
 from nanodistill.synthesis.answers import Failed, Said
 from nanodistill.synthesis.bench import Bench, open_bench
+from nanodistill.synthesis.seedrows import none_answered
 from nanodistill.synthesis.task import Task
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
@@ -61,13 +63,26 @@ async def examine(
     Raises:
         ConfigError: the teacher can't be used; nothing was spent.
         RunLocked: a synthesis of this run is on.
-        Stopped: stopped early (budget, key, quota, Ctrl-C); what was answered is kept.
+        Stopped: stopped early (budget, key, quota, no answer at all, Ctrl-C); what was answered is
+            kept.
     """
     task = await to_thread.run_sync(_task_of, config, dataset)
     run = RunFolder(config.run_folder)
     with run.locked("synth"):
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            return await _answered(bench, inputs)
+            with knowing(lambda: _spent(bench)):
+                return await _answered(bench, inputs)
+
+
+def _spent(bench: Bench) -> dict[str, object]:
+    """What this session's calls came to."""
+    account = bench.teacher.account
+    calls = {"made": account.made, "reused": account.reused, "retried": account.retried}
+    usage = {
+        "prompt_tokens": account.usage.prompt_tokens,
+        "completion_tokens": account.usage.completion_tokens,
+    }
+    return {"calls": calls, "usage": usage, "cost_usd": account.known_cost}
 
 
 def _task_of(config: DistillationConfig, dataset: DatasetVersion) -> Task:
@@ -121,6 +136,8 @@ def _price(cost: float | None) -> str:
 
 def _tell_of_lost(bench: Bench, said: Sequence[Said | Failed]) -> None:
     lost = [one for one in said if isinstance(one, Failed)]
+    if lost and len(lost) == len(said):
+        raise none_answered("rows", lost)
     if lost:
         kinds = ", ".join(sorted({one.kind for one in lost}))
         what = f"{len(lost)} of {len(said)} answers of the teacher failed and count as wrong"

@@ -54,7 +54,7 @@ class Reader:
             ledger.request(slot.cell.name)
         if isinstance(outcome, Failure) and not rows:
             for slot in call.slots:
-                ledger.fail(slot.cell.name, outcome.kind)
+                ledger.fail(slot.cell.name, outcome.kind, outcome.message)
             return
         slots = [*call.slots, *[call.slots[-1]] * (len(rows) - len(call.slots))]
         ledger.steps.reach(PARSING, len(slots))

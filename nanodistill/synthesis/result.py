@@ -87,6 +87,7 @@ class SynthesisResult:
 
 WHY = {
     "saturated": "Stopped short: new rows no longer added anything new.",
+    "failing": "Stopped short: the last rounds brought hardly a row; see the warning for why.",
     "max_rounds": "Stopped short: max_rounds were run.",
     "preview": "A preview: no dataset was written, and what was asked counts for the whole run.",
 }

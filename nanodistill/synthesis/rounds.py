@@ -13,13 +13,15 @@ the rounds up to the last but one, always. What is only topped up waits for the 
 before it: how much is missing is not known sooner.
 
 Rounds end when no slot is open, after `max_rounds`, or when they stop bringing
-anything new.
+anything new. Rounds whose rows are lost for another reason than being known already
+(the provider refuses, answers are cut off, a check rejects them) are a failure, which
+is told with the reason and what was said.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -29,7 +31,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from nanodistill.errors import the_only
+from nanodistill.errors import TooFewRows, the_only
 from nanodistill.events import Listener, Notice
 from nanodistill.records import Request
 from nanodistill.synthesis.announcing import announced, outlook
@@ -49,7 +51,12 @@ MOST_KEPT = 1000
 NEW_ENOUGH = 0.05
 BARREN_ROUNDS, BARREN_ROWS = 2, 20
 
-StopReason = Literal["complete", "saturated", "max_rounds", "preview"]
+KNOWN_ALREADY = frozenset({"duplicate", "near_duplicate", "contaminated", "surplus"})
+"""Reasons for which rows are lost that are good, but nothing new."""
+FEW_MISSING = 0.1
+"""Share of the wanted rows that a run may do without, whatever became of them."""
+
+StopReason = Literal["complete", "saturated", "failing", "max_rounds", "preview"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,14 @@ class Round:
     requests: Collection[Request]
     asked: anyio.Event = field(default_factory=anyio.Event)
     error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Barren:
+    """A round that brought hardly a row: how many it asked for, and how many it lost to what."""
+
+    asked: int
+    lost: Counter[str]
 
 
 class Open:
@@ -142,7 +157,7 @@ class Rounds:
         self, tasks: TaskGroup, open_: Open, ledger: Ledger, listen: Listener
     ) -> StopReason:
         under_way: deque[Round] = deque()
-        barren: list[int] = []
+        barren: list[Barren] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
         forecast = Forecast(open_.wanted, self._teacher.account)
@@ -156,16 +171,26 @@ class Rounds:
             if not under_way:
                 break
             round_ = under_way.popleft()
+            before = ledger.lost()
             got = await self._complete(round_, ledger)
             open_.put_back([slot for slot in round_.slots if slot.number not in got])
             filled += len(got)
             listen(forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots))))
             asked = len(round_.slots)
             listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
-            barren = [] if len(got) >= NEW_ENOUGH * asked else [*barren, asked]
-            saturated = len(barren) >= BARREN_ROUNDS and sum(barren) >= BARREN_ROWS
+            brought_little = len(got) < NEW_ENOUGH * asked
+            lost = ledger.lost() - before
+            barren = [*barren, Barren(asked, lost)] if brought_little else []
+            rows = sum(each.asked for each in barren)
+            saturated = len(barren) >= BARREN_ROUNDS and rows >= BARREN_ROWS
         if not len(open_):
             return "complete"
+        if is_failing(lost := sum((each.lost for each in barren), Counter())):
+            failure = no_rows(lost, ledger)
+            if len(open_) > FEW_MISSING * open_.wanted:
+                raise failure
+            listen(Notice(failure.message, "warning"))
+            return "failing"
         return "saturated" if saturated else "max_rounds"
 
     @staticmethod
@@ -219,13 +244,15 @@ class Rounds:
         open_ = Open(slots, wanted)
         asked = await to_thread.run_sync(open_.take, self.size(open_, 1))
         calls = await to_thread.run_sync(self._caller.calls, asked)
-        found = 0
+        found, before = 0, ledger.lost()
         while calls and found < limit:
             some = _first_calls(calls, limit - found)
             requests = self._requests(some)
             await self._teacher.settle(requests)
             found += len(await self._bring_home(some, requests, ledger))
             calls = calls[len(some) :]
+        if asked and not found and is_failing(lost := ledger.lost() - before):
+            raise no_rows(lost, ledger)
         return "preview"
 
     def size(self, open_: Open, number: int) -> int:
@@ -261,6 +288,40 @@ class Rounds:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
         return {placed.slot.number for placed in rows}
+
+
+def is_failing(lost: Counter[str]) -> bool:
+    """Whether most of these rows were lost for another reason than being known already."""
+    known = sum(lost[reason] for reason in KNOWN_ALREADY)
+    return lost.total() > 2 * known
+
+
+def no_rows(lost: Counter[str], ledger: Ledger) -> TooFewRows:
+    """What rounds without rows come to: the reasons, what was said, and what to do."""
+    told = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
+    reason = next(reason for reason, _ in lost.most_common() if reason not in KNOWN_ALREADY)
+    words = ledger.words[reason]
+    way_out = WAYS_OUT.get(reason, "Mend what it says")
+    return TooFewRows(
+        f"Of the last {lost.total():,} rows asked for hardly one was good; lost: {told}."
+        + (f" {reason}: {words}" if words else ""),
+        next_step=f"{way_out}, look at a preview (synth --limit 20), and run the same command: "
+        "it goes on from here, and no call is bought twice.",
+    )
+
+
+WAYS_OUT: Mapping[str, str] = {
+    "bad_request": "Mend the key, the server or the setting that it is about",
+    "content_filter": "Reword instruction and seeds, or take another teacher",
+    "refusal": "Reword instruction and seeds, or take another teacher",
+    "context_length": "Set few_shot or examples_per_call lower, or shorten the instruction",
+    "truncated": "Raise max_output_tokens or lower examples_per_call",
+    "timeout": "Raise timeout_seconds or lower max_concurrency",
+    "malformed": "Set structured_output to another form, or take a stronger teacher",
+    "label_disagreement": "Make the instruction say what decides between the labels",
+    "judge": "Mend judge_rubric, or the instruction by which rows are made",
+    "verifier": "Mend the verifier, or the instruction by which rows are made",
+}
 
 
 def _first_calls(calls: Sequence[Call], rows: int) -> Sequence[Call]:

@@ -12,6 +12,7 @@ output, marked as such.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from anyio import to_thread
 from nanodistill.curation.labels import match_label
 from nanodistill.curation.response import as_json
 from nanodistill.curation.vote import interval, same_answer
-from nanodistill.errors import TeacherDisagrees
+from nanodistill.errors import TeacherDisagrees, TeacherRefused
 from nanodistill.events import Listener, Notice
 from nanodistill.records import Seed, Trace
 from nanodistill.synthesis.answers import Asker, Failed, Said, read_rationale
@@ -71,11 +72,13 @@ async def settle_seeds(
 
     Raises:
         TeacherDisagrees: under `min_teacher_agreement`.
+        TeacherRefused: none of them was answered.
     """
     config = task.config
     checks = config.check_seeds or config.min_teacher_agreement is not None
     asked = [seed for seed in task.seeds if checks or (task.thinks and not seed.thinking)]
     said = await _ask(asked, teacher, asker)
+    _check_answered(said)
     check = blind_check(task, asked, said) if checks else None
     if check is not None:
         _report(check, config.min_teacher_agreement, listen)
@@ -88,6 +91,23 @@ async def _ask(seeds: Sequence[Seed], teacher: Teaching, asker: Asker) -> dict[s
     await teacher.settle(requests)
     answers = await to_thread.run_sync(lambda: list(asker.said(requests, each=1)))
     return {seed.id: answer for seed, (answer,) in zip(seeds, answers, strict=True)}
+
+
+def _check_answered(said: dict[str, Said | Failed]) -> None:
+    failed = [answer for answer in said.values() if isinstance(answer, Failed)]
+    if said and len(failed) == len(said):
+        raise none_answered("seeds", failed)
+
+
+def none_answered(what: str, failed: Sequence[Failed]) -> TeacherRefused:
+    """What it comes to if each of some inputs was put to the teacher, and no answer came."""
+    kind, n = Counter(one.kind for one in failed).most_common(1)[0]
+    words = next(one.message for one in failed if one.kind == kind)
+    return TeacherRefused(
+        f"the teacher answered none of the {len(failed)} {what}; {n} of them: {kind}: {words}",
+        next_step="Mend that, or take another teacher, and run the same command: it goes on from "
+        "here.",
+    )
 
 
 def blind_check(

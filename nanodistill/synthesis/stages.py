@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from anyio import to_thread
 
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.sieve import Sieve
 from nanodistill.dataset import DatasetVersion
+from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.heap import heap_set_aside
 from nanodistill.journal import Sums
@@ -77,10 +79,11 @@ async def synthesize(
         if config.training_data is not None:
             return await to_thread.run_sync(_own_rows, run, task, ledger, listen, limit)
         async with open_bench(task, run, listen, provider=provider, stop=stop) as bench:
-            made = await ask(bench, ledger, limit)
+            with knowing(lambda: _so_far(bench, ledger)):
+                made = await ask(bench, ledger, limit)
         if limit is not None:
             return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
-        with heap_set_aside():
+        with heap_set_aside(), knowing(lambda: _result(task, ledger, made, None).to_json()):
             version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
         return _result(task, ledger, made, version)
 
@@ -147,6 +150,15 @@ def _spent(bench: Bench) -> Spent:
     account, stages = bench.teacher.account, bench.journal.sums()
     run = sum((sums for stage, sums in stages.items() if stage != examination.STAGE), Sums())
     return Spent(account.made, account.reused, account.retried, run.usage, run.known_cost)
+
+
+def _so_far(bench: Bench, ledger: Ledger) -> dict[str, Any]:
+    """What can be said of a run that stops: rows that are not at their end do not count yet."""
+    spent, total = _spent(bench), ledger.accounts.total()
+    made = Made(None, None, {}, spent, "")
+    told = _result(bench.task, ledger, made, None).to_json()
+    ended = total.requested - total.under_way
+    return told | {"requested": ended, "stopped_because": None}
 
 
 def _prompts(task: Task, writer: Writer, slots: Iterator[Slot]) -> dict[str, str]:

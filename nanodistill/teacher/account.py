@@ -21,6 +21,7 @@ class Account:
 
     `made` counts attempts, `retried` those of them that were made again after a
     failure or a refusal, `repaired` those that mended or lengthened an answer;
+    `timed_out` are those of the failed ones to which no answer came in time;
     `reused` counts requests that the journal had answered before. `cost_usd`
     adds up what is known, `unpriced` counts the answers whose cost is not.
     """
@@ -31,6 +32,7 @@ class Account:
     repaired: int = 0
     refused: int = 0
     failed: int = 0
+    timed_out: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
     unpriced: int = 0
@@ -142,6 +144,8 @@ class Watch:
             "retried": self._account.retried,
             "spent": dollars(self._account.known_cost),
         }
+        if self._account.timed_out:
+            figures["timed out"] = self._account.timed_out
         if left and (projected := self._projected(stage, left)):
             figures["this stage about"] = dollars(projected)
         of_stage, _ = stage.speed.per_second(now)

@@ -1,7 +1,8 @@
 """What a completion is worth: a whole answer, a reason to ask once more, or a lost row.
 
 A request and what follows from it are a chain. A truncated answer is asked
-once more with a larger limit; text that is not JSON under the schema gets one
+once more with a larger limit (where a short answer was asked for, or reasoning has used
+it up, with one that leaves room to reason); text that is not JSON under the schema gets one
 repair, a new and short request with the broken text and what is wrong with it.
 So a chain has at most three links. What comes next depends on nothing but the
 requests and their completions: the same journal gives the same chain again,
@@ -31,6 +32,10 @@ RULES = 2
 
 LARGER = 2
 SMALLEST_EXPLICIT_LIMIT = 4096
+LABEL_TOKENS = 64
+"""The limit that stages set on an answer of a few words. Reasoning may need any number more."""
+SHORT_ANSWERS = frozenset({"check", "judge"})
+"""Stages that ask for little: what cuts their answers off is the model's reasoning."""
 LONGEST_BROKEN_TEXT = 24_000
 LONGEST_ERROR = 400
 MOST_SCHEMAS = 64
@@ -132,11 +137,36 @@ def _after_malformed(
 
 def with_more_room(request: Request, cut: Completion) -> Request:
     """`request` with a larger limit than the one at which `cut` ended."""
-    name = next((name for name in LIMIT_NAMES if name in request.params), "max_tokens")
-    limit = request.params.get(name)
+    name, limit = _limit_of(request)
+    if limit == LABEL_TOKENS and request.stage in SHORT_ANSWERS and _has_reasoned(cut):
+        unlimited = {key: value for key, value in request.params.items() if key != name}
+        return replace(request, params=unlimited)
     if limit is None:
         limit = max(SMALLEST_EXPLICIT_LIMIT, cut.usage.completion_tokens)
-    return replace(request, params={**request.params, name: LARGER * int(limit)})
+    limit = LARGER * limit
+    if request.stage in SHORT_ANSWERS or _has_reasoned(cut):
+        limit = max(limit, SMALLEST_EXPLICIT_LIMIT)
+    return replace(request, params={**request.params, name: limit})
+
+
+def with_double_room(request: Request) -> Request | None:
+    """What earlier releases asked in place of `with_more_room`, where that is something else."""
+    name, limit = _limit_of(request)
+    if limit is None or limit >= SMALLEST_EXPLICIT_LIMIT:
+        return None
+    return replace(request, params={**request.params, name: LARGER * limit})
+
+
+def _limit_of(request: Request) -> tuple[str, int | None]:
+    name = next((name for name in LIMIT_NAMES if name in request.params), "max_tokens")
+    limit = request.params.get(name)
+    return name, None if limit is None else int(limit)
+
+
+def _has_reasoned(cut: Completion) -> bool:
+    """Whether the model's own reasoning took the room for the answer."""
+    beside = bool(cut.reasoning or cut.usage.reasoning_tokens)
+    return beside or not cut.text.strip() or cut.text.lstrip().startswith("<think")
 
 
 def repair(request: Request, text: str, problem: str) -> Request:

@@ -1,10 +1,14 @@
 """Hard limits on dollars, calls and tokens, calls in flight included.
 
 Before a call is launched its estimate is reserved; when it comes back, what it
-took takes the reservation's place. A call whose reservation does not fit waits
-for others to come back, and if none is under way the budget is used up. As
-reservations are on the high side, the sum passes a limit by at most the error
-of one call. Earlier sessions of the run count: the ledger says what they took.
+took takes the reservation's place, at the price of the model that was asked. A
+call whose reservation does not fit waits for others to come back, and if none is
+under way the budget is used up. As reservations are on the high side, the sum
+passes a limit by at most the error of one call.
+
+Calls of which nobody says what they took (an answer without usage, one that never
+came in time) count as estimated. Earlier sessions of the run count too: the ledger
+says what they took, and a note in the journal what was estimated.
 
 An estimate knows the prompt's length, the limit on the answer if the request
 has one, and else what answers of its stage have been like.
@@ -12,19 +16,22 @@ has one, and else what answers of its stage have been like.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, field
 
 from nanodistill.config import TeacherSettings
 from nanodistill.config.teaching import LIMIT_NAMES
 from nanodistill.errors import BudgetReached
-from nanodistill.journal import Sums
+from nanodistill.journal import Sums, Unpriced
 from nanodistill.records import Request, Usage, schema_json
 from nanodistill.teacher.prices import Price
 
 TOKENS_PER_CHARACTER = 0.3
 PROMPT_OVERHEAD = 16
 UNKNOWN_ANSWER = 600
+UNKNOWN_CALL = Usage(UNKNOWN_ANSWER, UNKNOWN_ANSWER)
 FEW = 20
 ABOVE_FEW = 2.0
 ABOVE_MANY = 1.25
@@ -38,6 +45,7 @@ class Size:
     stage: str
     characters: int
     limit: int | None
+    model: str = ""
 
     @classmethod
     def of(cls, request: Request) -> Size:
@@ -47,6 +55,7 @@ class Size:
             request.stage,
             schema + sum(len(message["content"]) for message in request.messages),
             min(map(int, limits)) if limits else None,
+            request.model,
         )
 
 
@@ -94,22 +103,83 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What is set aside for one call in flight."""
+    """What is set aside for one call in flight to `model`."""
 
-    tokens: int
+    model: str
+    usage: Usage
     cost_usd: float
+
+    @property
+    def tokens(self) -> int:
+        return self.usage.total_tokens
+
+
+@dataclass
+class Estimated:
+    """What calls took of which nobody said it, by model: how many were answered, and tokens."""
+
+    answers: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+    def add(self, model: str, usage: Usage, *, answered: bool) -> None:
+        self.answers[model] = self.answers.get(model, 0) + answered
+        self.usage[model] = self.usage.get(model, Usage()) + usage
+
+    @classmethod
+    def from_note(cls, note: str | None) -> Estimated:
+        """What `to_note` wrote; nothing where there is no note."""
+        held = {} if note is None else json.loads(note)
+        return cls(
+            {model: answers for model, (answers, *_) in held.items()},
+            {model: Usage(*tokens) for model, (_, *tokens) in held.items()},
+        )
+
+    def to_note(self) -> str:
+        return json.dumps(
+            {model: (self.answers[model], *astuple(self.usage[model])) for model in self.usage}
+        )
+
+
+@dataclass(frozen=True)
+class Before:
+    """What earlier sessions of the run took.
+
+    `unpriced` are the answers in `sums` whose price was not known then, by model.
+    """
+
+    sums: Sums = field(default_factory=Sums)
+    unpriced: Mapping[str, Unpriced] = field(default_factory=dict)
+    estimated: Estimated = field(default_factory=Estimated)
 
 
 class Budget:
-    """What may still be spent."""
+    """What may still be spent.
 
-    def __init__(self, settings: TeacherSettings, price: Price | None, before: Sums) -> None:
+    `prices` are those of the models that are asked. `remember` is told what to keep with the
+    run of what was estimated.
+    """
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        prices: Mapping[str, Price | None],
+        before: Before,
+        remember: Callable[[str], None],
+    ) -> None:
         self._settings = settings
-        self._price = price
+        self._prices = prices
+        self._remember = remember
         self.estimator = Estimator()
-        self.calls = before.calls
-        self.tokens = before.usage.total_tokens
-        self.cost_usd = before.cost_usd
+        self.calls = before.sums.calls
+        self.tokens = before.sums.usage.total_tokens
+        self.cost_usd = before.sums.cost_usd
+        self._estimated = before.estimated
+        for model, unpriced in before.unpriced.items():
+            self._count(model, unpriced.usage, tokens=0)
+            for _ in range(unpriced.without_usage - self._estimated.answers.get(model, 0)):
+                self._count(model, UNKNOWN_CALL)
+        for model, usage in self._estimated.usage.items():
+            self._count(model, usage)
         self._reserved_tokens = 0
         self._reserved_usd = 0.0
         self._in_flight = 0
@@ -131,15 +201,38 @@ class Budget:
         self.tokens += usage.total_tokens
         self.cost_usd += cost_usd or 0.0
 
-    def settle_unknown(self, reservation: Reservation) -> None:
-        """A call was answered, and nobody says what it took: its estimate stands."""
-        self._release(reservation)
-        self.tokens += reservation.tokens
-        self.cost_usd += reservation.cost_usd
+    def settle_unknown(
+        self, reservation: Reservation, *, written: int = 0, answered: bool = True
+    ) -> None:
+        """Nobody says what a call took: its estimate stands.
 
-    def cost_of(self, usage: Usage) -> float | None:
+        `written` are the characters of the answer, which may be more than was thought; a call
+        that was not `answered` may have been worked on all the same.
+        """
+        self._release(reservation)
+        usage = reservation.usage
+        least = int(written * TOKENS_PER_CHARACTER)
+        usage = Usage(usage.prompt_tokens, max(usage.completion_tokens, least))
+        self._count(reservation.model, usage)
+        self._estimated.add(reservation.model, usage, answered=answered)
+        self._remember(self._estimated.to_note())
+
+    def further(self) -> bool:
+        """Count one more attempt within a call in flight. False where max_calls has no room."""
+        most = self._settings.max_calls
+        if most is not None and self.calls >= most:
+            return False
+        self.calls += 1
+        return True
+
+    def cost_of(self, model: str, usage: Usage) -> float | None:
         """Dollars for `usage`; None where no price is known, which a dollar limit rules out."""
-        return None if self._price is None else self._price.of(usage)
+        price = self._prices.get(model)
+        return None if price is None else price.of(usage)
+
+    def _count(self, model: str, usage: Usage, *, tokens: int | None = None) -> None:
+        self.tokens += usage.total_tokens if tokens is None else tokens
+        self.cost_usd += self.cost_of(model, usage) or 0.0
 
     def _release(self, reservation: Reservation) -> None:
         self._in_flight -= 1
@@ -157,7 +250,7 @@ class Budget:
 
     def _wanted(self, size: Size) -> Reservation:
         highest = self.estimator.highest(size)
-        return Reservation(highest.total_tokens, self.cost_of(highest) or 0.0)
+        return Reservation(size.model, highest, self.cost_of(size.model, highest) or 0.0)
 
     def _too_much(self, wanted: Reservation) -> str | None:
         most = self._settings

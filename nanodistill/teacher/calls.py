@@ -7,6 +7,7 @@ looked at.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -21,18 +22,23 @@ from nanodistill.errors import (
     TeacherRefused,
     Transient,
 )
-from nanodistill.journal import Attempt, Call, Outcome, Response, Whole
+from nanodistill.events import Notice
+from nanodistill.journal import ASKED_AGAIN, Attempt, Call, Outcome, Response, Whole
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.teacher.account import Watch
 from nanodistill.teacher.answers import RULES, Answer, Failure, Link, next_step
 from nanodistill.teacher.chains import Lost, Open
-from nanodistill.teacher.provider import Reply
+from nanodistill.teacher.limits import Admission
+from nanodistill.teacher.provider import FURTHER, Reply
 from nanodistill.teacher.recorder import UnstorableRecord
 from nanodistill.teacher.replies import count
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.work import Job, Launch, Queue, Work
 
 MOST_REFUSALS = 30
+TOLD_AT = frozenset(10**power for power in range(9))
+MAY_BE_BILLED = frozenset({"timeout", "bad_body"})
+"""Failures of calls on which the provider has worked, whatever came of it."""
 
 
 class Calls:
@@ -56,6 +62,7 @@ class Calls:
     async def make(self, launch: Launch) -> None:
         """One attempt, from launch to commit, and to what follows."""
         session = self._session
+        FURTHER.set(functools.partial(self._further, launch))
         try:
             reply = await session.provider.complete(launch.work.request)
         except Transient as error:
@@ -65,7 +72,7 @@ class Calls:
         except RunStopped as error:
             self._stopped(launch, error)
         except BaseException:
-            session.admission.gone(launch.ticket)
+            self._admission(launch).gone(launch.ticket)
             session.budget.settle(launch.reservation, Usage(), 0.0)
             raise
         else:
@@ -73,11 +80,16 @@ class Calls:
 
     async def _answered(self, launch: Launch, reply: Reply) -> None:
         session, work = self._session, launch.work
-        completion = self._as_kept(reply.completion)
+        completion = self._as_kept(launch, reply.completion)
         usage = completion.usage
         now = anyio.current_time()
-        session.admission.answered(launch.ticket, now, usage.total_tokens, reply.hints)
+        self._admission(launch).answered(launch.ticket, now, usage.total_tokens, reply.hints)
         session.budget.estimator.learn(work.size, usage)
+        if usage.total_tokens:
+            session.budget.settle(launch.reservation, usage, completion.cost_usd)
+        else:
+            written = len(completion.text) + len(completion.reasoning or "")
+            session.budget.settle_unknown(launch.reservation, written=written)
         attempt = self._attempt(launch, "answered", usage, completion.cost_usd)
         self._watch.answered(work.request.stage, usage.total_tokens, completion.cost_usd)
         self._wake()
@@ -88,7 +100,10 @@ class Calls:
         except UnstorableRecord as error:
             await self._unstorable(work, attempt, f"the answer can't be stored: {error}")
 
-    def _as_kept(self, completion: Completion) -> Completion:
+    def _admission(self, launch: Launch) -> Admission:
+        return self._session.lanes.of(launch.work.request.model)
+
+    def _as_kept(self, launch: Launch, completion: Completion) -> Completion:
         """As it arrived, with a price where the provider gave none and we know one.
 
         Nothing is redacted: an answer is data, and "the postgres server" must not lose a word to
@@ -100,27 +115,45 @@ class Calls:
         if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < math.inf):
             cost = None
         if cost is None and usage.total_tokens:
-            cost = self._session.budget.cost_of(usage)
+            cost = self._session.budget.cost_of(launch.work.request.model, usage)
         return replace(completion, usage=usage, cost_usd=cost)
 
     async def _unstorable(self, work: Work, attempt: Attempt, message: str) -> None:
         failure = Response(work.open.key, work.request.stage, failure="bad_body", message=message)
         if await self._commit(Call(replace(attempt, usage=Usage(), cost_usd=None), failure)):
-            self._row_lost(work.job, "bad_body", message)
+            self._row_lost(work.job, work.request, "bad_body", message)
             await self._free(work)
 
     async def _failed(self, launch: Launch, error: Transient) -> None:
         session, work = self._session, launch.work
-        held = session.admission.failed(launch.ticket, anyio.current_time(), error)
+        held = self._admission(launch).failed(launch.ticket, anyio.current_time(), error)
         session.recorder.note(
             Call(self._failure(launch, "refused" if error.is_refusal else "failed", error))
         )
+        if error.kind == "timeout":
+            self._tell_of_timeout(launch, error)
         work.refusals += error.is_refusal
         if held or work.refusals > MOST_REFUSALS:
             await self._try_again_or_lose(work, error)
         else:
             self._queue.again(work)
-        self._give_up_if_tripped()
+        self._give_up_if_tripped(work.request)
+
+    def _tell_of_timeout(self, launch: Launch, error: Transient) -> None:
+        """Say so at the first call that comes too late, and each time there are ten times more."""
+        session = self._session
+        session.account.timed_out += 1
+        times = session.account.timed_out
+        if times not in TOLD_AT:
+            return
+        calls = "A call" if times == 1 else f"{times:,} calls"
+        level = self._admission(launch).limit
+        text = (
+            f"{calls} to the {self._who(launch.work.request)} timed out "
+            f"({session.redact(error.message)}); {level} are now in flight at most. Set "
+            "timeout_seconds higher for a slow server, or max_concurrency lower."
+        )
+        session.listen(Notice(text, "warning"))
 
     async def _try_again_or_lose(self, work: Work, error: Transient) -> None:
         work.failures += 1
@@ -131,43 +164,56 @@ class Calls:
         said = self._session.redact(error.message)
         message = f"{work.failures} attempts failed, the last one: {said}"
         self._session.lost[work.open.key] = Lost(error.kind, message)
-        self._row_lost(work.job, error.kind, message)
+        self._row_lost(work.job, work.request, error.kind, message)
         await self._free(work)
 
     async def _row_failed(self, launch: Launch, error: RowFailed) -> None:
         session, work = self._session, launch.work
-        session.admission.declined(launch.ticket, anyio.current_time())
+        self._admission(launch).declined(launch.ticket, anyio.current_time())
         attempt = self._failure(launch, "row_failed", error)
         self._wake()
         said = session.redact(error.message)
-        response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
+        response: Response | None = None
+        if error.kind in ASKED_AGAIN:
+            session.lost[work.open.key] = Lost(error.kind, said)
+        else:
+            response = Response(work.open.key, work.request.stage, failure=error.kind, message=said)
         if await self._commit(Call(attempt, response)):
-            self._row_lost(work.job, error.kind, said)
+            self._row_lost(work.job, work.request, error.kind, said)
             await self._free(work)
 
     def _stopped(self, launch: Launch, error: RunStopped) -> None:
         session = self._session
-        session.admission.gone(launch.ticket)
+        self._admission(launch).gone(launch.ticket)
         session.recorder.note(Call(self._failure(launch, "stopped", error)))
-        self._stop(_refused(session.redact(error.message)))
+        self._stop(_refused(self._who(launch.work.request), session.redact(error.message), error))
 
     # The ledger
 
+    def _further(self, launch: Launch, error: CallError) -> bool:
+        """Count an attempt within a call that was refused, if one more may be made."""
+        session = self._session
+        if not session.budget.further():
+            return False
+        attempt = replace(self._attempt(launch, "failed", Usage(), None), kind=error.kind)
+        session.recorder.note(Call(replace(attempt, status=error.status)))
+        return True
+
     def _failure(self, launch: Launch, outcome: Outcome, error: CallError) -> Attempt:
-        usage = error.usage or Usage()
-        cost = None if error.usage is None else self._session.budget.cost_of(usage)
+        budget, usage = self._session.budget, error.usage or Usage()
+        cost = None if error.usage is None else budget.cost_of(launch.reservation.model, usage)
+        if error.usage is None and error.kind in MAY_BE_BILLED:
+            budget.settle_unknown(launch.reservation, answered=False)
+        else:
+            budget.settle(launch.reservation, usage, cost)
         attempt = self._attempt(launch, outcome, usage, cost)
         return replace(attempt, kind=error.kind, status=error.status)
 
     def _attempt(
         self, launch: Launch, outcome: Outcome, usage: Usage, cost_usd: float | None
     ) -> Attempt:
-        """The ledger's line for `launch`, counted in budget and account."""
+        """The ledger's line for `launch`, counted in the account."""
         session, request = self._session, launch.work.request
-        if outcome == "answered" and not usage.total_tokens:
-            session.budget.settle_unknown(launch.reservation)
-        else:
-            session.budget.settle(launch.reservation, usage, cost_usd)
         attempt = Attempt(
             at=launch.at,
             stage=request.stage,
@@ -199,7 +245,7 @@ class Calls:
         if not work.open.is_root or isinstance(step, Request):
             await self.look_again(work.open.root, work.job)
         else:
-            self._row_done(work.job, step)
+            self._row_done(work.job, work.request, step)
             if isinstance(step, Answer) and work.request.schema is not None:
                 self._session.recorder.remark(Whole(work.open.key, RULES))
         await self._free(work)
@@ -211,7 +257,7 @@ class Calls:
             with self._queue.looking():
                 end = await self._session.offload(lambda: self._session.chains.end(root))
                 if not isinstance(end, Open):
-                    self._row_done(job, end)
+                    self._row_done(job, root, end)
                     return
                 accepted = self._queue.accept(end, job, first=True)
 
@@ -220,34 +266,38 @@ class Calls:
         for want in self._queue.free(work):
             await self.look_again(want.open.root, want.job)
 
-    def _row_done(self, job: Job, end: Answer | Failure) -> None:
+    def _row_done(self, job: Job, request: Request, end: Answer | Failure) -> None:
         if isinstance(end, Failure):
-            self._row_lost(job, end.kind, end.message)
+            self._row_lost(job, request, end.kind, end.message)
         else:
             job.row_done()
-            self._session.admission.breaker.row_done()
+            self._session.lanes.of(request.model).breaker.row_done()
 
-    def _row_lost(self, job: Job, kind: str, message: str) -> None:
+    def _row_lost(self, job: Job, request: Request, kind: str, message: str) -> None:
         job.row_done()
-        self._session.admission.breaker.row_lost(kind, message)
-        self._give_up_if_tripped()
+        self._session.lanes.of(request.model).breaker.row_lost(kind, message)
+        self._give_up_if_tripped(request)
 
-    def _give_up_if_tripped(self) -> None:
-        reason = self._session.admission.breaker.reason
+    def _give_up_if_tripped(self, request: Request) -> None:
+        reason = self._session.lanes.of(request.model).breaker.reason
         if reason is not None:
-            self._stop(_gave_up(self._session.redact(reason)))
+            self._stop(_gave_up(self._who(request), self._session.redact(reason)))
+
+    def _who(self, request: Request) -> str:
+        """Whom a request asks, for a person."""
+        return self._session.roles.get(request.model, "teacher")
 
 
-def _refused(said: str) -> TeacherRefused:
+def _refused(who: str, said: str, error: RunStopped) -> TeacherRefused:
     return TeacherRefused(
-        f"the teacher can't be used: {said}",
-        next_step="Mend that and run the same command: it goes on from here.",
+        f"the {who} can't be used: {said}",
+        next_step=error.way_out or "Mend that and run the same command: it goes on from here.",
     )
 
 
-def _gave_up(why: str) -> TeacherRefused:
+def _gave_up(who: str, why: str) -> TeacherRefused:
     return TeacherRefused(
-        f"gave up on the teacher: {why}",
+        f"gave up on the {who}: {why}",
         next_step="Run the same command later, or with another teacher: all answers so far "
         "are safe.",
     )

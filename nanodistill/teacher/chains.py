@@ -10,9 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from nanodistill.journal import Cause, Journal, Response, State, Whole
+from nanodistill.journal import ASKED_AGAIN, Cause, Journal, Response, State, Whole
 from nanodistill.records import Request
-from nanodistill.teacher.answers import RULES, Answer, Failure, Link, is_repair, next_step
+from nanodistill.teacher.answers import (
+    RULES,
+    Answer,
+    Failure,
+    Link,
+    is_repair,
+    next_step,
+    with_double_room,
+)
 
 BATCH = 256
 
@@ -67,6 +75,8 @@ class Chains:
         unsure: list[tuple[str, Request, bool]] = []
         for key, request in keyed:
             state = states.get(key)
+            if state is not None and state.failure in ASKED_AGAIN:
+                state = None
             if state is None and key not in self._lost:
                 found.open.append(Open(request, request, key, "first"))
                 continue
@@ -117,7 +127,7 @@ class Chains:
         """The end of the chain of `root`: its outcome, or the request that is open."""
         chain: list[Link] = []
         request = root
-        while (response := known.get(key) or self._journal.responses([key]).get(key)) is not None:
+        while (response := self._response(key, known)) is not None:
             if response.completion is None:
                 keys = (*(link.key for link in chain), key)
                 return Failure(root, response.failure or "", response.message, keys)
@@ -125,10 +135,29 @@ class Chains:
             step = next_step(chain)
             if not isinstance(step, Request):
                 return step
-            request, key = step, step.key
+            request, key = self._as_asked(step, chain[-1])
         if (lost := self._lost.get(key)) is not None:
             return Failure(root, lost.kind, lost.message, (*(link.key for link in chain), key))
         return Open(root, request, key, _cause(request, chain))
+
+    def _as_asked(self, step: Request, cut: Link) -> tuple[Request, str]:
+        """The next request of a chain; where the journal has what was asked for it before, that."""
+        if cut.completion.finish_reason == "length" and not is_repair(step):
+            before = with_double_room(cut.request)
+            if before is not None and self._answers(before.key):
+                return before, before.key
+        return step, step.key
+
+    def _answers(self, key: str) -> bool:
+        """Whether the journal holds a whole completion under `key`."""
+        found = self._journal.responses([key]).get(key)
+        return found is not None and (
+            found.completion is not None and found.completion.finish_reason != "length"
+        )
+
+    def _response(self, key: str, known: Mapping[str, Response]) -> Response | None:
+        response = known.get(key) or self._journal.responses([key]).get(key)
+        return None if response is None or response.failure in ASKED_AGAIN else response
 
 
 def in_batches(requests: Iterable[Request]) -> Iterator[list[Request]]:

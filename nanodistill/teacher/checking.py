@@ -15,10 +15,12 @@ from functools import cache
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import ConfigError, Problem
+from nanodistill.config.teaching import LIMIT_NAMES
+from nanodistill.errors import CallError, ConfigError, Problem
 from nanodistill.plugins import load_object
 from nanodistill.teacher.asking import is_transport, params_for
 from nanodistill.teacher.libraries import load_instructor, load_litellm
+from nanodistill.teacher.parameters import named_in
 from nanodistill.teacher.resolving import MLX, Resolved, resolve
 from nanodistill.teacher.wording import MODES, mode_named
 
@@ -39,8 +41,11 @@ SERVERS_OWN = frozenset(
 )  # fmt: skip
 
 
-def check_teacher(config: DistillationConfig) -> None:
+def check_teacher(config: DistillationConfig, *, needs_key: bool = True) -> None:
     """
+    Args:
+        needs_key: whether calls will be made, for which a key has to be there.
+
     Raises:
         ConfigError: with everything that is wrong with the teacher, naming the way out of each.
     """
@@ -49,7 +54,7 @@ def check_teacher(config: DistillationConfig) -> None:
     elif not config.teacher.startswith(MLX):
         resolved = resolve(config.teacher, config.litellm_kwargs)
         problems = [
-            *missing_key(resolved, config.litellm_kwargs),
+            *(missing_key(resolved, config.litellm_kwargs) if needs_key else ()),
             *wrong_parameters(resolved, config),
             *wrong_instructor_settings(config.instructor_kwargs),
         ]
@@ -114,10 +119,13 @@ def wrong_parameters(resolved: Resolved, config: DistillationConfig) -> Iterator
 
 
 def untaken(resolved: Resolved, config: DistillationConfig) -> Iterator[Problem]:
-    """What LiteLLM itself would refuse to send to this model."""
+    """What the user chose and LiteLLM itself would refuse to send to this model.
+
+    What the stages set by themselves is left out once it is refused, and no reason to stop.
+    """
     litellm = load_litellm()
     openai_own = set(litellm.utils.DEFAULT_CHAT_COMPLETION_PARAM_VALUES)
-    sent = params_for(config, {}, 0) | {"drop_params": drops(config.litellm_kwargs)}
+    sent = chosen(config) | {"drop_params": drops(config.litellm_kwargs)}
     own = {name: value for name, value in sent.items() if name in openai_own}
     taken = litellm.get_supported_openai_params(resolved.bare, resolved.provider) or own
     refused = [name for name in own if name not in {*taken, *NOT_SENT, *forced(sent)}]
@@ -132,7 +140,23 @@ def untaken(resolved: Resolved, config: DistillationConfig) -> Iterator[Problem]
         )
     except litellm.exceptions.UnsupportedParamsError as error:
         told = error.message.removeprefix("litellm.UnsupportedParamsError: ").partition(". To ")[0]
-        yield Problem("litellm_kwargs", f"{told}; {way_out}")
+        named = named_in(CallError("parameter", told), own)
+        where = "litellm_kwargs" if named is None else place_of(named, config)
+        yield Problem(where, f"{told}; {way_out}")
+
+
+def chosen(config: DistillationConfig) -> dict[str, Any]:
+    """The parameters that calls send because the user said so.
+
+    A judge (the teacher of a configuration that is made for it) is always asked at 0.
+    """
+    sent = params_for(config, {}, 0)
+    is_judge = config.teacher == config.judge
+    if "temperature" not in config.litellm_kwargs and (
+        is_judge or "temperature" not in config.model_fields_set
+    ):
+        del sent["temperature"]
+    return sent
 
 
 NOT_SENT = frozenset(
@@ -168,7 +192,9 @@ OURS_TO_TELL_INSTRUCTOR = frozenset({"self", "kwargs", "response_model", "messag
 
 
 def place_of(name: str, config: DistillationConfig) -> str:
-    return f"litellm_kwargs.{name}" if name in config.litellm_kwargs else name
+    if name in config.litellm_kwargs:
+        return f"litellm_kwargs.{name}"
+    return "max_output_tokens" if name in LIMIT_NAMES else name
 
 
 def drops(given: Mapping[str, Any]) -> bool:

@@ -15,6 +15,10 @@ and Peterson, 1995): a latency that rises but pays, as in a server that batches,
 no reason to stop. A verdict takes the best of three windows of time, so that a stall
 of either machine is not taken for it.
 
+A call that came too late says more than that it is late: what the server answered
+during its life is what it can do in that time. The level goes down to less than that,
+stays there for a while, and is raised again later, at ever longer intervals.
+
 Each stage has its own latencies: its answers are of other lengths.
 """
 
@@ -37,6 +41,9 @@ WINDOWS = 3
 FEWEST = 8
 TRY_AGAIN_AFTER = 3.0
 LONGEST_UNTIL_AGAIN = 120.0
+LONGEST_HELD = 1200.0
+SETTLED = 8.0
+REMEMBERED = 4096
 
 
 @dataclass(slots=True)
@@ -115,6 +122,8 @@ class Concurrency:
         self._closed: dict[tuple[str, int], Closed] = {}
         self._decreased_at = float("-inf")
         self._recover_to = 0.0
+        self._answered_at: deque[float] = deque(maxlen=REMEMBERED)
+        self._held: Closed | None = None
 
     @property
     def limit(self) -> int:
@@ -126,10 +135,12 @@ class Concurrency:
 
     def tried(self, stage: str, latency: float, now: float) -> None:
         """Take note of an answer that came while no other call was under way."""
+        self._answered_at.append(now)
         self._seen(stage, 1).add(1, latency, now)
 
     def answered(self, stage: str, in_flight: int, latency: float, now: float) -> None:
         """Take note of an answer to a call that was launched as one of `in_flight`."""
+        self._answered_at.append(now)
         self._seen(stage, in_flight.bit_length()).add(in_flight, latency, now)
         if self.is_starting and in_flight <= self._level / START_FACTOR:
             return
@@ -152,10 +163,26 @@ class Concurrency:
         self._recover_to = 0.0 if lasting else self._level
         self._level = max(SMALLEST, self._level * DECREASE)
 
+    def timed_out(self, launched_at: float, now: float) -> None:
+        """Shrink to less than what was answered during the life of a call that was not."""
+        if launched_at < self._decreased_at:
+            return
+        before, answered = self._level, sum(at > launched_at for at in self._answered_at)
+        self.overloaded(launched_at, now, lasting=True)
+        self._level = max(SMALLEST, min(self._level, DECREASE * answered))
+        self._recover_to = DECREASE * before
+        held = self._held
+        is_new = held is None or now > held.until + SETTLED * held.interval
+        interval = (now - launched_at) / 2 if held is None or is_new else 2.0 * held.interval
+        interval = min(interval, LONGEST_HELD)
+        self._held = Closed(now + interval, interval)
+
     def _look(self, stage: str, octave: int, now: float) -> None:
         if self._only_waits(stage, octave, now):
             return
         if self._generation.in_use < self._generation.count / 2:
+            return
+        if self._held is not None and now < self._held.until:
             return
         if self._factor > 1.0:
             self._go_on_starting(stage)

@@ -73,7 +73,9 @@ class DirectProvider:
 
     async def _template(self, request: Request, wording: Wording) -> Template | None:
         """How requests of this shape look; learned once."""
-        shape = {name: value for name, value in request.params.items() if name != "seed"}
+        sent = self._way.structured.parameters.sent(request.params)
+        shape = {name: value for name, value in sent.items() if name != "seed"}
+        shape |= {"seed": "any"} if sent.get("seed") is not None else {}
         key = (id(wording), canonical_json(shape))
         if key not in self._templates:
             async with self._learning:

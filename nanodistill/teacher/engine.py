@@ -35,11 +35,11 @@ from nanodistill.redaction import Redactor
 from nanodistill.teacher.account import Account
 from nanodistill.teacher.answers import Answer, Failure, load_validation
 from nanodistill.teacher.asking import params_for
-from nanodistill.teacher.budget import Budget, Size
+from nanodistill.teacher.budget import Before, Budget, Estimated, Size
 from nanodistill.teacher.chains import Chains, Lost, in_batches
 from nanodistill.teacher.concurrency import START
 from nanodistill.teacher.flow import Flow
-from nanodistill.teacher.limits import Admission
+from nanodistill.teacher.limits import Admission, Allowance, Lanes
 from nanodistill.teacher.mlx import MAX_BATCH
 from nanodistill.teacher.prices import Price, price_of
 from nanodistill.teacher.provider import Provider
@@ -48,6 +48,11 @@ from nanodistill.teacher.resolving import MLX
 from nanodistill.teacher.retry import RetryPolicy
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import StopSignal
+
+JUDGE = "judge"
+"""The stage of the judge's calls."""
+ESTIMATED = "estimated spend"
+"""The note that keeps what calls took of which nobody said it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,10 @@ class Survey:
 class Teacher:
     """An open teacher. Make one with `open_teacher`."""
 
-    def __init__(
-        self, config: DistillationConfig, session: Session, flow: Flow, price: Price | None
-    ) -> None:
+    def __init__(self, config: DistillationConfig, session: Session, flow: Flow) -> None:
         self._config = config
         self._session = session
         self._flow = flow
-        self._price = price
 
     @property
     def account(self) -> Account:
@@ -128,15 +130,19 @@ class Teacher:
 
     async def survey(self, requests: Iterable[Request]) -> Survey:
         """What settling `requests` would reuse and ask."""
+        budget = self._session.budget
         reused, to_ask, usage = 0, 0, Usage()
+        cost: float | None = 0.0
         for batch in in_batches(requests):
             find = functools.partial(self._session.chains.find, batch)
             found = await self._session.offload(find)
             reused += found.done
             to_ask += len({item.key for item in found.open})
             for item in found.open:
-                usage += self._session.budget.estimator.typical(Size.of(item.request))
-        cost = None if self._price is None else self._price.of(usage)
+                each = budget.estimator.typical(Size.of(item.request))
+                price = budget.cost_of(item.request.model, each)
+                cost = None if cost is None or price is None else cost + price
+                usage += each
         return Survey(reused, to_ask, usage, cost)
 
 
@@ -150,20 +156,22 @@ async def open_teacher(
     *,
     offload: Offload | None = None,
     given_up: Mapping[str, Lost] | None = None,
+    judge_endpoint: str | None = None,
 ) -> AsyncIterator[Teacher]:
     """A teacher that asks `provider` and keeps what comes back in `journal`.
 
     Closing it commits what has arrived; it does not close the provider. `offload` runs what
     blocks; unset, threads of its own do. What an earlier session had `lost` and did without is
-    not asked again where it is `given_up`.
+    not asked again where it is `given_up`. `judge_endpoint` is where the judge is asked, if
+    there is one.
 
     Raises:
-        ConfigError: max_cost_usd is set and no price is known.
+        ConfigError: max_cost_usd is set and the price of teacher or judge is not known.
     """
     offload = offload or own_threads()
-    price = await offload(lambda: _price(config))
+    prices = await offload(lambda: _prices(config))
     await offload(load_validation)
-    before = await offload(lambda: sum(journal.sums().values(), Sums()))
+    stages, before = await offload(lambda: _before(journal))
     lost = dict(given_up or {})
     async with recording(journal, offload) as recorder:
         session = Session(
@@ -171,37 +179,72 @@ async def open_teacher(
             recorder=recorder,
             chains=Chains(journal, lost),
             lost=lost,
-            admission=_admission(config, before.answered),
-            budget=Budget(config, price, before),
+            lanes=_lanes(config, stages, provider.endpoint == judge_endpoint),
+            budget=Budget(config, prices, before, lambda note: journal.keep_note(ESTIMATED, note)),
             retry=RetryPolicy(config.max_retries, Random()),
             account=Account(),
             stop=stop,
             listen=listen,
             redact=Redactor.of(config.litellm_kwargs),
             offload=offload,
+            roles={} if config.judge in (None, config.teacher) else {config.judge: "judge"},
         )
         with awake(), heap_set_aside():
             async with Flow(session).open() as flow:
-                yield Teacher(config, session, flow, price)
+                yield Teacher(config, session, flow)
 
 
-def _admission(config: DistillationConfig, answered_before: int) -> Admission:
-    """The limits to begin with. What suits a model in this process is known: one full batch."""
+def _before(journal: Journal) -> tuple[Mapping[str, Sums], Before]:
+    """What earlier sessions took, by stage and in all."""
+    stages = journal.sums()
+    estimated = Estimated.from_note(journal.note(ESTIMATED))
+    return stages, Before(sum(stages.values(), Sums()), journal.unpriced(), estimated)
+
+
+def _lanes(config: DistillationConfig, stages: Mapping[str, Sums], at_one_endpoint: bool) -> Lanes:
+    """The limits to begin with, of the teacher and of a judge that is another model.
+
+    What the user allows is kept by each; where both are asked at one endpoint, by both together.
+    """
+    judged = stages.get(JUDGE, Sums()).answered
+    answered = sum(sums.answered for sums in stages.values())
+    judge = None if config.judge == config.teacher else config.judge
+    if judge is None:
+        return Lanes(_admission(config, config.teacher, answered), {})
+    shared = None
+    if at_one_endpoint:
+        given = config.requests_per_minute, config.tokens_per_minute
+        shared = Allowance(config.max_concurrency, *given)
+    teacher = _admission(config, config.teacher, answered - judged, shared)
+    return Lanes(teacher, {judge: _admission(config, judge, judged, shared)})
+
+
+def _admission(
+    config: DistillationConfig, model: str, answered_before: int, shared: Allowance | None = None
+) -> Admission:
+    """One model's limits. What suits a model in this process is known: one full batch."""
     most, start = config.max_concurrency, START
-    if config.teacher.startswith(MLX):
+    if model.startswith(MLX):
         most, start = min(most, MAX_BATCH), MAX_BATCH
     given = config.requests_per_minute, config.tokens_per_minute
-    return Admission(most, *given, start=start, answered_before=answered_before)
+    return Admission(most, *given, start=start, answered_before=answered_before, shared=shared)
 
 
-def _price(config: DistillationConfig) -> Price | None:
-    """The teacher's price, which a budget in dollars can't do without."""
-    known = price_of(config.teacher, config.teacher_price)
-    if known is None and config.max_cost_usd is not None:
-        problem = Problem(
+def _prices(config: DistillationConfig) -> dict[str, Price | None]:
+    """The prices of teacher and judge, which a budget in dollars can't do without."""
+    fields = [("teacher", config.teacher, config.teacher_price)]
+    if config.judge not in (None, config.teacher):
+        fields.append(("judge", config.judge, config.judge_price))
+    prices = {model: price_of(model, own) for _, model, own in fields}
+    problems = [
+        Problem(
             "max_cost_usd",
-            f"is ${config.max_cost_usd:g}, but no price is known for {config.teacher}; set "
-            "teacher_price to its USD per million input and output tokens",
+            f"is ${config.max_cost_usd:g}, but no price is known for {model}; set "
+            f"{name}_price to its USD per million input and output tokens",
         )
-        raise ConfigError("The budget can't be kept:", [problem])
-    return known
+        for name, model, _ in fields
+        if config.max_cost_usd is not None and prices[model] is None
+    ]
+    if problems:
+        raise ConfigError("The budget can't be kept:", problems)
+    return prices

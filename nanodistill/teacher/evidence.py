@@ -20,7 +20,9 @@ WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "quota",
             r"insufficient[_ ](quota|credit|balance|funds)|billing_hard_limit|billing_not_active"
             r"|credit balance is too low|exceeded_current_quota_error|payment required"
-            r"|out of credits|requires more credits",
+            r"|out of (credits?|quota)|no credits|requires more credits"
+            r"|budget[_ ](has been )?exceeded|spend(ing)? (limit|cap)|API usage limits?"
+            r"|account[^.]{0,40}(overdue|arrears|good standing)",
         ),
         (
             "context_length",
@@ -37,6 +39,16 @@ WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 NOT_BY_WORDS = (("content_filter", 429), ("content_filter", 401))
+# What is used up for longer than a minute, by the names that providers have for it.
+LONG_SPAN = re.compile(
+    r"per[-_ ]?(day|week|month)|(?-i:\b[RT]PD\b)|\b(daily|weekly|monthly)\b"
+    r"|(for|of|this|the) (day|week|month)\b|\b24[- ]?h(ours?|rs?)?\b|\b1[- ]day\b|/ ?day\b",
+    re.IGNORECASE,
+)
+A_MINUTE = re.compile(r"per[-_ ]?min(ute)?|(?-i:\b[RT]PM\b)|/ ?min\b", re.IGNORECASE)
+OF_THE_ACCOUNT = re.compile(
+    r"(account|organi[sz]ation|project|key|user)\b[^.]{0,40}\b(flagged|suspended|deactivated)", re.I
+)
 # The model's own output did not fit the form it was asked for; another try may.
 MALFORMED = re.compile(r"json_validate_failed|tool_use_failed|failed to (generate|call)", re.I)
 FORMAT = re.compile(
@@ -47,12 +59,17 @@ FORMAT = re.compile(
 )
 UNKNOWN_MODEL = re.compile(
     r"model_not_found|invalid model|unknown model|provider not provided"
+    r"|no models? (is |are )?loaded|model (is |has been )?(not |un)loaded|failed to load model"
+    r"|deployment[^.]{0,80}not (found|exist)"
     r"|model[^.]{0,80}(not found|not exist|not supported"
     r"|not available|is not a valid)",
     re.IGNORECASE,
 )
 BAD_KEY = re.compile(
-    r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key", re.I
+    r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key|api key (has )?expired"
+    r"|authentication[_ ](error|failed)|no[_ ](connected[_ ]db|db[_ ]connection)|unauthorized"
+    r"|invalid (access )?token|token (has )?expired",
+    re.I,
 )
 BAD_PARAMETER = re.compile(
     r"unsupported[_ ](parameter|value)|unknown[_ ]parameter|unrecognized (request argument|field)"
@@ -110,6 +127,10 @@ def as_text(value: Any) -> str:
 def kind_of_http(evidence: Evidence) -> str:
     """The kind of an HTTP answer that is no completion."""
     status, text = evidence.status or 0, evidence.text
+    if status in (400, 401, 403) and OF_THE_ACCOUNT.search(text):
+        return "forbidden"
+    if status in (403, 429) and LONG_SPAN.search(text) and not A_MINUTE.search(text):
+        return "used_up"
     for kind, pattern in WORDS:
         if pattern.search(text) and status < 500 and (kind, status) not in NOT_BY_WORDS:
             return kind

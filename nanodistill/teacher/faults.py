@@ -15,11 +15,13 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from nanodistill.errors import NO_DESCRIPTORS, CallError, RowFailed, RunStopped, Transient
 from nanodistill.records import Usage
 from nanodistill.redaction import Redactor
+from nanodistill.teacher.breaker import LONGEST_ASKED_WAIT
 from nanodistill.teacher.evidence import UNREADABLE, Evidence, kind_of_http
 from nanodistill.teacher.foreign import (
     answer_in,
@@ -58,6 +60,7 @@ KINDS: Mapping[str, Fate] = {
     "auth": Fate(RunStopped, "the provider refuses the API key"),
     "forbidden": Fate(RunStopped, "the provider forbids this"),
     "quota": Fate(RunStopped, "the account has no credit left"),
+    "used_up": Fate(RunStopped, "what the provider allows for longer than a minute is used up"),
     "not_found": Fate(RunStopped, "the provider does not know this model or address"),
     "parameter": Fate(RunStopped, "the provider does not take a parameter of this run"),
     "certificate": Fate(RunStopped, "the server's certificate is not trusted"),
@@ -67,6 +70,19 @@ KINDS: Mapping[str, Fate] = {
     "open_files": Fate(RunStopped, "too many files and connections are open"),
     "setup": Fate(RunStopped, "the provider's library can't make this call"),
 }
+
+
+WAITED_FOR = frozenset({"rate_limit", "overloaded"})
+
+
+def come_back(wait: float | None) -> str:
+    """When to run again, where the provider said it; a wait of minutes is not till the next day."""
+    if wait is None or wait <= LONGEST_ASKED_WAIT:
+        when = "when it is renewed, which for most providers is once a day"
+    else:
+        at = datetime.now().astimezone() + timedelta(seconds=wait)
+        when = f"in {wait / 3600:.1f} hours ({at:%d %b %H:%M})"
+    return f"Run the same command again {when}: it goes on from here, and all answers are safe."
 
 
 class Faults:
@@ -89,15 +105,22 @@ class Faults:
         code = f" (HTTP {status})" if status and status != 200 else ""
         quoted = self.quote(told)
         message = f"{fate.words}{code}: {quoted}" if quoted else f"{fate.words}{code}"
-        if fate.error is not Transient:
-            return fate.error(kind, message, status=status, usage=usage)
         wait = wait_asked(headers or {}, told)
+        if kind in WAITED_FOR and wait is not None and wait > LONGEST_ASKED_WAIT:
+            return self.make("used_up", told, status=status, headers=headers, usage=usage)
+        if fate.error is not Transient:
+            error = fate.error(kind, message, status=status, usage=usage)
+            if isinstance(error, RunStopped) and kind == "used_up":
+                error.way_out = come_back(wait)
+            return error
         return Transient(kind, message, status=status, usage=usage, retry_after=wait)
 
     def of_http(self, evidence: Evidence) -> CallError:
         """For an HTTP answer that is no completion."""
         kind = kind_of_http(evidence)
-        return self.make(kind, evidence.text, status=evidence.status, headers=evidence.headers)
+        error = self.make(kind, evidence.text, status=evidence.status, headers=evidence.headers)
+        error.param = self.quote(evidence.param)
+        return error
 
     @contextmanager
     def border(self, seconds: float | None = None) -> Iterator[None]:

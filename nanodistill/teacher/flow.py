@@ -33,7 +33,7 @@ from nanodistill.teacher.calls import Calls
 from nanodistill.teacher.chains import in_batches
 from nanodistill.teacher.session import Session
 from nanodistill.teacher.stop import DRAIN_SECONDS
-from nanodistill.teacher.work import Job, Launch, Queue
+from nanodistill.teacher.work import Job, Launch, Queue, Work
 
 MOST_ARRIVED = 250
 """Answers on their way to the disk, from which on nothing is launched."""
@@ -48,6 +48,7 @@ class Flow:
         self._watch = Watch(session.account, session.listen, anyio.current_time)
         self._calls = Calls(session, self._queue, self._watch, stop=self._stop, wake=self._wake)
         self._jobs: list[Job] = []
+        self._feeding: set[str] = set()
         self._under_way = 0
         self._land_by = math.inf
         self._halt: NanoDistillError | None = None
@@ -106,13 +107,14 @@ class Flow:
     async def _feed(self, job: Job, requests: Iterable[Request]) -> None:
         for batch in in_batches(requests):
             if not job.stage:
-                job.stage = batch[0].stage
+                job.stage, job.model = batch[0].stage, batch[0].model
+                self._feeding.add(job.model)
                 self._watch.enter(job)
             job.pulled += len(batch)
             await self._sort_out(batch, job)
             self._tell(job)
             self._may_launch.ring()
-            while self._queue.has_enough and not self._is_halted:
+            while self._queue.has_enough(batch[0].model) and not self._is_halted:
                 await self._hungry.wait()
             if self._is_halted:
                 return
@@ -139,26 +141,40 @@ class Flow:
 
     def _launch_what_may(self) -> float:
         """Launch calls until none may; gives the seconds until one might."""
-        session = self._session
         while not self._is_halted:
             now = anyio.current_time()
-            work = self._queue.next(now)
-            if not self._queue.has_enough:
-                self._hungry.ring()
-            if work is None or self._under_way - session.admission.in_flight >= MOST_ARRIVED:
+            heads = self._queue.next(now)
+            self._ask_for_more()
+            if self._under_way - self._session.lanes.in_flight >= MOST_ARRIVED:
                 return self._queue.next_due() - now
-            tokens = session.budget.estimator.typical(work.size).total_tokens
-            wait = session.admission.wait(now, tokens)
-            if wait > 0:
-                return wait
-            reservation = session.budget.reserve(work.size)
-            if reservation is None:
-                if self._under_way == 0:
-                    self._stop(session.budget.used_up(work.size))
-                return math.inf
-            ticket = session.admission.launched(work.request.stage, now, tokens)
-            self._start(Launch(self._queue.take(), ticket, reservation, time.time()))
+            waits = [self._launch_or_wait(work, now) for work in heads]
+            if not heads or all(wait > 0 for wait in waits):
+                return min(*waits, self._queue.next_due() - now, math.inf)
         return math.inf
+
+    def _ask_for_more(self) -> None:
+        """Wake the settlings that have requests left, where calls to their model run out."""
+        if not all(self._queue.has_enough(model) for model in self._feeding):
+            self._hungry.ring()
+
+    def _launch_or_wait(self, work: Work, now: float) -> float:
+        """Launch a call (0), or say for how many seconds its model's limits hold it back."""
+        session = self._session
+        if self._is_halted:
+            return math.inf
+        tokens = session.budget.estimator.typical(work.size).total_tokens
+        admission = session.lanes.of(work.request.model)
+        wait = admission.wait(now, tokens)
+        if wait > 0:
+            return wait
+        reservation = session.budget.reserve(work.size)
+        if reservation is None:
+            if self._under_way == 0:
+                self._stop(session.budget.used_up(work.size))
+            return math.inf
+        ticket = admission.launched(work.request.stage, now, tokens)
+        self._start(Launch(self._queue.take(work.request.model), ticket, reservation, time.time()))
+        return 0.0
 
     def _start(self, launch: Launch) -> None:
         self._under_way += 1
@@ -224,7 +240,7 @@ class Flow:
 
     def _tell(self, job: Job, *, always: bool = False) -> None:
         if job.stage:
-            admission = self._session.admission
+            admission = self._session.lanes.of(job.model)
             self._watch.tell(job.stage, admission.in_flight, admission.limit, always=always)
 
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from nanodistill.teacher.provider import RateHints
 
-LONGEST_WAIT = 24 * 3600.0
+LONGEST_WAIT = 40 * 24 * 3600.0
 NUMBER = r"(\d+(?:\.\d+)?)"
 JUST_NUMBER = re.compile(r"\s*-?\d+(?:\.\d+)?\s*")
 SPAN = re.compile(rf"(?:{NUMBER}d)?(?:{NUMBER}h)?(?:{NUMBER}m(?!s))?(?:{NUMBER}s)?(?:{NUMBER}ms)?")
@@ -39,7 +39,8 @@ ANTHROPIC_LIMIT = re.compile(
 )
 WAIT_IN_TEXT = re.compile(
     r"(?:try again|retry) (?:in|after) (?P<span>[\dhdms.]+)"
-    r"(?: ?(?P<unit>seconds?|minutes?|milliseconds?))?|\"retryDelay\": ?\"(?P<delay>[\dms.]+)\"",
+    r"(?: ?(?P<unit>seconds?|minutes?|milliseconds?|hours?|days?))?"
+    r"|\"retryDelay\": ?\"(?P<delay>[\dms.]+)\"",
     re.IGNORECASE,
 )
 COUNTED = {
@@ -50,7 +51,13 @@ COUNTED = {
     "input-tokens": "input tokens",
     "output-tokens": "output tokens",
 }
-UNIT_SECONDS = {"second": 1.0, "minute": 60.0, "millisecond": 0.001}
+UNIT_SECONDS = {
+    "second": 1.0,
+    "minute": 60.0,
+    "millisecond": 0.001,
+    "hour": 3600.0,
+    "day": 86400.0,
+}
 
 Clock = Callable[[], float]
 
@@ -74,7 +81,11 @@ def wait_asked(
     """Seconds that a refusal asks to wait, by its headers and its words, or None."""
     waits = [
         *retry_afters(headers, clock),
-        *(limit.reset for limit in limits_in(headers, clock).values() if limit.may_be_spent),
+        *(
+            limit.reset
+            for (_, window), limit in limits_in(headers, clock).items()
+            if limit.may_be_spent and (window in WINDOW_MINUTES or limit.remaining is not None)
+        ),
         *waits_in_text(text),
     ]
     sensible = [max(0.0, wait) for wait in waits if wait is not None and wait <= LONGEST_WAIT]

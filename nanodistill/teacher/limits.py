@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nanodistill.errors import Transient
@@ -27,7 +28,7 @@ SHORTEST_SPREAD = 0.05
 FEW_ANSWERS = 10
 SPREAD_STEP = 3
 LAST_SPREAD = 200
-OVERLOADS = frozenset({"rate_limit", "overloaded", "timeout", "connection"})
+OVERLOADS = frozenset({"rate_limit", "overloaded", "connection"})
 
 
 @dataclass(slots=True)
@@ -95,10 +96,47 @@ class Ticket:
     in_flight: int
     number: int
     spent: Spent
+    shared: Spent | None
+
+
+class Allowance:
+    """What the user allows at one endpoint, whichever of the models there is asked."""
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+    ) -> None:
+        self._most = max_concurrency
+        self._in_flight = 0
+        self._requests = Pace(MARGIN * (requests_per_minute or math.inf) / MINUTE)
+        self._tokens = TokenWindow()
+        if tokens_per_minute is not None:
+            self._tokens.limit(tokens_per_minute)
+
+    def wait(self, now: float, tokens: int) -> float:
+        """Seconds until a call may be launched; infinite: when one comes back."""
+        if self._in_flight >= self._most:
+            return math.inf
+        return max(self._requests.wait(now), self._tokens.wait(now, tokens))
+
+    def launched(self, now: float, tokens: int) -> Spent:
+        self._in_flight += 1
+        self._requests.launched(now)
+        return self._tokens.launched(now, tokens)
+
+    def answered(self, spent: Spent, tokens: int) -> None:
+        """The call of a launch came back with so many tokens."""
+        self._tokens.correct(spent, tokens)
+
+    def back(self) -> None:
+        """A call is not in flight any more."""
+        self._in_flight -= 1
 
 
 class Admission:
-    """All limits of a session."""
+    """All limits on the calls to one model. `shared` holds those that it has with another one."""
 
     def __init__(
         self,
@@ -107,8 +145,10 @@ class Admission:
         tokens_per_minute: float | None,
         start: int = START,
         answered_before: int = 0,
+        shared: Allowance | None = None,
     ) -> None:
         self.in_flight = 0
+        self._shared = shared
         self.breaker = Breaker(answered_before)
         self._concurrency = Concurrency(max_concurrency, start)
         self._requests = Pace()
@@ -131,8 +171,10 @@ class Admission:
         if self.in_flight >= self.limit:
             return math.inf
         paused = max(self.breaker.paused_until, self._paused_until) - now
+        together = 0.0 if self._shared is None else self._shared.wait(now, tokens)
         return max(
             paused,
+            together,
             self._requests.wait(now),
             self._tokens.wait(now, tokens),
             self._learned.wait(now),
@@ -145,14 +187,18 @@ class Admission:
         self._requests.launched(now)
         self._spread.launched(now)
         number = self._learned.launched(now)
-        return Ticket(stage, now, self.in_flight, number, self._tokens.launched(now, tokens))
+        spent = self._tokens.launched(now, tokens)
+        together = None if self._shared is None else self._shared.launched(now, tokens)
+        return Ticket(stage, now, self.in_flight, number, spent, together)
 
     def answered(self, ticket: Ticket, now: float, tokens: int, hints: RateHints | None) -> None:
         """An answer came; it was `tokens` long, prompt and all."""
         tried = self.breaker.is_trying
-        self.in_flight -= 1
+        self._back()
         self.breaker.answered()
         self._tokens.correct(ticket.spent, tokens)
+        if self._shared is not None and ticket.shared is not None:
+            self._shared.answered(ticket.shared, tokens)
         self._learned.answered(ticket.number, now - ticket.at, now)
         if tried:
             self._concurrency.tried(ticket.stage, now - ticket.at, now)
@@ -164,9 +210,11 @@ class Admission:
 
     def failed(self, ticket: Ticket, now: float, error: Transient) -> bool:
         """An attempt failed and may be made again. Whether it is to be held against its row."""
-        self.in_flight -= 1
+        self._back()
         held = self.breaker.failed(error, ticket.at, now)
-        if error.kind in OVERLOADS:
+        if error.kind == "timeout":
+            self._concurrency.timed_out(ticket.at, now)
+        elif error.kind in OVERLOADS:
             self._concurrency.overloaded(ticket.at, now, lasting=error.kind != "rate_limit")
         if error.kind == "rate_limit":
             resumes_at = max(now, self.breaker.paused_until)
@@ -177,14 +225,19 @@ class Admission:
 
     def declined(self, ticket: Ticket, now: float) -> None:
         """The provider answered that there is no answer."""
-        self.in_flight -= 1
+        self._back()
         self._learned.answered(ticket.number, now - ticket.at, now)
         self.breaker.answered()
 
     def gone(self, ticket: Ticket) -> None:
         """The call was given up; nothing is learned."""
-        self.in_flight -= 1
+        self._back()
         self._learned.gone(ticket.number)
+
+    def _back(self) -> None:
+        self.in_flight -= 1
+        if self._shared is not None:
+            self._shared.back()
 
     def _spread_out(self, latency: float) -> None:
         """While the level doubles, spread what it lets through over half a round trip."""
@@ -215,6 +268,27 @@ class Admission:
         self._requests.rate = MARGIN * requests / MINUTE
         if math.isfinite(tokens):
             self._tokens.limit(tokens)
+
+
+class Lanes:
+    """The admissions of a session: the teacher's, and by their names those of other models.
+
+    Each model is asked within its own limits, so that one that has to wait holds up no other.
+    """
+
+    def __init__(self, teacher: Admission, others: Mapping[str, Admission]) -> None:
+        self._teacher = teacher
+        self._others = dict(others)
+
+    def __iter__(self) -> Iterator[Admission]:
+        return iter((self._teacher, *self._others.values()))
+
+    def of(self, model: str) -> Admission:
+        return self._others.get(model, self._teacher)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(admission.in_flight for admission in self)
 
 
 def _refill(amount: float, per_minute: float | None) -> float:

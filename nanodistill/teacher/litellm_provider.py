@@ -41,7 +41,8 @@ class Way:
 
     def arguments(self, request: Request, wording: Wording) -> dict[str, Any]:
         """What LiteLLM is handed besides model and messages."""
-        given = {**self.settings, **request.params, **wording.arguments}
+        sent = self.structured.parameters.sent(request.params)
+        given = {**self.settings, **sent, **wording.arguments}
         allowed = "allowed_openai_params"
         if allowed in request.params and allowed in self.settings:
             given[allowed] = [*self.settings[allowed], *request.params[allowed]]

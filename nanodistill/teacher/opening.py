@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Listener, Notice, silent
+from nanodistill.records import Request
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.asking import is_transport
 from nanodistill.teacher.checking import PYTHON, check_teacher, lacks_key, load_teacher_function
@@ -19,7 +21,7 @@ from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.litellm_provider import LiteLLMProvider, Way, without_retries
 from nanodistill.teacher.mlx import close_mlx_provider, register_mlx_provider
 from nanodistill.teacher.prices import price_of
-from nanodistill.teacher.provider import Provider
+from nanodistill.teacher.provider import Provider, Reply
 from nanodistill.teacher.replies import Reader
 from nanodistill.teacher.resolving import MLX, Resolved, resolve
 from nanodistill.teacher.scripted import ScriptedProvider
@@ -56,7 +58,9 @@ def open_provider(
             timeout=config.timeout_seconds,
         )
     check_teacher(config)
-    resolved = resolved_teacher(config, listen)
+    if config.teacher.startswith(MLX):
+        register_mlx_provider(listen)
+    resolved = resolved_teacher(config)
     faults = Faults(Redactor.of([config.litellm_kwargs, resolved.secrets]))
     memory = Memory(f"{resolved.endpoint} {resolved.model}", remember, teller(listen))
     structured = StructuredOutput(
@@ -64,6 +68,7 @@ def open_provider(
         faults=faults,
         instructor_kwargs=config.instructor_kwargs,
         on_step=memory.stepped,
+        parameters=memory.parameters,
     )
     way = Way(
         model=resolved.model,
@@ -80,6 +85,31 @@ def open_provider(
     if config.transport == "auto" and may_go_directly(resolved, way.settings):
         return DirectProvider(way, through_litellm, trusted)
     return through_litellm
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """A provider of a run that is only planned: it has a name and answers nothing."""
+
+    endpoint: str
+
+    async def complete(self, request: Request) -> Reply:
+        raise NotImplementedError(f"a plan has asked {self.endpoint} a {request.stage} request")
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def planned_provider(config: DistillationConfig) -> Provider:
+    """The provider of `config.teacher` for a plan, which needs neither key nor network.
+
+    Raises:
+        ConfigError: the teacher can't be used; see `check_teacher`.
+    """
+    check_teacher(config, needs_key=False)
+    if config.teacher.startswith(PYTHON):
+        return Unasked(config.teacher)
+    return Unasked(resolved_teacher(config).endpoint)
 
 
 def may_go_directly(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
@@ -108,18 +138,14 @@ def trust(settings: Mapping[str, Any]) -> ssl.SSLContext | bool:
     return found if isinstance(found, ssl.SSLContext) else bool(found)
 
 
-def resolved_teacher(config: DistillationConfig, listen: Listener) -> Resolved:
+def resolved_teacher(config: DistillationConfig) -> Resolved:
     if not config.teacher.startswith(MLX):
         return resolve(config.teacher, config.litellm_kwargs)
-    register_mlx_provider(listen)
     return Resolved(config.teacher, "mlx", config.teacher.removeprefix(MLX), None, None)
 
 
-def teller(listen: Listener) -> Callable[[str, str], None]:
-    def tell(form: str, why: str) -> None:
-        listen(Notice(f'Structured output goes on as "{form}": {why}', "warning"))
-
-    return tell
+def teller(listen: Listener) -> Callable[[str], None]:
+    return lambda text: listen(Notice(text, "warning"))
 
 
 def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, Any]:

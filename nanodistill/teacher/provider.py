@@ -8,9 +8,12 @@ what its service takes, and what comes back into a `Reply`, or raises a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
+from nanodistill.errors import CallError
 from nanodistill.records import Completion, Request
 
 
@@ -36,6 +39,11 @@ class Reply:
     hints: RateHints | None = None
 
 
+FURTHER: ContextVar[Callable[[CallError], bool]] = ContextVar("FURTHER", default=lambda _: True)
+"""Asked before another attempt within one call, at a request worded otherwise, after the error
+that led to it. The engine counts it, and says no where no further call may be made."""
+
+
 class Provider(Protocol):
     """Whoever answers the calls of a run."""
 
@@ -44,7 +52,9 @@ class Provider(Protocol):
         """Provider and, where one is set, base URL: what goes into request keys."""
 
     async def complete(self, request: Request) -> Reply:
-        """Make one attempt. Ends by itself after the configured timeout.
+        """Make one attempt, and `FURTHER` ones only where the provider refuses the wording.
+
+        Each ends by itself after the configured timeout.
 
         Raises:
             Transient, RowFailed, RunStopped: by what went wrong.

@@ -37,6 +37,7 @@ class Job:
 
     total: int | None = None
     stage: str = ""
+    model: str = ""
     pulled: int = 0
     done: int = 0
     is_fed: bool = False
@@ -91,19 +92,19 @@ class Launch:
 
 
 class Queue:
-    """The wanted calls of all settlings."""
+    """The wanted calls of all settlings, in a line for each model that is asked."""
 
     def __init__(self) -> None:
-        self._ready: deque[Work] = deque()
+        self._ready: dict[str, deque[Work]] = {}
         self._later: list[tuple[float, int, Work]] = []
         self._order = count()
         self._waiting: dict[str, list[Want]] = {}
         self._lookers = 0
         self._freed: set[str] = set()
 
-    @property
-    def has_enough(self) -> bool:
-        return len(self._ready) >= ENOUGH
+    def has_enough(self, model: str) -> bool:
+        """Whether enough calls to a model are ready; those to another one don't count."""
+        return len(self._ready.get(model, ())) >= ENOUGH
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -125,31 +126,36 @@ class Queue:
             return True
         self._waiting[item.key] = []
         work = Work(item, job, Size.of(item.request))
-        (self._ready.appendleft if first else self._ready.append)(work)
+        line = self._line(work)
+        (line.appendleft if first else line.append)(work)
         return True
 
-    def next(self, now: float) -> Work | None:
-        """The call that is next, left in the queue until it is taken."""
+    def next(self, now: float) -> list[Work]:
+        """The call that is next for each model, left in the queue until it is taken."""
         while self._later and self._later[0][0] <= now:
-            self._ready.appendleft(heapq.heappop(self._later)[2])
-        return self._ready[0] if self._ready else None
+            work = heapq.heappop(self._later)[2]
+            self._line(work).appendleft(work)
+        return [line[0] for line in self._ready.values() if line]
 
     def next_due(self) -> float:
         """When a call that was put off is due."""
         return self._later[0][0] if self._later else math.inf
 
-    def take(self) -> Work:
-        """Take out the call that is next, to launch it."""
-        work = self._ready.popleft()
+    def take(self, model: str) -> Work:
+        """Take out the call that is next for a model, to launch it."""
+        work = self._ready[model].popleft()
         work.tries += 1
         return work
 
     def again(self, work: Work) -> None:
         """Put back a call, behind the others."""
-        self._ready.append(work)
+        self._line(work).append(work)
 
     def put_off(self, work: Work, until: float) -> None:
         heapq.heappush(self._later, (until, next(self._order), work))
+
+    def _line(self, work: Work) -> deque[Work]:
+        return self._ready.setdefault(work.request.model, deque())
 
     def free(self, work: Work) -> list[Want]:
         """`work` has come to its end; gives what has waited for it."""

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.awake import awake
+from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.interrupts import on_interrupt
 from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
@@ -102,7 +103,8 @@ def train(
         _lay_out(folder, found)
         make_latest(run, known.entry)
         follower = Follower(listen, found.options.settings.report_to, config.name, folder.id)
-        with _stop_signal(stop) as asked, follower, awake():
+        known_by_then = knowing(lambda: {"run": folder.id, "dataset": known.dataset})
+        with _stop_signal(stop) as asked, follower, awake(), known_by_then:
             outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
         if outcome["ending"] == "stopped":
             raise KeyboardInterrupt

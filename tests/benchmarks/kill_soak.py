@@ -3,8 +3,9 @@
     PYTHONPATH=tests python tests/benchmarks/kill_soak.py [KILLS] [--seed N]
 
 A server on loopback answers each request by what it says, fails some with a 500, and writes
-down what it was asked and what it said. A child works on a run as the command line does and is
-ended after a random time, from its start or from its first call, by SIGKILL, SIGTERM or SIGINT.
+down what it was asked and what it said. A child works on a run, as `python -m nanodistill synth`,
+and is ended after a random time, from its start or from its first call, by SIGKILL, SIGTERM or
+SIGINT.
 When one gets through, its dataset is held against that of an undisturbed run, and a new run
 begins. What was committed before a child began (its text is in the journal) may not be asked
 again by it.
@@ -28,12 +29,12 @@ from random import Random
 from teacher.server import Call, TeacherServer
 
 from benchmarks.contenders import SEEDS
-from nanodistill.cli import run as command
 from nanodistill.journal import read_journal
-from nanodistill.teacher.libraries import load_litellm
 
 IN_FLIGHT = 24
 LONGEST_LIFE = 0.9
+LONGEST_START = 6.0
+"""Seconds, from the child's first instruction: LiteLLM alone takes some to import."""
 PATIENCE = 60.0
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 RUN = """
@@ -129,33 +130,26 @@ def committed(folder: Path) -> set[str]:
     return {each.completion.text for each in found if each is not None and each.completion}
 
 
-def begin(run_file: Path) -> int:
-    """A child that works on a run as the command line does."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        os._exit(command(["synth", str(run_file), "--json"]))
-    return child
+def begin(run_file: Path) -> subprocess.Popen[bytes]:
+    """A child that works on a run as a person's command does."""
+    arguments = [sys.executable, "-m", "nanodistill", "synth", str(run_file), "--json"]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null)
 
 
-def ended(child: int, seconds: float) -> int | None:
+def ended(child: subprocess.Popen[bytes], seconds: float) -> int | None:
     """The exit code of a child, if it ends in time."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+    while (code := child.poll()) is None and time.monotonic() < until:
         time.sleep(0.002)
-    return None
+    return code
 
 
 def one_try(run_file: Path, log: Log, random: Random, tally: Tally, *, kill: bool) -> bool:
     """Let a child work, and end it after a while if `kill`. Whether it got through."""
     child, code = begin(run_file), None
-    from_first_call, life = random.random() < 0.7, random.uniform(0, LONGEST_LIFE)
+    from_first_call = random.random() < 0.7
+    life = random.uniform(0, LONGEST_LIFE if from_first_call else LONGEST_START)
     while from_first_call and code is None and not log.has_more():
         code = ended(child, 0.004)
     if code is None:
@@ -164,7 +158,7 @@ def one_try(run_file: Path, log: Log, random: Random, tally: Tally, *, kill: boo
         assert code == 0, f"synth ended with {code}"
         return True
     number = random.choice(SIGNALS)
-    os.kill(child, number)
+    child.send_signal(number)
     code = ended(child, PATIENCE)
     tally.kills[number.name] += 1
     tally.codes[f"{number.name} {code}"] += 1
@@ -220,7 +214,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.serve is not None:
         serve(given.serve)
-    load_litellm()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command_line = [sys.executable, __file__, "--serve", str(folder / "asked.log")]

@@ -111,7 +111,7 @@ def test_without_coverage_a_turn_is_a_row_with_the_label_that_the_teacher_gave(
 
 def test_a_teacher_that_says_one_thing_only_ends_the_run_early(tmp_path: Path) -> None:
     teacher = Writer(repeats=1.0)
-    result = run(config_in(tmp_path, **CHAT), teacher)
+    result = run(config_in(tmp_path, **CHAT, min_rows=4), teacher)
     assert result.stopped_because == "saturated"
     assert result.kept == 16
     assert len(teacher.asked) < 200

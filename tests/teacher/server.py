@@ -157,6 +157,7 @@ class Behaviour:
     400, or ignored (answered in prose). `fail_every` makes each n-th call a 500. `items` is the
     length of lists that a schema leaves open. `mutate` turns a good body into what goes over the
     wire instead. `record`: keep whole calls, or counts alone.
+    `picky` says what happens to a call by what it asks; None: nothing out of the ordinary.
     """
 
     latency: float = 0.0
@@ -173,6 +174,7 @@ class Behaviour:
     headers: Mapping[str, str] = field(default_factory=dict)
     record: Literal["calls", "counts", "nothing"] = "calls"
     answer: Callable[[Call], str] | None = None
+    picky: Callable[[Call], Act | None] | None = None
     mutate: Callable[[dict[str, Any], Call], str] | None = None
 
 
@@ -348,6 +350,8 @@ class TeacherServer:
             return refusal(call, now.refusal, wait, now.hint)
         if self._acts:
             act = self._acts.popleft()
+        elif now.picky and (picked := now.picky(call)) is not None:
+            act = picked
         elif now.always:
             act = now.always
         elif now.fail_every and self.total % now.fail_every == 0:

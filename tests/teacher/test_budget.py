@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanodistill.journal import Sums
 from nanodistill.records import Usage
-from nanodistill.teacher.budget import Budget, Reservation, Size
+from nanodistill.teacher.budget import Before, Budget, Reservation, Size
 from nanodistill.teacher.prices import Price
 from teacher.opened import config, request
 
@@ -18,7 +18,8 @@ SMALL = Size.of(request("hello", max_tokens=100))
 
 
 def budget(before: Sums | None = None, **limits: Any) -> Budget:
-    return Budget(config(**limits), PRICE, before or Sums())
+    prices = {"openai/any": PRICE}
+    return Budget(config(**limits), prices, Before(before or Sums()), lambda note: None)
 
 
 def test_calls_in_flight_count() -> None:

@@ -46,7 +46,8 @@ async def test_errors(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with opened(config_for(teacher_server.url, transport=transport)) as provider:
+    settings = config_for(teacher_server.url, transport=transport, structured_output="json_schema")
+    async with opened(settings) as provider:
         for act in ACTS:
             teacher_server.next(act)
             with pytest.raises(CallError) as caught:

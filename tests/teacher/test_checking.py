@@ -22,6 +22,8 @@ def _no_keys_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(teacher: str, **kwargs: Any) -> str:
     """What is wrong with a teacher; empty if nothing is."""
     fields = {"structured_output": kwargs.pop("structured_output", "auto")}
+    if "field" in kwargs:
+        fields["temperature"] = kwargs.pop("field")
     try:
         check_teacher(config(teacher=teacher, litellm_kwargs=kwargs, **fields))
     except ConfigError as wrong:
@@ -103,7 +105,10 @@ def test_parameters_that_the_model_does_not_take() -> None:
 
 
 def test_values_that_the_model_does_not_take() -> None:
-    assert "temperature" in told("openai/gpt-5", api_key="k" * 9)
+    wrong = told("openai/gpt-5", api_key="k" * 9, temperature=0.5)
+    assert "litellm_kwargs.temperature" in wrong
+    assert "temperature: " in told("openai/gpt-5", api_key="k" * 9, field=0.5)
+    assert told("openai/gpt-5", api_key="k" * 9) == ""
     assert told("openai/gpt-5", api_key="k" * 9, temperature=1) == ""
 
 

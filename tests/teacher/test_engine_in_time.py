@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from nanodistill.errors import Interrupted, TeacherRefused, Transient
+from nanodistill.errors import BudgetReached, Interrupted, TeacherRefused, Transient
 from nanodistill.journal import read_journal
 from nanodistill.records import Completion, Request, Usage
 from nanodistill.teacher.provider import Reply
@@ -218,3 +219,62 @@ async def test_requests_per_minute_end_to_end(tmp_path: Path) -> None:
     times = [at for at, _ in remote.asked]
     assert all(times[n + 60] - times[n] > 60 for n in range(len(times) - 60))
     assert times[-1] - times[0] < 205
+
+
+@pytest.mark.parametrize("throttled", ["judge", "teacher"])
+async def test_one_models_refusals_do_not_hold_up_the_other(tmp_path: Path, throttled: str) -> None:
+    """A provider that lets one model's calls through slowly says nothing of another model's."""
+    models = {"teacher": "openai/teacher", "judge": "openai/judge"}
+    slow = Windowed(latency=0.05, most=1, span=5.0, exact=True)
+    servers = {name: slow if name == throttled else Open(latency=0.05) for name in models}
+    ended: dict[str, float] = {}
+
+    class Both:
+        endpoint = "both"
+
+        async def complete(self, request: Request) -> Reply:
+            name = next(name for name, model in models.items() if model == request.model)
+            verdict = servers[name].arrive(anyio.current_time())
+            await anyio.sleep(verdict.latency)
+            if verdict.error is not None:
+                raise verdict.error
+            ended[name] = anyio.current_time()
+            return Reply(Completion("yes", "stop", Usage(10, 10)))
+
+        async def aclose(self) -> None:
+            """Nothing to close."""
+
+    fields: dict[str, Any] = {"teacher": models["teacher"], "judge": models["judge"]}
+    async with running(tmp_path, Both(), offload=inline, **fields) as teacher:
+        few, many = [f"text {n}" for n in range(8)], [f"text {n}" for n in range(20)]
+        taught = requests_for(teacher, few if throttled == "teacher" else many)
+        plain = requests_for(teacher, few if throttled == "judge" else many)
+        judged = [replace(each, model=models["judge"]) for each in plain]
+        began = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(teacher.settle, taught)
+            tasks.start_soon(teacher.settle, judged)
+        free = "teacher" if throttled == "judge" else "judge"
+        assert ended[free] - began < 3
+        assert ended[throttled] - began > 20
+
+
+async def test_a_budget_counts_calls_that_came_too_late(tmp_path: Path) -> None:
+    """Nobody says what they took; the provider has worked on them all the same, run after run."""
+    late = Transient("timeout", "none within 10 s")
+    asked = 0
+
+    def fault(text: str, nth: int, now: float) -> Exception | None:
+        nonlocal asked
+        asked += 1
+        return late if asked > 1 else None
+
+    for _ in range(3):
+        remote = Remote(fault=fault)
+        async with running(
+            tmp_path, remote, offload=inline, max_tokens_total=500, max_retries=20
+        ) as teacher:
+            requests = requests_for(teacher, ["one", "two"], params={"max_tokens": 100})
+            with pytest.raises((BudgetReached, TeacherRefused)):
+                await teacher.settle(requests)
+    assert asked <= 5

@@ -62,6 +62,8 @@ def test_reset_of_a_limit_with_room_is_no_wait() -> None:
         ("Please try again in 450ms.", 0.45),
         ("please retry after 30 seconds", 30),
         ("Please retry after 2 minutes.", 120),
+        ("try again in 5 hours", 18_000),
+        ("Please retry after 2 days.", 172_800),
         ('{"@type": "RetryInfo", "retryDelay": "34.07s"}', 34.07),
         ("try again in a while", None),
     ],

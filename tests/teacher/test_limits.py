@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -229,3 +230,27 @@ def test_a_reset_that_tells_when_all_is_full_again_is_not_waited_for() -> None:
     hints = RateHints(requests_per_minute=60.0, remaining_requests=0, resets_in=60.0)
     gate.answered(ticket, 1.0, 1, hints)
     assert gate.wait(1.0, 1) == pytest.approx(1.0)
+
+
+@dataclass
+class Queueing(Open):
+    """Works on one call at a time; whoever waits longer than `patience` leaves."""
+
+    latency: float = 6.0
+    patience: float = 10.0
+    free_at: float = 0.0
+
+    def arrive(self, now: float) -> Verdict:
+        end = max(now, self.free_at) + self.latency
+        if end - now > self.patience:
+            return Verdict(self.patience, Transient("timeout", "none in time"))
+        self.free_at = end
+        return Verdict(end - now)
+
+
+def test_calls_that_come_too_late_bring_the_level_down_to_what_the_server_can_do() -> None:
+    outcome = Simulation(admission(), Queueing(), calls=40).run()
+    levels = [level for _, level in outcome.limits]
+    assert max(levels[:4]) == 8
+    assert levels.count(1) > 0.7 * len(levels)
+    assert len(outcome.refusals) < 12

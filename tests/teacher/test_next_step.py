@@ -9,6 +9,7 @@ import pytest
 
 from nanodistill.records import Completion, FinishReason, Request, Usage
 from nanodistill.teacher.answers import (
+    LABEL_TOKENS,
     Answer,
     Failure,
     Link,
@@ -100,6 +101,23 @@ def test_the_larger_limit(params: dict[str, int], cut_at: int, then: dict[str, i
     step = next_step([link(replace(PLAIN, params=params), "and so", "length", cut_at)])
     assert isinstance(step, Request)
     assert dict(step.params) == then
+
+
+@pytest.mark.parametrize(
+    ("limit", "said", "then"),
+    [
+        (LABEL_TOKENS, "", None),
+        (LABEL_TOKENS, "<think>Hm, the text", None),
+        (LABEL_TOKENS, "The label of this", 4096),
+        (50, "", 4096),
+        (9000, "", 18_000),
+    ],
+)
+def test_a_short_answer_gets_room_to_reason(limit: int, said: str, then: int | None) -> None:
+    request = replace(PLAIN, stage="check", params={"max_tokens": limit})
+    step = next_step([link(request, said, "length", limit)])
+    assert isinstance(step, Request)
+    assert step.params.get("max_tokens") == then
 
 
 def test_a_whole_answer_after_truncation_counts() -> None:

@@ -14,27 +14,26 @@ def test_first_come_first_served_and_what_is_due_before_that() -> None:
     queue = Queue()
     for text in "abc":
         assert queue.accept(item(text), Job())
-    late = queue.next(0.0)
-    assert late is not None
-    queue.put_off(queue.take(), until=5.0)
-    queue.again(queue.take())
+    assert queue.next(0.0)
+    queue.put_off(queue.take("openai/any"), until=5.0)
+    queue.again(queue.take("openai/any"))
     assert queue.next_due() == 5.0
     assert [next_text(queue, at) for at in (1.0, 6.0, 6.0)] == ["c", "a", "b"]
-    assert queue.next(6.0) is None
+    assert queue.next(6.0) == []
 
 
 def next_text(queue: Queue, now: float) -> str:
-    assert queue.next(now) is not None
-    return queue.take().request.messages[-1]["content"]
+    assert queue.next(now)
+    return queue.take("openai/any").request.messages[-1]["content"]
 
 
 def test_the_same_call_waits_for_the_one_under_way() -> None:
     queue = Queue()
     queue.accept(item("a"), Job())
     queue.next(0.0)
-    work = queue.take()
+    work = queue.take("openai/any")
     assert queue.accept(item("a"), Job())
-    assert queue.next(0.0) is None
+    assert queue.next(0.0) == []
     assert [want.open.key for want in queue.free(work)] == [item("a").key]
 
 
@@ -43,7 +42,7 @@ def test_what_was_freed_while_the_journal_was_looked_into_is_not_queued() -> Non
     queue = Queue()
     queue.accept(item("a"), Job())
     queue.next(0.0)
-    work = queue.take()
+    work = queue.take("openai/any")
     with queue.looking():
         assert queue.free(work) == []
         assert not queue.accept(item("a"), Job())
@@ -58,7 +57,7 @@ def test_a_repeated_call_is_a_retry() -> None:
     causes = []
     for _ in range(2):
         queue.next(0.0)
-        work = queue.take()
+        work = queue.take("openai/any")
         causes.append(work.cause)
         queue.again(work)
     assert causes == ["first", "retry"]
