@@ -47,9 +47,9 @@ from nanodistill.evaluation.trained import (
     rows_trained_on,
 )
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.models.resolve import ResolvedModel, resolve_model
 from nanodistill.records import Message
 from nanodistill.runfolder import RunFolder
+from nanodistill.training.student import find_student, tokenizer_settings
 
 
 def evaluate(
@@ -85,9 +85,11 @@ def evaluate(
     facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
     choice = choose_metric(config, facts, judged.golds)
     listen(_announcement(judged, choice))
-    base = resolve_model(config.student, listener=listen)
+    base = find_student(config, run, listen)
     named = find_endpoint(endpoint, model) if endpoint else model or adapter
     candidate = find_candidate(config, run, base, named, listen)
+    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
+    plain = Contender(BASE, base, tokenizer_kwargs=kwargs)
     _warn_of_overlap(judged, dataset, candidate, run, listen)
     form = output_format(
         dataset.manifest.thinking_format, candidate.train_on, config.thinking_format
@@ -98,7 +100,7 @@ def evaluate(
         answers = Answers(run.evaluation / "answers.jsonl")
         wanted = [
             Wanted(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
-            for one in line_up(base, candidate, shots(dataset, form))
+            for one in line_up(plain, candidate, shots(dataset, form))
         ]
         generated = generate_missing(wanted, answers, config, listen)
         scored = {one.contender.name: _scored(judge, one, answers) for one in wanted} | scored
@@ -175,11 +177,10 @@ def _subject(
     )
 
 
-def line_up(base: ResolvedModel, candidate: Candidate, shown: Sequence[Message]) -> list[Contender]:
+def line_up(base: Contender, candidate: Candidate, shown: Sequence[Message]) -> list[Contender]:
     """Base, base with examples where there are any, student."""
-    plain = Contender(BASE, base, tokenizer_kwargs=candidate.contender.tokenizer_kwargs)
-    few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shown))] if shown else []
-    return [plain, *few_shot, candidate.contender]
+    few_shot = [replace(base, name=FEW_SHOT, shots=tuple(shown))] if shown else []
+    return [base, *few_shot, candidate.contender]
 
 
 def _warn_of_overlap(
