@@ -66,6 +66,13 @@ class ResolvedModel:
     licence: str | None = None
     by_weights: str | None = None
 
+    @property
+    def for_mlx_lm(self) -> str:
+        """What `mlx_lm.load` takes for it: a repository of the Hub, or the folder it lies in."""
+        if self.kind == "hub" and "@" not in self.name:
+            return self.name
+        return str(self.path.absolute())
+
 
 @dataclass(frozen=True)
 class Located:

@@ -22,7 +22,6 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from nanodistill.config.nearest import nearest
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.models.resolve import ResolvedModel
 from nanodistill.runfolder import write_atomic
 from nanodistill.training.modelfacts import is_called
 from nanodistill.training.options import TrainingOptions
@@ -103,14 +102,13 @@ def trainable(model: Module) -> dict[str, mx.array]:
     return dict(tree_flatten(model.trainable_parameters()))
 
 
-def adapter_config(
-    config: Mapping[str, Any], options: TrainingOptions, student: ResolvedModel
-) -> str:
-    """adapter_config.json, as mlx_lm's loader takes it. `model` is what `mlx_lm.load` takes: a
-    repository of the Hub, or the folder that the student lies in."""
-    repository = student.kind == "hub" and "@" not in student.name
-    model = student.name if repository else str(student.path.absolute())
-    whole = {"model": model, **config, "train_on": options.settings.train_on}
+def adapter_config(config: Mapping[str, Any], options: TrainingOptions, student: str) -> str:
+    """adapter_config.json, as mlx_lm's loader takes it; the rest of it is for people.
+
+    Args:
+        student: what `mlx_lm.load` takes for the base; see `ResolvedModel.for_mlx_lm`.
+    """
+    whole = {"model": student, **config, "train_on": options.settings.train_on}
     return json.dumps(whole, indent=2) + "\n"
 
 

@@ -21,6 +21,7 @@ from nanodistill.errors import ConfigError
 from nanodistill.events import Listener, Table
 from nanodistill.hardware import GIB, Hardware, detect_hardware, preset
 from nanodistill.models.resolve import ResolvedModel
+from nanodistill.runfolder import RunFolder
 from nanodistill.training.batches import Deal, fit_window
 from nanodistill.training.child import Job
 from nanodistill.training.encode import encode, load_tokenizer
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
     from nanodistill.dataset import DatasetVersion
     from nanodistill.records import Split
-    from nanodistill.runfolder import RunFolder
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
 
@@ -78,10 +78,8 @@ class Identified:
         )
 
 
-def identify(
-    config: DistillationConfig, dataset: DatasetVersion, run: RunFolder, listen: Listener
-) -> Identified:
-    """The run in the folder `run` that training `config` on `dataset` is.
+def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listener) -> Identified:
+    """The run that training `config` on `dataset` is.
 
     Raises:
         ModelError: the student is not there.
@@ -89,7 +87,7 @@ def identify(
     hardware = detect_hardware()
     name, values = preset(hardware)
     options = TrainingOptions.of(config, values)
-    student = find_student(config, run, listen)
+    student = find_student(config, RunFolder(config.run_folder), listen)
     scored = options.settings.best_by == "score"
     scoring = scoring_identity(config, dataset) if scored else None
     return Identified(

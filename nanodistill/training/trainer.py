@@ -87,7 +87,7 @@ def train(
         CheckFailed: training diverged, again after a roll-back.
         KeyboardInterrupt: it was stopped; calling it again goes on.
     """
-    known = identify(config, dataset, run, listen)
+    known = identify(config, dataset, listen)
     folder = training_folder(run, known.run_id)
     if folder.result.exists() and not dry_run:
         make_latest(run, known.entry)

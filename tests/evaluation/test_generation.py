@@ -47,7 +47,7 @@ def wanted(tiny: TinyRun) -> list[Wanted]:
 def contenders(tiny: TinyRun) -> list[Contender]:
     base = resolve_model(str(tiny.model))
     student = find_candidate(tiny.config(), tiny.run, base, None, silent)
-    return line_up(Contender("base", base), student, shots(tiny.dataset, resolve_format("none")))
+    return line_up(base, student, shots(tiny.dataset, resolve_format("none")))
 
 
 @pytest.fixture(scope="module")

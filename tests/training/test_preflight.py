@@ -33,9 +33,8 @@ def look(student: Path, rows: Rows, **settings: Any) -> Preflight:
 
 def look_with(config: DistillationConfig, rows: Rows) -> Preflight:
     dataset = cast("DatasetVersion", rows)
-    run = RunFolder(config.run_folder)
-    known = identify(config, dataset, run, silent)
-    return preflight(known, config, dataset, run)
+    known = identify(config, dataset, silent)
+    return preflight(known, config, dataset, RunFolder(config.run_folder))
 
 
 def found(checked: Preflight) -> dict[str, tuple[str, str]]:
