@@ -48,7 +48,6 @@ from nanodistill.evaluation.trained import (
     rows_trained_on,
 )
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.models.loading import NO_KWARGS
 from nanodistill.models.resolve import ResolvedModel
 from nanodistill.records import Message
 from nanodistill.runfolder import RunFolder
@@ -183,10 +182,10 @@ def line_up(
     base: ResolvedModel,
     candidate: Candidate,
     shown: Sequence[Message],
-    tokenizer_kwargs: Mapping[str, Any] = NO_KWARGS,
+    tokenizer_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Contender]:
     """Base, base with examples where there are any, student. `tokenizer_kwargs` are the base's."""
-    plain = Contender(BASE, base, tokenizer_kwargs=tokenizer_kwargs)
+    plain = Contender(BASE, base, tokenizer_kwargs=tokenizer_kwargs or {})
     few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shown))] if shown else []
     return [plain, *few_shot, candidate.contender]
 

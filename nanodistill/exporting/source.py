@@ -86,7 +86,7 @@ def find_source(
     if base.identity != entry.student_identity:
         raise InputError(
             f"Training run {entry.run} was made on {entry.student}, and {config.student} "
-            "is another model, or the same with another file: weights, tokenizer, chat template or "
+            "is another model, or the same with other weights, another tokenizer, chat template or "
             "generation settings.",
             next_step="Set student to the model that was trained, or train again.",
         )
