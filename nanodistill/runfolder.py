@@ -121,13 +121,14 @@ def check_format(marker: Path) -> None:
 
 def bytes_in(path: Path) -> int:
     """The size of a file, or of all files in a folder, which may come and go meanwhile."""
+    files = [path]
+    if path.is_dir():
+        files = [Path(place) / name for place, _, names in os.walk(path) for name in names]
     total = 0
-    places = os.walk(path) if path.is_dir() else [(path.parent, [], [path.name])]
-    for place, _, names in places:
-        for name in names:
-            # What is gone by now takes no room.
-            with suppress(FileNotFoundError, NotADirectoryError):
-                total += os.stat(os.path.join(place, name)).st_size
+    for file in files:
+        # What is gone by now takes no room.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            total += file.stat().st_size
     return total
 
 
