@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,19 @@ def check_format(marker: Path) -> None:
             f"(folder format {found}, this one knows {FORMAT}).",
             next_step="Update NanoDistill, or choose another output_dir or name.",
         )
+
+
+def bytes_in(path: Path) -> int:
+    """The size of a file, or of all files in a folder, which may come and go meanwhile."""
+    files = [path]
+    if path.is_dir():
+        files = [Path(place) / name for place, _, names in os.walk(path) for name in names]
+    total = 0
+    for file in files:
+        # What is gone by now takes no room.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            total += file.stat().st_size
+    return total
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -16,7 +16,7 @@ from nanodistill.dataset.index import current_index
 from nanodistill.events import Table
 from nanodistill.journal import Sums, read_journal
 from nanodistill.progress import duration, shown_value
-from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.runfolder import RunFolder, bytes_in, read_json
 from nanodistill.training.metrics import standing
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
@@ -142,12 +142,7 @@ def _disk(run: RunFolder) -> dict[str, int]:
     if not run.root.exists():
         return {}
     parts = sorted(path for path in run.root.iterdir() if not path.name.startswith("."))
-    return {path.name: _bytes(path) for path in parts}
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return {path.name: bytes_in(path) for path in parts}
 
 
 def _next(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from nanodistill.errors import DamagedFile, NewerVersion, RunLocked, disk_full
-from nanodistill.runfolder import RunFolder, read_json, write_json
+from nanodistill.runfolder import RunFolder, bytes_in, read_json, write_json
 
 
 def test_a_second_process_on_the_same_half_is_refused(tmp_path: Path) -> None:
@@ -62,3 +64,26 @@ def test_a_real_full_disk_is_one() -> None:
     ):
         file.write(b"x")
     assert disk_full(failed.value) is not None
+
+
+def test_the_size_of_a_folder_that_another_program_changes(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            deep = tmp_path.joinpath("a", *"bcdefgh")
+            deep.mkdir(parents=True)
+            (deep / "file").touch()
+            (tmp_path / "a").rename(tmp_path / "moved")
+            shutil.rmtree(tmp_path / "moved")
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        assert {bytes_in(tmp_path) for _ in range(1000)} == {5}
+    finally:
+        over.set()
+        changing.join()
+    assert bytes_in(tmp_path / "kept") == 5
+    assert bytes_in(tmp_path / "nothing") == 0

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanodistill.dataset.index import Entry, Index, current_index, save_index, writing
 from nanodistill.dataset.writer import REMOVING, sweep
 from nanodistill.errors import Problem, ProblemsError
-from nanodistill.runfolder import RunFolder, sync_folder
+from nanodistill.runfolder import RunFolder, bytes_in, sync_folder
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def prunable(run: RunFolder) -> list[Prunable]:
     return [
         Prunable(
             name=entry.name,
-            bytes=_size(run.datasets / entry.name),
+            bytes=bytes_in(run.datasets / entry.name),
             needed_because=_needed(entry, index, trained_on),
         )
         for entry in index.versions
@@ -88,7 +87,3 @@ def _training_texts(run: RunFolder) -> Iterator[tuple[str, str]]:
         for path in sorted(run.training.glob(pattern)):
             place = path.parent if path.parent != run.training else path
             yield place.relative_to(run.root).as_posix(), path.read_text(encoding="utf-8")
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

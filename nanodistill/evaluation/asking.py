@@ -14,10 +14,11 @@ from nanodistill.evaluation.job import Job, Prompt, Task
 from nanodistill.evaluation.reading import output_format, read
 from nanodistill.evaluation.trained import dataset_of, find_candidate
 from nanodistill.events import Listener, silent
-from nanodistill.models.resolve import resolve_model
+from nanodistill.models.resolve import ResolvedModel
 from nanodistill.records import Message
 from nanodistill.runfolder import RunFolder
 from nanodistill.thinking import Format, resolve_format
+from nanodistill.training.student import find_student, tokenizer_settings
 
 KEY = "asked"
 
@@ -55,7 +56,9 @@ class Student:
         listen: Listener = silent,
     ) -> None:
         self._config = config
-        self._role = _base_role(config, run) if base else _student_role(config, run, listen)
+        model = find_student(config, run, listen)
+        self._tokenizer = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
+        self._role = _base_role(config, run) if base else _student_role(config, run, model, listen)
         self._generator = Generator(listen)
 
     def __enter__(self) -> Self:
@@ -85,7 +88,7 @@ class Student:
             adapter=self._role.adapter,
             shots=(),
             prompts=(Prompt(KEY, messages),),
-            tokenizer_kwargs=self._config.tokenizer_kwargs,
+            tokenizer_kwargs=self._tokenizer,
         )
         job = Job((task,), self._config.max_new_tokens, batch_size=1)
         (generated,) = self._generator.run(job)
@@ -125,8 +128,9 @@ class Role:
     form: Format
 
 
-def _student_role(config: DistillationConfig, run: RunFolder, listen: Listener) -> Role:
-    model = resolve_model(config.student, listener=listen)
+def _student_role(
+    config: DistillationConfig, run: RunFolder, model: ResolvedModel, listen: Listener
+) -> Role:
     found = find_candidate(config, run, model, None, listen)
     manifest = (dataset_of(found.entry, run) if found.entry else open_version(None, run)).manifest
     return Role(

@@ -18,6 +18,7 @@ from nanodistill.models.resolve import ResolvedModel, resolve_model
 from nanodistill.records import canonical_text, tagged_hash
 from nanodistill.runfolder import RunFolder
 from nanodistill.training.runs import RunEntry, read_index, training_folder
+from nanodistill.training.student import tokenizer_settings
 
 TrainOn = Literal["cot", "answer"]
 
@@ -55,9 +56,9 @@ def find_candidate(
     if isinstance(named, Endpoint):
         contender = Contender(STUDENT, named)
         return Candidate(_name(named.name, contender), contender, config.train_on, None)
-    kwargs = config.tokenizer_kwargs
     if isinstance(named, str):
         model = resolve_model(named, listener=listen)
+        kwargs = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
         contender = Contender(STUDENT, model, tokenizer_kwargs=kwargs)
         return Candidate(_name(named, contender), contender, config.train_on, None)
     if named is None:
@@ -67,6 +68,7 @@ def find_candidate(
     known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
     if known:
         return _trained(known[0], config, base, run, listen)
+    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
     contender = Contender(STUDENT, base, named, tokenizer_kwargs=kwargs)
     return Candidate(_name(named.name, contender), contender, config.train_on, None)
 
@@ -121,7 +123,8 @@ def _trained(
         )
     if not folder.result.exists():
         listen(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
-    contender = Contender(STUDENT, base, folder.adapter, tokenizer_kwargs=config.tokenizer_kwargs)
+    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
+    contender = Contender(STUDENT, base, folder.adapter, tokenizer_kwargs=kwargs)
     return Candidate(entry.run, contender, cast("TrainOn", entry.train_on), entry)
 
 

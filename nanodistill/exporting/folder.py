@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.exporting.job import MlxForm
+from nanodistill.models.resolve import BESIDE_WEIGHTS
 from nanodistill.runfolder import sync_folder
 
 if TYPE_CHECKING:
@@ -19,18 +20,7 @@ if TYPE_CHECKING:
 
     from nanodistill.exporting.fuse import Fused, Stored
 
-BESIDE_WEIGHTS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "*.tiktoken",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-)
+LEGAL = ("LICENSE*", "NOTICE*")
 EIGHT_BITS = {"group_size": 32, "bits": 8, "mode": "affine"}
 
 
@@ -76,7 +66,7 @@ def _put(model: Module, modules: Mapping[str, Module]) -> None:
 
 def copy_beside(base: Path, folder: Path) -> None:
     """Tokenizer, template and licence of the base, as they are."""
-    for pattern in BESIDE_WEIGHTS:
+    for pattern in (*BESIDE_WEIGHTS, *LEGAL):
         for file in base.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)

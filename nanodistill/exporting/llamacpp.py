@@ -22,14 +22,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nanodistill.errors import CheckFailed
 from nanodistill.events import Listener, Progress
+from nanodistill.hardware import cores
 from nanodistill.records import FinishReason, Message
 
 LIBRARY = "xllamacpp"
 CHILD = (sys.executable, "-m", "nanodistill.exporting.llamacpp")
 LARGEST_CONTEXT = 8192
 LAST_LINES = 8
+LOAD_WINDOW = 1.0
+"""Seconds over which the processors' load is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,13 @@ def _refused(file: Path, said: str) -> CheckFailed:
     return CheckFailed(f"llama.cpp does not answer with {file.name}. The last it said:\n{last}")
 
 
+def free_cores() -> int:
+    """Cores that nothing else uses now: llama.cpp's threads wait for each other at every layer, so
+    one that gets no core holds up all of them."""
+    busy = psutil.cpu_percent(interval=LOAD_WINDOW) / 100
+    return max(1, cores() - round(busy * (os.cpu_count() or 1)))
+
+
 def serve(job: dict[str, Any]) -> Iterator[Answered]:
     """The answers to a job, in the child."""
     import xllamacpp
@@ -90,6 +102,7 @@ def serve(job: dict[str, Any]) -> Iterator[Answered]:
     params.n_parallel = 1
     params.warmup = False
     params.use_jinja = True
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = free_cores()
     server = xllamacpp.Server(params)
     for prompt in job["prompts"]:
         answer = server.handle_chat_completions(

@@ -3,8 +3,8 @@
 Ollama has a template language of its own. The template is found by rendering the
 student's chat template with marks in place of the contents and taking what
 stands between them; put together again it gives the same text for one turn,
-which is what the student was trained on, and it is checked whether it does for
-two. Parameters are those of the evaluation: greedy, no repetition penalty
+which is what the student was trained on and is made sure of, and it is checked
+whether it does for two. Parameters are those of the evaluation: greedy, no repetition penalty
 (Ollama's own default has one), the same length of answer.
 
     FROM ./NAME.gguf
@@ -15,6 +15,7 @@ two. Parameters are those of the evaluation: greedy, no repetition penalty
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,24 @@ from typing import Any
 
 from nanodistill.errors import InputError, ModelError
 from nanodistill.exporting.special import adds_bos, end_tokens, special_tokens
-from nanodistill.exporting.template import read_template
+from nanodistill.models.templates import read_template
 
 SYSTEM, PROMPT, RESPONSE, SECOND = "@@system@@", "@@prompt@@", "@@response@@", "@@second@@"
 QUOTES = '"""'
+GO_SAID = {"{{": '{{ "{{" }}', '"': '{{ `"` }}'}
+GO_QUOTED = re.compile('{{|"')
+"""What begins an action of a Go template, and what may end a Modelfile's text."""
 SMALLEST_CONTEXT = 2048
 
 Turns = Sequence[tuple[str, str]]
 FIRST_TURN: Turns = (("system", SYSTEM), ("user", PROMPT))
 TWO_TURNS: Turns = (*FIRST_TURN, ("assistant", RESPONSE), ("user", SECOND))
+MARKS = (SYSTEM, PROMPT, RESPONSE, SECOND)
+NOT_ALIKE: Turns = (
+    ("system", 'Say "a" or\n\\b, <c> & {d}.'),
+    ("user", "It's `x`\n\n{{ y }} \u00e9"),
+)
+"""Contents that a template which quotes, escapes or rewrites them writes otherwise."""
 
 
 @dataclass(frozen=True)
@@ -116,21 +126,37 @@ def pieces_of(template: ChatTemplate) -> Pieces:
     """Take the template apart.
 
     Raises:
-        ModelError: it does not put system, prompt and response one after the other.
+        ModelError: it does not put system, prompt and response one after the other, or does not
+            write them as they are.
     """
     before_system, between, after_prompt = _split(template.render(FIRST_TURN), SYSTEM, PROMPT)
     after_response, before_prompt = "".join(template.ends[:1]), ""
     whole = template.render(TWO_TURNS)
     if all(mark in whole for mark in (RESPONSE, SECOND)):
         between_turns = whole.partition(RESPONSE)[2].partition(SECOND)[0]
-        after_response, before_prompt = _turn_border(between_turns, between, template.ends)
-    return Pieces(
+        # One that writes a message anew between later turns can be said for the first turn alone.
+        if not any(mark in between_turns for mark in MARKS):
+            after_response, before_prompt = _turn_border(between_turns, between, template.ends)
+    pieces = Pieces(
         before_system=before_system,
         after_system=between.removesuffix(before_prompt),
         before_prompt=before_prompt,
         after_prompt=after_prompt,
         after_response=after_response,
     )
+    _check(pieces, template)
+    return pieces
+
+
+def _check(pieces: Pieces, template: ChatTemplate) -> None:
+    """Raises ModelError unless `pieces` say the first turn, and nothing but the template's text."""
+    marked = any(mark in piece for mark in MARKS for piece in vars(pieces).values())
+    if marked or pieces.render(NOT_ALIKE) != template.render(NOT_ALIKE):
+        raise ModelError(
+            "The chat template does more with the system message and the input than to write each "
+            "once, as it is, which Ollama's template language can't say.",
+            next_step="Export with --to gguf: llama.cpp reads the chat template itself.",
+        )
 
 
 def _split(text: str, *marks: str) -> list[str]:
@@ -166,7 +192,7 @@ def _turn_border(between: str, after_system: str, ends: Sequence[str]) -> tuple[
 
 def _go(text: str) -> str:
     """Literal text of a Go template."""
-    return text.replace("{{", '{{ "{{" }}')
+    return GO_QUOTED.sub(lambda found: GO_SAID[found[0]], text)
 
 
 def context_length(longest: int, max_new_tokens: int, limit: int) -> int:

@@ -14,10 +14,11 @@ from nanodistill.dataset.index import heal_index
 from nanodistill.errors import InputError
 from nanodistill.evaluation.contenders import adapter_sha256, shown_name
 from nanodistill.events import Listener
-from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.models.resolve import ResolvedModel
 from nanodistill.records import tagged_hash
 from nanodistill.runfolder import RunFolder
 from nanodistill.training.runs import RunEntry, read_index, training_folder
+from nanodistill.training.student import find_student, tokenizer_settings
 
 TrainOn = Literal["cot", "answer"]
 
@@ -81,11 +82,12 @@ def find_source(
             f"Training run {entry.run} has written no adapter yet.",
             next_step="Let it end first: nanodistill train RUN.toml goes on where it stopped.",
         )
-    base = resolve_model(config.student, listener=listen)
+    base = find_student(config, run, listen)
     if base.identity != entry.student_identity:
         raise InputError(
             f"Training run {entry.run} was made on {entry.student}, and {config.student} "
-            "is another model, or the same with other weights.",
+            "is another model, or the same with other weights, another tokenizer, chat template or "
+            "generation settings.",
             next_step="Set student to the model that was trained, or train again.",
         )
     return Source(
@@ -94,7 +96,7 @@ def find_source(
         adapter=folder.adapter,
         adapter_sha256=adapter_sha256(folder.adapter),
         train_on=cast("TrainOn", entry.train_on),
-        tokenizer_kwargs=config.tokenizer_kwargs,
+        tokenizer_kwargs=tokenizer_settings(config.tokenizer_kwargs, base.path, run),
         dataset=dataset or _dataset(entry, run),
     )
 

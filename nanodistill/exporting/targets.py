@@ -32,9 +32,10 @@ from nanodistill.exporting.ollama import (
 )
 from nanodistill.exporting.parity import Gate, Parity
 from nanodistill.exporting.source import Source
-from nanodistill.exporting.template import bake, read_template, with_instruction
+from nanodistill.exporting.template import bake, with_instruction
 from nanodistill.exporting.tokenizer import tokenizer_folder, write_tokenizer
 from nanodistill.models.gguf import convert_gguf
+from nanodistill.models.templates import read_template
 from nanodistill.runfolder import RunFolder, write_atomic
 
 To = Literal["mlx", "gguf", "ollama"]

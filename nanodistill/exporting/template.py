@@ -11,27 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanodistill.errors import ModelError
+from nanodistill.models.templates import JINJA, SETTINGS, read_template
 from nanodistill.runfolder import read_json, write_json
-
-JINJA = "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
-
-
-def read_template(folder: Path) -> str:
-    """The default chat template in `folder`.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if (folder / JINJA).is_file():
-        return (folder / JINJA).read_text(encoding="utf-8")
-    held = read_json(folder / SETTINGS).get("chat_template")
-    if isinstance(held, list):
-        held = next((each["template"] for each in held if each["name"] == "default"), None)
-    if not isinstance(held, str):
-        raise ModelError(f"The tokenizer in {folder} has no chat template.")
-    return held
 
 
 def with_instruction(template: str, instruction: str) -> str:
@@ -46,12 +27,16 @@ def with_instruction(template: str, instruction: str) -> str:
 
 def bake(folder: Path, instruction: str) -> None:
     """Put `instruction` into the chat template of `folder`."""
-    baked = with_instruction(read_template(folder), instruction)
+    put_template(folder, with_instruction(read_template(folder), instruction))
+
+
+def put_template(folder: Path, template: str) -> None:
+    """Make `template` the default one of `folder`, where the one before it lies."""
     if (folder / JINJA).is_file():
-        (folder / JINJA).write_text(baked, encoding="utf-8")
+        (folder / JINJA).write_text(template, encoding="utf-8")
         return
     settings = read_json(folder / SETTINGS)
-    write_json(folder / SETTINGS, settings | {"chat_template": _swapped(settings, baked)})
+    write_json(folder / SETTINGS, settings | {"chat_template": _swapped(settings, template)})
 
 
 def _swapped(settings: dict[str, Any], baked: str) -> Any:

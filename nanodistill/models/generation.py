@@ -63,16 +63,13 @@ def _templated(loaded: LoadedModel, messages: Sequence[Any]) -> list[int]:
         )
     going_on = messages[-1]["role"] == "assistant"
     try:
-        tokens: list[int] = loaded.tokenizer.apply_chat_template(
-            list(messages),
-            add_generation_prompt=not going_on,
-            continue_final_message=going_on,
+        return loaded.chat.tokens(
+            messages, add_generation_prompt=not going_on, continue_final_message=going_on
         )
     except (TemplateError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"The chat template of {loaded.source.name} takes no such messages: {error}"
         ) from error
-    return tokens
 
 
 def within_context(loaded: LoadedModel, tokens: Sequence[int], sampling: Sampling) -> Sampling:

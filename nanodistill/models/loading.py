@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.models.blas import Blas, load_fast_blas
+from nanodistill.models.chat import Chat
 from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.models.templates import with_place_for_system
 
 if TYPE_CHECKING:
     from mlx.nn.layers.base import Module
@@ -57,6 +60,11 @@ class LoadedModel:
     @property
     def path(self) -> Path:
         return self.source.path
+
+    @cached_property
+    def chat(self) -> Chat:
+        """How messages become the model's tokens."""
+        return Chat(self.tokenizer)
 
 
 def load_model(
@@ -100,7 +108,8 @@ def _load(source: ResolvedModel) -> tuple[Module, dict[str, Any]]:
 def load_tokenizer(
     folder: Path, config: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> TokenizerWrapper:
-    """The tokenizer in a model's folder whose config.json is `config`. Raises ModelError."""
+    """The tokenizer in a model's folder whose config.json is `config`. Its chat template takes a
+    system message (see templates.py). Raises ModelError."""
     from mlx_lm.utils import load_tokenizer as load
     from transformers.utils import logging
 
@@ -109,10 +118,22 @@ def load_tokenizer(
         tokenizer: TokenizerWrapper = load(
             folder, dict(kwargs), eos_token_ids=config.get("eos_token_id")
         )
-        return tokenizer
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         given = f" with tokenizer_kwargs = {dict(kwargs)}" if kwargs else ""
         raise ModelError(f"The tokenizer in {folder} can't be loaded{given}: {error}") from error
+    _make_place_for_system(tokenizer)
+    return tokenizer
+
+
+def _make_place_for_system(tokenizer: TokenizerWrapper) -> None:
+    """Let the default chat template take a system message, if it takes none."""
+    held = tokenizer.chat_template
+    template = held.get("default") if isinstance(held, dict) else held
+    if not isinstance(template, str):
+        return
+    placed = with_place_for_system(template, tokenizer.special_tokens_map)
+    if placed != template:
+        tokenizer.chat_template = {**held, "default": placed} if isinstance(held, dict) else placed
 
 
 def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:

@@ -35,14 +35,28 @@ Kind = Literal["embedded", "gguf", "folder", "hub"]
 HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 HUB_FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
 HUB_PATIENCE_S = 5.0
+BESIDE_WEIGHTS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "*.tiktoken",
+    "generation_config.json",
+)
+"""What besides weights and config.json decides what a model in a folder is asked and answers."""
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
     """An MLX folder on this machine.
 
-    `identity` names the weights exactly, for lineage: a SHA-256 of files, or a
-    repository's commit. `licence` where it is known.
+    `identity` names exactly what decides its answers, for lineage: a SHA-256 of files
+    (weights, tokenizer, chat template, generation settings), or a repository's commit.
+    `by_weights` is the identity that earlier releases gave a folder, which leaves out all but
+    weights and config.json. `licence` where it is known.
     """
 
     name: str
@@ -50,6 +64,14 @@ class ResolvedModel:
     path: Path
     identity: str
     licence: str | None = None
+    by_weights: str | None = None
+
+    @property
+    def for_mlx_lm(self) -> str:
+        """What `mlx_lm.load` takes for it: a repository of the Hub, or the folder it lies in."""
+        if self.kind == "hub" and "@" not in self.name:
+            return self.name
+        return str(self.path.absolute())
 
 
 @dataclass(frozen=True)
@@ -157,8 +179,15 @@ def _gguf(name: str, listener: Listener) -> ResolvedModel:
 def _folder(name: str, listener: Listener) -> ResolvedModel:
     del listener
     folder = _checked(Path(name).expanduser())
-    weights = files_sha256([*folder.glob("model*.safetensors"), folder / "config.json"])
-    return ResolvedModel(name, "folder", folder, f"files-sha256:{weights}")
+    weights = [*folder.glob("model*.safetensors"), folder / "config.json"]
+    beside = {path for pattern in BESIDE_WEIGHTS for path in folder.glob(pattern) if path.is_file()}
+    return ResolvedModel(
+        name,
+        "folder",
+        folder,
+        f"files-sha256:{files_sha256([*weights, *beside])}",
+        by_weights=f"files-sha256:{files_sha256(weights)}",
+    )
 
 
 def _checked(folder: Path) -> Path:

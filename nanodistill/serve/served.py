@@ -20,6 +20,7 @@ from nanodistill.exporting.manifest import ExportManifest, read_manifest
 from nanodistill.exporting.source import find_source
 from nanodistill.models.loading import LoadedModel, load_model
 from nanodistill.training.runs import latest_run
+from nanodistill.training.student import tokenizer_settings
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
@@ -81,7 +82,7 @@ def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManife
         form=output_format(task.thinking_format, task.train_on),
         schema=task.response_schema,
         max_new_tokens=config.max_new_tokens,
-        tokenizer_kwargs=config.tokenizer_kwargs,
+        tokenizer_kwargs=tokenizer_settings(config.tokenizer_kwargs, run.model, run),
         what=f"the exported model of training run {manifest.lineage.run}",
     )
 
@@ -98,6 +99,6 @@ def _trained(config: DistillationConfig, run: RunFolder, listen: Listener) -> Ch
         form=output_format(manifest.thinking_format, source.train_on),
         schema=manifest.response_schema,
         max_new_tokens=config.max_new_tokens,
-        tokenizer_kwargs=config.tokenizer_kwargs,
+        tokenizer_kwargs=source.tokenizer_kwargs,
         what=f"the adapter of training run {source.run} on {source.base_name}",
     )

@@ -165,10 +165,11 @@ def listed(answers: Iterator[Any]) -> Callable[[Request], Awaitable[Any]]:
 
 def mistake_in(error: Exception) -> RunStopped:
     """What stops the run when a teacher function raises what no table knows."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    raised = error.__cause__ if isinstance(error, LeftEarly) and error.__cause__ else error
+    frame = traceback.extract_tb(raised.__traceback__)[-1]
     place = f"{frame.filename}:{frame.lineno}"
     return RunStopped(
-        "function", f"the teacher function raised {type(error).__name__} at {place}: {error}"
+        "function", f"the teacher function raised {type(raised).__name__} at {place}: {raised}"
     )
 
 

@@ -103,7 +103,11 @@ def trainable(model: Module) -> dict[str, mx.array]:
 
 
 def adapter_config(config: Mapping[str, Any], options: TrainingOptions, student: str) -> str:
-    """adapter_config.json, as mlx_lm's loader takes it; the rest of it is for people."""
+    """adapter_config.json, as mlx_lm's loader takes it; the rest of it is for people.
+
+    Args:
+        student: what `mlx_lm.load` takes for the base; see `ResolvedModel.for_mlx_lm`.
+    """
     whole = {"model": student, **config, "train_on": options.settings.train_on}
     return json.dumps(whole, indent=2) + "\n"
 

@@ -253,7 +253,7 @@ class Child:
             score=self._scorer(loaded, splits),
             checkpoints=checkpoints,
             adapter=self.folder.adapter,
-            adapter_config=adapters.adapter_config(config, options, self.job.student),
+            adapter_config=adapters.adapter_config(config, options, loaded.source.for_mlx_lm),
             metrics=metrics,
             guard=guard,
             stop_asked=self._stop_asked,

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from nanodistill.errors import ModelError
 from nanodistill.models import loading
 from nanodistill.models.blas import load_fast_blas
+from nanodistill.models.chat import Chat
+from nanodistill.models.templates import moves_system
 from nanodistill.training.tokens import Example
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Encoded:
     `empty` rows have an output of nothing or blanks; `joined` ones got their answer
     put behind the prompt; `unended` ones got an end-of-text token that the
     template does not write. `double_bos` says that the template begins with two
-    beginning-of-text tokens.
+    beginning-of-text tokens, `moves_system` that it has no place for a system message,
+    which stands before the first user turn.
     """
 
     examples: tuple[Example, ...]
@@ -44,6 +47,7 @@ class Encoded:
     joined: int
     unended: int
     double_bos: bool
+    moves_system: bool
 
 
 def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper:
@@ -68,11 +72,12 @@ def encode(
     rows: Iterable[Mapping[str, Any]], tokenizer: TokenizerWrapper, train_on: TrainOn
 ) -> Encoded:
     """Tokens of `rows`, each with `messages` (the last one the assistant's) and `output`."""
+    chat = Chat(tokenizer)
     examples: list[Example] = []
     empty = joined = unended = 0
     for row in rows:
         empty += not row["output"].strip()
-        example, was_joined, was_unended = _encode_row(row, tokenizer, train_on)
+        example, was_joined, was_unended = _encode_row(row, tokenizer, chat, train_on)
         examples.append(example)
         joined += was_joined
         unended += was_unended
@@ -80,18 +85,20 @@ def encode(
     double = begins is not None and any(
         list(e.tokens[:2]) == [begins, begins] for e in examples[:1]
     )
-    return Encoded(tuple(examples), empty, joined, unended, double)
+    template = tokenizer.chat_template
+    moved = isinstance(template, str) and moves_system(template)
+    return Encoded(tuple(examples), empty, joined, unended, double, moved)
 
 
 def _encode_row(
-    row: Mapping[str, Any], tokenizer: TokenizerWrapper, train_on: TrainOn
+    row: Mapping[str, Any], tokenizer: TokenizerWrapper, chat: Chat, train_on: TrainOn
 ) -> tuple[Example, bool, bool]:
     *asked, answered = row["messages"]
     answer = answered["content"] if train_on == "cot" else row["output"]
-    prompt = _templated(tokenizer, asked, add_generation_prompt=True)
-    whole = _templated(tokenizer, [*asked, {"role": "assistant", "content": answer}])
+    prompt = _templated(chat, asked, add_generation_prompt=True)
+    whole = _templated(chat, [*asked, {"role": "assistant", "content": answer}])
     joined = whole[: len(prompt)] != prompt or len(whole) == len(prompt)
-    targets = tokenizer.encode(answer, add_special_tokens=False) if joined else whole[len(prompt) :]
+    targets = chat.answer_tokens(answer) if joined else whole[len(prompt) :]
     ended = _up_to_end(targets, tokenizer.eos_token_ids)
     unended = ended is None
     tokens = [*prompt, *(targets if ended is None else ended)]
@@ -109,18 +116,13 @@ def _up_to_end(targets: Sequence[int], ends: Iterable[int]) -> Sequence[int] | N
     return None
 
 
-def _templated(
-    tokenizer: TokenizerWrapper, messages: Sequence[Mapping[str, str]], **options: bool
-) -> list[int]:
+def _templated(chat: Chat, messages: Sequence[Mapping[str, str]], **options: bool) -> list[int]:
     from jinja2 import TemplateError
 
     try:
-        tokens: list[int] = tokenizer.apply_chat_template(
-            list(messages), return_dict=False, **options
-        )
-        return tokens
-    except TemplateError as refused:
+        return chat.tokens(messages, **options)
+    except (TemplateError, TypeError, KeyError, ValueError) as refused:
         raise ModelError(
             f"The student's chat template refuses the conversation: {refused}",
-            next_step="Some templates take no system message: choose another student.",
+            next_step="Mend the template, or choose another student.",
         ) from refused

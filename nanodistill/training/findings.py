@@ -40,6 +40,7 @@ class SplitReport:
     joined: int
     unended: int
     double_bos: bool
+    moves_system: bool
 
     @classmethod
     def of(cls, encoded: Encoded, longest: int, *, mask_prompt: bool) -> SplitReport:
@@ -58,6 +59,7 @@ class SplitReport:
             joined=encoded.joined,
             unended=encoded.unended,
             double_bos=encoded.double_bos,
+            moves_system=encoded.moves_system,
         )
 
 
@@ -157,6 +159,11 @@ def template_found(splits: Mapping[str, SplitReport]) -> list[Finding]:
     joined = sum(report.joined for report in splits.values())
     unended = sum(report.unended for report in splits.values())
     remarks = []
+    if any(report.moves_system for report in splits.values()):
+        remarks.append(
+            "it has no place for a system message; the instruction is put before the first "
+            "user turn"
+        )
     if joined:
         remarks.append(
             f"for {joined} rows the prompt is no beginning of the conversation's text; their "

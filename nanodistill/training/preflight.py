@@ -20,7 +20,8 @@ from nanodistill.config.mlx_config import yaml_text
 from nanodistill.errors import ConfigError
 from nanodistill.events import Listener, Table
 from nanodistill.hardware import GIB, Hardware, detect_hardware, preset
-from nanodistill.models.resolve import ResolvedModel, resolve_model
+from nanodistill.models.resolve import ResolvedModel
+from nanodistill.runfolder import RunFolder
 from nanodistill.training.batches import Deal, fit_window
 from nanodistill.training.child import Job
 from nanodistill.training.encode import encode, load_tokenizer
@@ -42,13 +43,13 @@ from nanodistill.training.modelfacts import ModelFacts, read_facts
 from nanodistill.training.options import TrainingOptions
 from nanodistill.training.runs import RunEntry
 from nanodistill.training.score import Scoring, scoring_identity
+from nanodistill.training.student import find_student, tokenizer_settings
 from nanodistill.training.tokens import TokenRows, shared_tokens
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
     from nanodistill.dataset import DatasetVersion
     from nanodistill.records import Split
-    from nanodistill.runfolder import RunFolder
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
 
@@ -86,7 +87,7 @@ def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listen
     hardware = detect_hardware()
     name, values = preset(hardware)
     options = TrainingOptions.of(config, values)
-    student = resolve_model(config.student, listener=listen)
+    student = find_student(config, RunFolder(config.run_folder), listen)
     scored = options.settings.best_by == "score"
     scoring = scoring_identity(config, dataset) if scored else None
     return Identified(
@@ -187,6 +188,7 @@ class Preflight:
             "joined": sum(report.joined for report in reports),
             "unended": sum(report.unended for report in reports),
             "double_bos": any(report.double_bos for report in reports),
+            "instruction_in_user_turn": any(report.moves_system for report in reports),
             "updates": self.updates,
             "updates_per_epoch": self.deal.updates_per_epoch,
             "rows_per_update": self.options.rows_per_update,
@@ -214,7 +216,7 @@ def preflight(
     if options.settings.report_to == "trackio":
         load_trackio()
     facts = read_facts(known.student.path)
-    splits = _read_splits(dataset, known.student, options)
+    splits = _read_splits(dataset, known.student, options, run)
     in_use = InUse(held, share_of_others(cpu, readings.cpu()))
     limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
     problems = [*problems_of(splits, options, facts), *held_already(in_use, limits)]
@@ -239,10 +241,11 @@ def preflight(
 
 
 def _read_splits(
-    dataset: DatasetVersion, student: ResolvedModel, options: TrainingOptions
+    dataset: DatasetVersion, student: ResolvedModel, options: TrainingOptions, run: RunFolder
 ) -> dict[str, SplitReport]:
     settings = options.settings
-    tokenizer = load_tokenizer(student.path, settings.tokenizer_kwargs)
+    kwargs = tokenizer_settings(settings.tokenizer_kwargs, student.path, run)
+    tokenizer = load_tokenizer(student.path, kwargs)
     return {
         name: SplitReport.of(
             encode(_asked_for(dataset, name, options), tokenizer, settings.train_on),

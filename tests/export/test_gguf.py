@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gguf import GGUFReader, GGUFWriter
 from models.tiny import Kind, Tiny, byte_level, sentencepiece, weights, write_gguf
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from export.conftest import MAX_NEW_TOKENS, TrainedRun, as_folder
 from nanodistill.errors import CheckFailed, ModelError
@@ -23,9 +25,13 @@ from nanodistill.exporting.gguf.tokenizer import PROBE, add_tokenizer, find_pre_
 from nanodistill.exporting.parity import Gate
 from nanodistill.exporting.source import find_source
 from nanodistill.exporting.targets import GgufTarget, Options
+from nanodistill.hardware import cores
+from nanodistill.models.generation import prompt_tokens
 from nanodistill.models.gguf import GgufFile, convert_gguf
 from nanodistill.models.gguf_tokenizer import PRE_TOKENIZERS, write_tokenizer
+from nanodistill.models.loading import load_model
 from nanodistill.records import Message
+from nanodistill.runfolder import RunFolder, write_json
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -323,6 +329,43 @@ def test_tokenizer_kwargs_are_written_into_the_file(llama: TrainedRun, tmp_path:
     target = GgufTarget(tmp_path, source, Options(), "tiny", silent, reader="mlx")
     target.build("f16", tmp_path)
     assert GgufFile(tmp_path / target.file)["tokenizer.chat_template"] == "another"
+
+
+NO_PLACE_AND_DATED = (
+    "{{ strftime_now('%d %b %Y') }}{{ date_string | default('no date') }}\n"
+    "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_without_a_place_for_the_instruction_and_with_a_date_is_settled_in_the_file(
+    llama: TrainedRun, tmp_path: Path
+) -> None:
+    config = llama.config(tokenizer_kwargs={"chat_template": NO_PLACE_AND_DATED})
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(llama.run.root, run.root)
+    write_json(run.training / "student.json", {"template_date": "2024-07-06T05:04:03"})
+    source = find_source(config, run, None, None, silent)
+    target = GgufTarget(tmp_path, source, Options(), "tiny", silent, reader="mlx")
+    target.build("f16", tmp_path)
+    messages = next(iter(source.dataset.rows("test")))["messages"][:-1]
+    said = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    prompt = f"06 Jul 2024no date\n<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+    template = str(GgufFile(tmp_path / target.file)["tokenizer.chat_template"])
+    (text,), _ = render_jinja_template(
+        [messages], chat_template=template, add_generation_prompt=True, date_string="now"
+    )
+    assert text == prompt
+    loaded = load_model(source.base.name, tokenizer_kwargs=source.tokenizer_kwargs)
+    tokens = prompt_tokens(loaded, messages)
+    assert loaded.tokenizer.decode(tokens) == prompt
+    (answer,) = llamacpp.ask(tmp_path / target.file, [messages], 2, silent)
+    assert answer.prompt_tokens == len(tokens)
+
+
+def test_llamacpp_gets_cores_that_are_free() -> None:
+    assert 1 <= llamacpp.free_cores() <= cores()
 
 
 def test_a_file_that_llamacpp_refuses(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def executed(template: str, values: dict[str, str]) -> str:
             kept.pop()
         elif action.startswith("if ."):
             kept.append(bool(values[action.removeprefix("if .")]))
-        elif action.startswith('"'):
-            text += action.strip('"') if all(kept) else ""
+        elif action.startswith(('"', "`")):
+            text += action[1:-1] if all(kept) else ""
         elif action:
             text += values[action.removeprefix(".")] if all(kept) else ""
     assert kept == []
@@ -86,7 +86,7 @@ def executed(template: str, values: dict[str, str]) -> str:
 
 
 def pieces(template: str) -> Sequence[tuple[str, str]]:
-    parts = re.split(r'\{\{ (end|if \.\w+|\.\w+|"[^"]*") \}\}', template)
+    parts = re.split(r'\{\{ (end|if \.\w+|\.\w+|"[^"]*"|`[^`]*`) \}\}', template)
     return list(zip(parts[::2], [*parts[1::2], ""], strict=True))
 
 
@@ -119,6 +119,51 @@ def test_a_conversation_that_go_templates_can_not_say() -> None:
 def test_a_bos_token_is_left_to_ollama() -> None:
     assert "<|bos|>" not in pieces_of(TEMPLATES["llama3"]).go_template()
     assert pieces_of(TEMPLATES["chatml"]).go_template().count("<|im_start|>") == 3
+
+
+MISTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}[INST] {% if loop.last and system is defined %}{{ system }}\n\n"
+    "{% endif %}{{ m['content'] }}[/INST]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+)
+LAST_WORDS = CHATML.replace(
+    "<|im_start|>assistant\n", "<|im_start|>assistant\n({{ messages[-1]['content'] }})"
+)
+
+
+def test_a_system_message_before_the_last_turn_leaves_no_mark() -> None:
+    template = ChatTemplate(MISTRAL, {}, ("</s>",), adds_bos=False)
+    found = pieces_of(template)
+    go = found.go_template()
+    assert "@@" not in go
+    assert shown_by_ollama(go, ONE) == template.render(ONE)
+    assert go.endswith("{{ .Response }}</s>")
+
+
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        LAST_WORDS,
+        CHATML.replace("{{ m['content'] }}", "{{ m['content'] | tojson }}"),
+        CHATML.replace("{{ m['content'] }}", "{{ m['content'] | replace('\n', ' ') }}"),
+        CHATML.replace("{{ m['content'] }}", "{{ m['content'] | e }}"),
+    ],
+)
+def test_a_template_that_rewrites_what_is_said_is_refused(jinja: str) -> None:
+    with pytest.raises(ModelError, match="Ollama's template language can't say"):
+        pieces_of(ChatTemplate(jinja, {}, ("<|im_end|>",), adds_bos=False))
+
+
+def test_quotes_of_a_template_do_not_end_the_modelfiles_text() -> None:
+    quoting = 'x"' + CHATML.replace("<|im_start|>", '"""<|im_start|>')
+    template = ChatTemplate(quoting, {}, ('<|im_end|>\n"',), adds_bos=False)
+    found = pieces_of(template)
+    text = modelfile("x", found, "Sort it.", [], {})
+    held = re.findall(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[0]
+    assert held == found.go_template()
+    assert '"' not in held.replace('{{ `"` }}', "")
+    assert shown_by_ollama(held, ONE) == template.render(ONE)
 
 
 def test_a_template_that_loses_the_system_message() -> None:

@@ -11,7 +11,8 @@ from evaluation.tiny import TEMPLATE
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from nanodistill.errors import ModelError
-from nanodistill.exporting.template import bake, read_template, with_instruction
+from nanodistill.exporting.template import bake, with_instruction
+from nanodistill.models.templates import read_template
 
 NASTY = "Say \"yes\"\\no {{ x }} {% y %} %} é\n'''and 😀\ttabs"
 

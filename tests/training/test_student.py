@@ -1,0 +1,180 @@
+"""A run asks its student in one way: on any day, and by the files that it was trained with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation.tiny import some_rows as some_traces
+
+from nanodistill.dataset import DatasetVersion, VersionDraft, VersionFacts, write_version
+from nanodistill.events import silent
+from nanodistill.models.resolve import resolve_model
+from nanodistill.models.templates import read_template
+from nanodistill.runfolder import RunFolder, read_json, write_json
+from nanodistill.thinking import resolve_format
+from nanodistill.training import train
+from nanodistill.training.runs import read_index, training_folder
+from nanodistill.training.student import find_student, tokenizer_settings
+from nanodistill.training.tokens import load_tokens
+from training.tiny import INSTRUCTION, TEMPLATE, make_config, make_student
+
+DATED = "{{ strftime_now('%Y %H:%M:%S.%f') }}\n" + TEMPLATE
+SETTINGS: dict[str, Any] = {"mlx_lm_kwargs": {"max_steps": 1}}
+
+
+class Made:
+    """A student, a run and a dataset version in it."""
+
+    def __init__(self, root: Path, template: str = TEMPLATE) -> None:
+        self.student = make_student(root / "student", template=template)
+        self.config = make_config(self.student, root / "out", **SETTINGS)
+        self.run = RunFolder(self.config.run_folder)
+        self.dataset = _dataset(self.run)
+
+    def train(self, **more: Any) -> str:
+        """The run that training ended with."""
+        train(self.config, self.dataset, self.run, **more)
+        return read_index(self.run)[-1].run
+
+    def rows(self, run: str) -> str:
+        return load_tokens(training_folder(self.run, run).rows)["train"].fingerprint
+
+    def write(self, template: str) -> None:
+        (self.student / "chat_template.jinja").write_text(template)
+
+    def as_by_an_earlier_release(self, run: str) -> str:
+        """Rename a run to what it was called when folders were known by their weights."""
+        from nanodistill.training.preflight import identify
+
+        write_json(self.run.training / "student.json", {})
+        by_weights = resolve_model(str(self.student)).by_weights
+        known = identify(self.config, self.dataset, silent)
+        assert by_weights is not None
+        former = known.options.run_id(self.dataset.fingerprint, by_weights, None)
+        (self.run.training / run).rename(self.run.training / former)
+        index = json.loads((self.run.training / "index.json").read_text())
+        index["runs"][-1] |= {"run": former, "student_identity": by_weights}
+        write_json(self.run.training / "index.json", index | {"latest": former})
+        (self.run.training / "student.json").unlink()
+        return former
+
+
+def _dataset(run: RunFolder) -> DatasetVersion:
+    facts = VersionFacts(
+        instruction=INSTRUCTION, thinking_format="none", made_by="synthesis",
+        labels=("billing", "bug"), requested=7,
+    )  # fmt: skip
+    shape = resolve_format("none")
+    return write_version(run, VersionDraft(some_traces(), (), shape, facts))
+
+
+def change(folder: Path, name: str) -> None:
+    path = folder / name
+    held = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(held | {"changed": True}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json",
+     "special_tokens_map.json", "added_tokens.json", "additional_chat_templates/tool.jinja"],
+)  # fmt: skip
+def test_each_file_that_shapes_prompts_or_answers_is_in_the_identity(
+    name: str, tmp_path: Path
+) -> None:
+    folder = make_student(tmp_path / "student")
+    before = resolve_model(str(folder))
+    (folder / name).parent.mkdir(exist_ok=True)
+    change(folder, name)
+    after = resolve_model(str(folder))
+    assert after.identity != before.identity
+    assert after.by_weights == before.by_weights
+
+
+def test_another_chat_template_is_another_run_and_the_former_comes_back(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    first = made.train()
+    made.write(TEMPLATE.replace("assistant", "model"))
+    second = made.train()
+    assert second != first
+    made.write(TEMPLATE)
+    assert made.train() == first
+    assert [entry.run for entry in read_index(made.run)] == [second, first]
+
+
+def test_a_run_of_an_earlier_release_is_found_by_its_files(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    former = made.as_by_an_earlier_release(made.train())
+    by_weights = resolve_model(str(made.student)).by_weights
+    assert find_student(made.config, made.run, silent).identity == by_weights
+    assert made.train() == former
+    made.write(TEMPLATE.replace("assistant", "model"))
+    assert find_student(made.config, made.run, silent).identity != by_weights
+    assert made.train() != former
+    made.write(TEMPLATE)
+    assert made.train() == former
+
+
+def test_a_run_of_an_earlier_release_with_other_files_since_is_not_taken(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    former = made.as_by_an_earlier_release(made.train())
+    made.write(TEMPLATE.replace("assistant", "model"))
+    assert made.train() != former
+
+
+def test_the_date_of_a_dated_template_is_that_of_the_run(tmp_path: Path) -> None:
+    made = Made(tmp_path, DATED)
+    first = made.train()
+    kept = made.rows(first)
+    folder = training_folder(made.run, first)
+    folder.result.unlink()
+    folder.rows.unlink()
+    assert made.train() == first  # the checkpoint is refused where the tokens are others
+    assert made.rows(first) == kept
+    date = read_json(made.run.training / "student.json")["template_date"]
+    settings = tokenizer_settings({}, made.student, made.run)
+    assert date.replace("T", " ")[:4] in settings["chat_template"]
+    assert tokenizer_settings(settings, made.student, made.run) == settings
+
+
+def test_the_date_of_a_run_of_an_earlier_release_is_the_day_its_rows_were_made(
+    tmp_path: Path,
+) -> None:
+    made = Made(tmp_path, DATED)
+    first = made.train()
+    (made.run.training / "student.json").unlink()
+    os.utime(training_folder(made.run, first).rows, (1e9, 1e9))
+    assert "2001" in tokenizer_settings({}, made.student, made.run)["chat_template"]
+
+
+def test_a_template_without_a_date_is_the_tokenizers_own(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    assert tokenizer_settings({}, made.student, made.run) == {}
+    assert not (made.run.training / "student.json").exists()
+
+
+def test_preflight_says_where_the_instruction_stands(tmp_path: Path) -> None:
+    made = Made(tmp_path, TEMPLATE.replace("for m in messages", "for m in messages[1:]"))
+    planned = train(made.config, made.dataset, made.run, dry_run=True)
+    assert planned.preflight["instruction_in_user_turn"]
+    assert any("chat template" in remark for remark in planned.preflight["remarks"])
+
+
+def test_the_adapter_names_a_model_that_mlx_lm_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_lm import load
+
+    made = Made(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = make_config(Path("student"), tmp_path / "out", **SETTINGS)
+    done = train(config, made.dataset, made.run)
+    assert done.adapter is not None
+    named = read_json(Path(done.adapter) / "adapter_config.json")["model"]
+    monkeypatch.chdir("/")
+    load(named, adapter_path=done.adapter)
+    assert read_template(Path(named)) == TEMPLATE
