@@ -24,8 +24,8 @@ FINISHES = (
     "SAFETY", "RECITATION", "PROHIBITED_CONTENT", "content_filter: hate", "MAX_TOKENS", "length",
     "FinishReason.STOP", "eos", "", None, 3, 2.5, True, ["stop"], {"a": 1}, "\ud83d", "x" * 9_000,
 )  # fmt: skip
-NUMBERS = (1e30, -5, 2**70, 0.5, "12", "many", None, [], {}, True, 10**400)
-ANY = (*ODD_TEXTS, *NUMBERS, [{}], {"a": [None]}, [[["deep"]]])
+NUMBERS: tuple[Any, ...] = (1e30, -5, 2**70, 0.5, "12", "many", None, [], {}, True, 10**400)
+ANY: tuple[Any, ...] = (*ODD_TEXTS, *NUMBERS, [{}], {"a": [None]}, [[["deep"]]])
 
 
 def message(body: Body) -> Body:
