@@ -17,7 +17,7 @@ from typing import Any
 
 from nanodistill.errors import DataError, Problem
 from nanodistill.events import Listener, Notice
-from nanodistill.rowfiles import READERS, Found, Record
+from nanodistill.rowfiles import READERS, Found, Record, with_label_names
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(@(?P<revision>[\w./-]+))?\Z")
 SECONDS_TO_ANSWER = 10
@@ -77,8 +77,24 @@ def split_records(
     """The rows of a `datasets` object, of the split that is meant."""
     prefix = f"{called}: " if called else ""
     split = _meant_split(loaded, what, called or f"`{what}`", listen)
+    labels = _label_names(split.features or {})
     for number, row in enumerate(split, start=1):
-        yield Record(f"{prefix}row {number}", row)
+        yield Record(f"{prefix}row {number}", with_label_names(row, labels))
+
+
+def _label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names behind numbered labels, by column; of lists of labels too."""
+    from datasets import ClassLabel, List, Sequence
+
+    inner = {
+        column: feature.feature if isinstance(feature, List | Sequence) else feature
+        for column, feature in features.items()
+    }
+    return {
+        column: feature.names
+        for column, feature in inner.items()
+        if isinstance(feature, ClassLabel)
+    }
 
 
 def _meant_split(loaded: Any, what: str, called: str, listen: Listener) -> Any:

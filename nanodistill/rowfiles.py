@@ -17,7 +17,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from nanodistill.errors import DataError, Problem
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PARQUET_ROWS_AT_ONCE = 1000
+WHITE = re.compile(r"\s*")
+SEPARATOR_LINE = re.compile(r'"?sep=(.|\\t)"?', re.IGNORECASE)
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -53,13 +55,34 @@ def read_records(path: Path) -> Iterator[Found]:
         raise unreadable(path, "is a folder; name a file")
     if not path.exists():
         raise unreadable(path, "there is no such file")
+    if reader is None and (other := _other_kind(path)):
+        raise unreadable(path, other)
     if reader is None:
         known = ", ".join(READERS)
         raise unreadable(path, f"'{path.suffix}' is no known form of rows: {known}")
+    if other := _other_kind(path):
+        raise unreadable(path, other)
     try:
         yield from reader(path)
     except OSError as failed:
         raise unreadable(path, f"can't be read: {failed.strerror or failed}") from failed
+
+
+MAGIC = (
+    (b"PK\x03\x04", "is an Excel workbook or another zip archive; save its rows as CSV (UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "is an old Excel workbook; save its rows as CSV (UTF-8)"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"%PDF", "is a PDF"),
+)
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is by its first bytes, where that is no file of rows."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+    if begin.startswith(b"PAR1") and path.suffix.lower() != ".parquet":
+        return "is a parquet file; rename it to .parquet"
+    return next((what for magic, what in MAGIC if begin.startswith(magic)), None)
 
 
 def unreadable(path: Path, what: str) -> DataError:
@@ -68,16 +91,54 @@ def unreadable(path: Path, what: str) -> DataError:
 
 def read_jsonl(path: Path) -> Iterator[Found]:
     """One JSON object a line."""
+    if _is_one_value(path):
+        yield from _read_values(path)
+        return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             content = line.rstrip(b"\r\n").removeprefix(BOM if number == 1 else b"")
-            if number == 1 and content.startswith(UTF_16):
-                raise unreadable(path, "is UTF-16; save it as UTF-8")
-            if number == 1 and content.strip() == b"[":
-                raise unreadable(path, "is a JSON array, not JSON lines; rename it to .json")
             if content.strip():
                 yield _parsed_line(content, where)
+
+
+def _is_one_value(path: Path) -> bool:
+    """Whether a value begins in the first line that does not end there, or is an array.
+
+    So are files that were printed to be read, and arrays that are called .jsonl.
+    """
+    with path.open("rb") as file:
+        first = next((line for line in file if line.removeprefix(BOM).strip()), b"")
+    if first.startswith(UTF_16):
+        return True
+    begin = first.removeprefix(BOM).strip()
+    return begin in (b"{", b"[") or begin.startswith((b"[{", b"[ {"))
+
+
+def _read_values(path: Path) -> Iterator[Found]:
+    """JSON values one after the other, each over as many lines as it takes."""
+    text = _decoded(path)
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    at = 0
+    while at < len(text):
+        begin = WHITE.match(text, at)
+        at = begin.end() if begin else at
+        if at == len(text):
+            return
+        where = f"{path}:{text.count(chr(10), 0, at) + 1}"
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as bad:
+            yield Problem(f"{path}:{bad.lineno}", f"is no valid JSON: {bad.msg}")
+            return
+        except (ValueError, RecursionError) as bad:
+            yield Problem(where, f"is no valid JSON: {bad}")
+            return
+        if isinstance(value, list):
+            for number, row in enumerate(value, start=1):
+                yield _record(row, f"{where}: row {number}")
+        else:
+            yield _record(value, where)
 
 
 def _parsed_line(content: bytes, where: str) -> Found:
@@ -103,10 +164,26 @@ def read_json(path: Path) -> Iterator[Found]:
         raise DataError(f"{path} is no valid JSON:", [where]) from bad
     except (ValueError, RecursionError) as bad:
         raise unreadable(path, f"is no valid JSON: {bad}") from bad
+    if isinstance(rows, dict):
+        rows = _rows_inside(rows, path)
     if not isinstance(rows, list):
         raise unreadable(path, f"should hold a JSON array of rows, not {json_name(rows)}")
     for number, row in enumerate(rows, start=1):
         yield _record(row, f"{path}: row {number}")
+
+
+def _rows_inside(held: dict[str, Any], path: Path) -> list[Any]:
+    """The rows of an object that wraps one list of them, or is one row itself."""
+    lists = [name for name, item in held.items() if isinstance(item, list)]
+    wrapped = [name for name in lists if all(isinstance(row, dict) for row in held[name])]
+    if len(wrapped) == 1 and wrapped[0] not in ("messages", "conversations"):
+        rows: list[Any] = held[wrapped[0]]
+        return rows
+    columns = [item for item in held.values() if isinstance(item, dict | list)]
+    if len(columns) > 1 and len(columns) == len(held):
+        hint = "pandas writes rows with to_json(path, orient='records')"
+        raise unreadable(path, f"holds columns, not rows; {hint}")
+    return [held]
 
 
 def _record(row: Any, where: str) -> Found:
@@ -146,7 +223,11 @@ def json_name(value: Any) -> str:
 def read_csv(path: Path) -> Iterator[Found]:
     """Comma-separated values in UTF-8 with a line of column names."""
     with _long_fields():
-        rows = csv.reader(io.StringIO(_decoded(path), newline=""), strict=True)
+        text, mark, skipped = _separator(_decoded(path), path)
+        lines = io.StringIO("\n" * skipped + text, newline="")
+        rows = csv.reader(lines, strict=True, delimiter=mark)
+        for _ in range(skipped):
+            next(rows, None)
         try:
             yield from _csv_records(rows, path)
         except csv.Error as bad:
@@ -154,8 +235,25 @@ def read_csv(path: Path) -> Iterator[Found]:
             yield Problem(f"{path}:{rows.line_num}", f"is no valid CSV: {bad}")
 
 
+def _separator(text: str, path: Path) -> tuple[str, str, int]:
+    """The rows' text, what separates its columns, and how many lines before it were left out.
+
+    Excel writes `sep=;` as a first line, semicolons where the comma is for decimals, and tabs.
+    """
+    first, _, rest = text.partition("\n")
+    if named := SEPARATOR_LINE.fullmatch(first.strip()):
+        return rest, named[1].replace("\\t", "\t"), 1
+    if path.suffix.lower() == ".tsv":
+        return text, "\t", 0
+    header = first.split('"')[0]
+    marks = {mark: header.count(mark) for mark in ",;\t"}
+    return text, max(marks, key=lambda mark: marks[mark]) if any(marks.values()) else ",", 0
+
+
 def _csv_records(rows: Any, path: Path) -> Iterator[Found]:
-    names: list[str] = next(rows, [])
+    names: list[str] = [name.strip() for name in next(rows, [])]
+    empty_at_end = len(names) - len(_trimmed(names))
+    names = _trimmed(names)
     if problem := _bad_header(names):
         yield Problem(f"{path}:1", problem)
         return
@@ -163,8 +261,10 @@ def _csv_records(rows: Any, path: Path) -> Iterator[Found]:
     for values in rows:
         where = f"{path}:{begin}"
         begin = rows.line_num + 1
-        if not values:
+        if not any(values):
             continue
+        if empty_at_end and len(values) > len(names) and not any(values[len(names) :]):
+            values = values[: len(names)]
         if len(values) != len(names):
             yield Problem(where, f"has {len(values)} fields, the header {len(names)}")
         else:
@@ -176,11 +276,12 @@ def _bad_header(names: list[str]) -> str | None:
         return "should hold the names of the columns"
     if twice := sorted({name for name in names if names.count(name) > 1}):
         return f"column '{twice[0]}' is there twice"
-    other = {";": "semicolons", "\t": "tabs"}
-    for mark, called in other.items():
-        if len(names) == 1 and mark in names[0]:
-            return f"columns seem to be separated by {called}, should be by commas"
     return None
+
+
+def _trimmed(names: list[str]) -> list[str]:
+    """Column names without the empty ones at the end, which trailing separators make."""
+    return names[: max((n for n, name in enumerate(names, start=1) if name), default=0)]
 
 
 @contextmanager
@@ -196,7 +297,10 @@ def _long_fields() -> Iterator[None]:
 def _decoded(path: Path) -> str:
     content = path.read_bytes().removeprefix(BOM)
     if content.startswith(UTF_16):
-        raise unreadable(path, "is UTF-16; save it as UTF-8")
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as bad:
+            raise unreadable(path, "is no whole UTF-16; save it as UTF-8") from bad
     try:
         return content.decode()
     except UnicodeDecodeError as bad:
@@ -218,12 +322,43 @@ def read_parquet(path: Path) -> Iterator[Found]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise unreadable(path, f"column '{twice[0]}' is there twice")
+            labels = _class_labels(file.schema_arrow.metadata)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Record(f"{path}: row {number}", row)
+                    yield Record(f"{path}: row {number}", with_label_names(row, labels))
     except pa.ArrowException as bad:
         raise unreadable(path, f"is no readable parquet file: {bad}") from bad
+
+
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of labels that `datasets` wrote into a parquet file, by column."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    found = {}
+    for column, feature in features.items():
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+            found[column] = list(inner["names"])
+    return found
+
+
+def with_label_names(row: dict[str, Any], labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The row with its labels by name: `datasets` keeps numbers, -1 where there is none."""
+    return row | {column: _named(row[column], labels[column]) for column in labels if column in row}
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return names[value] if 0 <= value < len(names) else None
+    return value
 
 
 def as_text(value: Any) -> str:
@@ -256,5 +391,6 @@ READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
     ".ndjson": read_jsonl,
     ".json": read_json,
     ".csv": read_csv,
+    ".tsv": read_csv,
     ".parquet": read_parquet,
 }

@@ -29,11 +29,20 @@ from nanodistill.errors import DataError, Problem
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.hubrows import HubDataset, hub_records, split_records
 from nanodistill.records import Seed, canonical_text, tagged_hash
-from nanodistill.rowfiles import Found, Record, as_text, json_name, read_records, text_fault
+from nanodistill.row_forms import (
+    CHATS,
+    Texts,
+    chat_of,
+    chat_texts,
+    plain_records,
+    system_text,
+    unread_in,
+)
+from nanodistill.rowfiles import Found, Record, as_text, read_records, text_fault
 
 What = Literal["seed", "test", "training_data"]
 
-READ = frozenset({"input", "output", "thinking", "messages"})
+READ = frozenset({"input", "output", "thinking", *CHATS})
 # A dataset version's own columns, which its rows may carry when they come back.
 OURS = frozenset(
     {"id", "source", "seed_ids", "cell", "confidence", "teacher", "request_keys", "split"}
@@ -43,6 +52,8 @@ OTHER_NAMES = {
     "output": {"completion", "response", "answer", "label", "target", "assistant", "gold"},
 }
 COLUMNS_MENTIONED = 8
+MANY = 5
+"""From so many rows on, a problem that all of them share is told once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +76,72 @@ def load_rows(source: Any, *, what: What, listen: Listener = silent) -> list[Row
     Raises:
         DataError: with every row that can't be used.
     """
+    called = _called(source, what)
     rows: list[Row] = []
     problems: list[Problem] = []
-    columns: dict[str, None] = {}
-    for record in records_of(source, what=what, listen=listen):
-        if isinstance(record, Problem):
-            problems.append(record)
-            continue
-        columns |= dict.fromkeys(record.fields)
-        row, wrong = _row(record)
+    found = list(records_of(source, what=what, listen=listen))
+    records, remark = plain_records([each for each in found if isinstance(each, Record)])
+    if remark:
+        listen(Notice(f"{called} {remark}."))
+    plain = iter(records)
+    for each in found:
+        row, wrong = (None, [each]) if isinstance(each, Problem) else _row(next(plain))
         rows += [row] if row else []
         problems += wrong
-    called = _called(source, what)
     if what == "seed":
         rows, conflicts = _distinct(rows, listen)
         problems += conflicts
     if problems:
-        raise DataError(f"{called} can't be used as it is:", problems)
+        raise DataError(f"{called} can't be used as it is:", _summed_up(problems, len(found)))
     if not rows:
         raise DataError(f"{called} can't be used as it is:", [Problem(called, "has no rows")])
-    _mention_unread(columns, called, listen)
+    if what != "seed":
+        _mention_contradictions(rows, called, listen)
+    _mention_unread(dict.fromkeys(chain(*(record.fields for record in records))), called, listen)
+    _mention_unread_in_chats(records, called, listen)
     return rows
+
+
+def _summed_up(problems: Sequence[Problem], rows: int) -> list[Problem]:
+    """A problem that all of the rows share is one of the file's form, and told once."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        field = problem.where.rpartition(": ")[2] if ": " in problem.where else ""
+        kinds.setdefault((field, problem.what), []).append(problem)
+    told = []
+    for same in kinds.values():
+        if rows < MANY or len(same) < rows:
+            told += same
+        else:
+            first = same[0]
+            told.append(Problem(first.where, f"{first.what} (and so in all {rows} rows)"))
+    return told
+
+
+def _mention_contradictions(rows: Sequence[Row], called: str, listen: Listener) -> None:
+    outputs: dict[str, set[str]] = {}
+    for row in rows:
+        outputs.setdefault(canonical_text(row.input), set()).add(canonical_text(row.output))
+    if several := sum(len(said) > 1 for said in outputs.values()):
+        text = f"{called}: {several} inputs occur with more than one output."
+        listen(Notice(text, "warning"))
+
+
+def _mention_unread_in_chats(records: Sequence[Record], called: str, listen: Listener) -> None:
+    """Say what of chats is not taken: system messages, and fields of messages."""
+    chats = [(record.where, chat) for record in records if (chat := chat_of(record.fields))]
+    systems = [(where, text) for where, chat in chats if (text := system_text(chat))]
+    if systems:
+        n = len({text for _, text in systems})
+        listen(
+            Notice(
+                f"{called}: {len(systems)} rows bring a system message ({n} different, the first "
+                f"at {systems[0][0]}); the run's instruction takes its place.",
+                "warning",
+            )
+        )
+    if unread := sorted(set().union(*(unread_in(chat) for _, chat in chats)) if chats else ()):
+        listen(Notice(f"{called}: fields of messages that are not read: {', '.join(unread)}"))
 
 
 def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
@@ -141,8 +197,9 @@ def _listed(rows: Iterable[Any]) -> Iterator[Found]:
 
 def _row(record: Record) -> tuple[Row | None, list[Problem]]:
     given = {name: value for name, value in record.fields.items() if value is not None}
-    is_chat = "messages" in given and not {"input", "output"} & given.keys()
-    texts, problems = _chat_texts(given["messages"]) if is_chat else _plain_texts(given)
+    chat = chat_of(given)
+    is_chat = chat is not None
+    texts, problems = chat_texts(chat) if is_chat else _plain_texts(given)
     if problems:
         return None, [Problem(f"{record.where}: {p.where}", p.what) for p in problems]
     row = Row(
@@ -153,9 +210,6 @@ def _row(record: Record) -> tuple[Row | None, list[Problem]]:
         where=record.where,
     )
     return row, []
-
-
-Texts = tuple[dict[str, str], list[Problem]]
 
 
 def _plain_texts(given: dict[str, Any]) -> Texts:
@@ -192,37 +246,6 @@ def _meant(name: str, given: Iterable[str]) -> str:
         return near
     alias = next((c for c in candidates if c.strip().lower() in OTHER_NAMES[name] | {name}), None)
     return f", did you mean '{alias}'? Rename it to '{name}'" if alias else ""
-
-
-def _chat_texts(messages: Any) -> Texts:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        what = f"should be a list of objects with role and content, not {json_name(messages)}"
-        return {}, [Problem("messages", what)]
-    roles = [message.get("role") for message in messages]
-    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
-        said = ", ".join(str(role) for role in roles) or "none"
-        what = f"should be a user's and an assistant's, after a system message or not; are {said}"
-        return {}, [Problem("messages", what)]
-    texts: dict[str, str] = {}
-    problems = []
-    for name, message in zip(("output", "input"), reversed(messages), strict=False):
-        if wrong := _put(texts, name, _content(message)):
-            problems.append(Problem(f"messages: {message['role']}", wrong))
-    return texts, problems
-
-
-def _content(message: dict[str, Any]) -> Any:
-    """A message's content; a list of text parts, as some chats have it, as one text."""
-    content = message.get("content")
-    if isinstance(content, list) and content and all(map(_is_text_part, content)):
-        return "".join(part["text"] for part in content)
-    return "" if content is None else content
-
-
-def _is_text_part(part: Any) -> bool:
-    return (
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    )
 
 
 def _distinct(rows: list[Row], listen: Listener) -> tuple[list[Row], list[Problem]]:

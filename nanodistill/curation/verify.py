@@ -17,13 +17,20 @@ Verifier = Callable[[str, str], Any]
 
 @dataclass(frozen=True)
 class Renderable:
-    """Refuses rows whose text would not read back the same in the thinking format."""
+    """Refuses rows whose text would not read back the same in the thinking format.
+
+    A user's own output keeps the blanks and line breaks at its ends: formats read without them,
+    and so does the evaluation.
+    """
 
     form: Format
     name: str = "renderable"
 
     def __call__(self, row: Trace) -> Trace | Refused:
-        if survives(self.form, row.thinking, row.output):
+        thinking, output = row.thinking, row.output
+        if row.source in ("seed", "user"):
+            thinking, output = thinking and thinking.strip(), output.strip()
+        if survives(self.form, thinking, output):
             return row
         return Refused("unrenderable", "holds marks of the thinking format, or blank ends")
 
