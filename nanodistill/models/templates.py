@@ -81,7 +81,7 @@ def with_place_for_system(template: str, tokens: Mapping[str, Any]) -> str:
         tokens: special tokens that the template may name, by `bos_token` and so on.
 
     Raises:
-        ModelError: the template can't be read, or not be rendered for a user's message alone.
+        ModelError: the template has a syntax error.
     """
     if moves_system(template) or place_for_system(template, tokens) == "own":
         return template
@@ -94,34 +94,18 @@ def moves_system(template: str) -> bool:
 
 
 def place_for_system(template: str, tokens: Mapping[str, Any]) -> Place:
-    """What the template does with a system message.
+    """What the template does with a system message: "own" also where it can't be rendered at all,
+    which whoever uses it is told.
 
     Raises:
-        ModelError: the template can't be read, or not be rendered for a user's message alone.
+        ModelError: the template has a syntax error.
     """
-    from jinja2 import TemplateError
+    from jinja2 import TemplateSyntaxError
 
     system = {"role": "system", "content": SYSTEM_MARK}
     user = {"role": "user", "content": USER_MARK}
     try:
-        shown = _rendered(template, [system, user], tokens)
-    except (TemplateError, TypeError, KeyError, ValueError):
-        _check_without_system(template, [user], tokens)
-        return "refused"
-    # One that changes case shows both; one that shows neither reads messages in a way of its own.
-    if SYSTEM_MARK in shown.casefold() or USER_MARK not in shown.casefold():
-        return "own"
-    return "dropped"
-
-
-def _check_without_system(
-    template: str, messages: list[dict[str, str]], tokens: Mapping[str, Any]
-) -> None:
-    """Raises ModelError where the template is at fault, and not the system message."""
-    from jinja2 import TemplateError, TemplateSyntaxError
-
-    try:
-        _rendered(template, messages, tokens)
+        shown, alone = (_rendered(template, said, tokens) for said in ([system, user], [user]))
     except TemplateSyntaxError as wrong:
         raise ModelError(
             f"The student's chat template has a syntax error in line {wrong.lineno}: "
@@ -129,21 +113,30 @@ def _check_without_system(
             next_step="Mend the template (chat_template.jinja, or chat_template in "
             "tokenizer_config.json), or take the model's files anew.",
         ) from wrong
-    except (TemplateError, TypeError, KeyError, ValueError) as failed:
-        raise ModelError(
-            f"The student's chat template refuses the conversation, even a single message of the "
-            f"user: {failed}",
-            next_step="Mend the template, or choose another student.",
-        ) from failed
+    # One that does not show what the user says reads messages in a way of its own.
+    if alone is None or USER_MARK not in alone:
+        return "own"
+    if shown is None:
+        return "refused"
+    return "own" if SYSTEM_MARK in shown else "dropped"
 
 
-def _rendered(template: str, messages: list[dict[str, str]], tokens: Mapping[str, Any]) -> str:
+def _rendered(
+    template: str, messages: list[dict[str, str]], tokens: Mapping[str, Any]
+) -> str | None:
+    """The text in small letters, as some templates change case; None where it is refused."""
+    from jinja2 import TemplateError, TemplateSyntaxError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), _ = render_jinja_template(
-        [messages], chat_template=template, add_generation_prompt=True, **tokens
-    )
-    return str(text)
+    try:
+        (text,), _ = render_jinja_template(
+            [messages], chat_template=template, add_generation_prompt=True, **tokens
+        )
+    except TemplateSyntaxError:
+        raise
+    except (TemplateError, TypeError, KeyError, ValueError):
+        return None
+    return str(text).casefold()
 
 
 def is_dated(template: str) -> bool:

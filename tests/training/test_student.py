@@ -23,6 +23,7 @@ from nanodistill.training.tokens import load_tokens
 from training.tiny import INSTRUCTION, TEMPLATE, make_config, make_student
 
 DATED = "{{ strftime_now('%Y %H:%M:%S.%f') }}\n" + TEMPLATE
+DROPPING = TEMPLATE.replace("for m in messages", "for m in messages if m['role'] != 'system'")
 SETTINGS: dict[str, Any] = {"mlx_lm_kwargs": {"max_steps": 1}}
 
 
@@ -158,7 +159,7 @@ def test_a_template_without_a_date_is_the_tokenizers_own(tmp_path: Path) -> None
 
 
 def test_preflight_says_where_the_instruction_stands(tmp_path: Path) -> None:
-    made = Made(tmp_path, TEMPLATE.replace("for m in messages", "for m in messages[1:]"))
+    made = Made(tmp_path, DROPPING)
     planned = train(made.config, made.dataset, made.run, dry_run=True)
     assert planned.preflight["instruction_in_user_turn"]
     assert any("chat template" in remark for remark in planned.preflight["remarks"])
