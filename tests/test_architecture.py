@@ -31,10 +31,10 @@ ROWS = {
         "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
     },
     "training": {"evaluation", "exporting", "serve", "training"},
-    "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
+    "shared": {"dataset", "hub", "hubrows", "models", "row_forms", "rowfiles"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "heap", "jsontext", "plugins", "records",
-        "redaction", "runfolder", "thinking", "values",
+        "awake", "config", "errors", "events", "hardware", "heap", "interrupts", "jsontext",
+        "plugins", "records", "redaction", "runfolder", "thinking", "values",
     },
 }  # fmt: skip
 BELOW = {

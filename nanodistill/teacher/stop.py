@@ -19,7 +19,7 @@ import anyio
 
 DRAIN_SECONDS = 10.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, what a system sends that shuts down, and a closed terminal. What is ignored stays so."""
+"""Ctrl-C, what a system sends that shuts down, and a closed terminal."""
 
 
 class StopSignal:
@@ -54,8 +54,9 @@ class StopSignal:
     @asynccontextmanager
     async def on_signals(self) -> AsyncIterator[None]:
         """Let Ctrl-C and SIGTERM mean `request` while this is open, and then what they did."""
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        if before[signal.SIGHUP] == signal.SIG_IGN:
+            del before[signal.SIGHUP]  # nohup
         try:
             async with self._listening(*before):
                 yield

@@ -24,7 +24,7 @@ from nanodistill.errors import (
 )
 from nanodistill.events import Event, Notice, Progress, Table, silent
 from nanodistill.runfolder import RunFolder, read_json
-from nanodistill.training import train, trainer
+from nanodistill.training import supervisor, train, trainer
 from nanodistill.training.child import is_out_of_memory
 from nanodistill.training.guard import Limits
 from nanodistill.training.metrics import read_records
@@ -53,9 +53,12 @@ def child() -> psutil.Process:
 class Killer:
     """A listener that kills the child at the first progress of each of its first `times` lives."""
 
-    def __init__(self, times: int, number: signal.Signals = signal.SIGKILL) -> None:
+    def __init__(
+        self, times: int, number: signal.Signals = signal.SIGKILL, counter: Path | None = None
+    ) -> None:
         self.left = times
         self.number = number
+        self.counter = counter
         self.armed = True
         self.notices: list[str] = []
 
@@ -66,6 +69,8 @@ class Killer:
         if isinstance(event, Progress) and self.left and self.armed:
             self.armed = False
             self.left -= 1
+            if self.counter is not None:
+                self.counter.write_text(f"pgfree 7\noom_kill {100 - self.left}\n")
             child().send_signal(self.number)
 
 
@@ -73,8 +78,19 @@ def train_with(config: DistillationConfig, listen: Callable[[Event], None]) -> A
     return train(config, ROWS, RunFolder(config.run_folder), listen=listen)
 
 
-def test_a_child_that_dies_of_memory_goes_on_with_less(student: Path, tmp_path: Path) -> None:
-    killer = Killer(2)
+@pytest.fixture
+def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a system counts what it killed for memory."""
+    path = tmp_path / "vmstat"
+    path.write_text("pgfree 7\noom_kill 0\n")
+    monkeypatch.setattr(supervisor, "VMSTAT", path)
+    return path
+
+
+def test_a_child_that_dies_of_memory_goes_on_with_less(
+    student: Path, tmp_path: Path, counter: Path
+) -> None:
+    killer = Killer(2, counter=counter)
     config = make_config(student, tmp_path, **SETTINGS)
     result = train_with(config, killer)
     said = [text for text in killer.notices if "out of memory" in text]
@@ -93,8 +109,32 @@ def test_a_child_that_dies_of_memory_goes_on_with_less(student: Path, tmp_path: 
     assert trained == list(range(1, 13)), "each update told once"
 
 
-def test_what_never_fits_is_given_up_with_a_way_out(student: Path, tmp_path: Path) -> None:
-    killer = Killer(9)
+def test_a_child_that_somebody_kills_goes_on_as_it_was(
+    student: Path, tmp_path: Path, counter: Path
+) -> None:
+    killer = Killer(1)
+    config = make_config(student, tmp_path, **SETTINGS)
+    assert train_with(config, killer).steps == 12
+    assert counter.exists()
+    found = latest_run(RunFolder(config.run_folder))
+    assert found is not None
+    assert not found[1].adjusted.exists()
+
+
+def test_a_child_that_another_process_ends_is_not_interrupted_by_a_person(
+    student: Path, tmp_path: Path
+) -> None:
+    config = make_config(student, tmp_path, **SETTINGS)
+    with pytest.raises(supervisor.TrainingEnded) as ended:
+        train_with(config, Killer(1, signal.SIGTERM))
+    assert ended.value.exit_code == 3
+    assert train_with(config, silent).steps == 12
+
+
+def test_what_never_fits_is_given_up_with_a_way_out(
+    student: Path, tmp_path: Path, counter: Path
+) -> None:
+    killer = Killer(9, counter=counter)
     config = make_config(student, tmp_path, **(SETTINGS | {"batch_size": 2}))
     with pytest.raises(MemoryLimit, match="one row to a batch and gradient checkpointing") as end:
         train_with(config, killer)
