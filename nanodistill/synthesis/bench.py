@@ -21,6 +21,7 @@ from nanodistill.synthesis.judging import Judge, TeacherAndJudge
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.engine import open_teacher
+from nanodistill.teacher.libraries import quiet
 from nanodistill.teacher.opening import open_provider, planned_provider
 from nanodistill.teacher.provider import Provider
 from nanodistill.teacher.stop import StopSignal
@@ -65,6 +66,7 @@ async def open_bench(
     config, opening = task.config, read_journal if read_only else open_journal
     try:
         async with AsyncExitStack() as stack:
+            stack.enter_context(quiet())
             # Opening checks the whole journal, and a provider may import LiteLLM: seconds that
             # the event loop of a notebook or a server must not stand still.
             opened_journal = opening(run.journal)

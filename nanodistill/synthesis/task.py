@@ -18,6 +18,7 @@ from nanodistill.plugins import ResponseParser, load_object
 from nanodistill.prompts import Prompts, make_prompts, text_or_file
 from nanodistill.records import Seed, tagged_hash
 from nanodistill.seeds import Row, load_rows
+from nanodistill.teacher.libraries import quiet
 from nanodistill.thinking import FORMATS, Format, resolve_format, thinks
 
 
@@ -126,6 +127,7 @@ class Task:
         return whole | ({"$defs": definitions} if definitions else {})
 
 
+@quiet()
 def load_task(config: DistillationConfig, listen: Listener) -> Task:
     """Read what the configuration names and see that it fits together. Blocks.
 

@@ -27,7 +27,7 @@ import aiohttp
 from anyio import to_thread
 
 from nanodistill.records import Message
-from nanodistill.teacher.libraries import load_litellm
+from nanodistill.teacher.libraries import load_litellm, quiet
 
 PATH = "/chat/completions"
 SEED = 1234567890123
@@ -98,7 +98,7 @@ class Learner:
         shape = dict(arguments) | {"timeout": SECONDS}
         if shape.get("seed") is not None:
             shape["seed"] = SEED
-        with self._turn:
+        with self._turn, quiet():
             self._written.clear()
             self._loop.run_until_complete(self._ask(model, shape))
             return template_in(self._written[0]) if self._written else None
