@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from anyio import to_thread
 from nanodistill.records import Request
 from nanodistill.teacher.forms import StructuredOutput
 from nanodistill.teacher.headers import hints_of
-from nanodistill.teacher.libraries import load_litellm, quiet
+from nanodistill.teacher.libraries import load_litellm
 from nanodistill.teacher.provider import Reply
 from nanodistill.teacher.replies import Reader
 from nanodistill.teacher.wording import Wording
@@ -57,8 +56,6 @@ class LiteLLMProvider:
 
     def __init__(self, way: Way, on_close: Callable[[], None] | None = None) -> None:
         self._litellm = load_litellm()
-        self._until_closed = ExitStack()
-        self._until_closed.enter_context(quiet())
         self._way = way
         self._on_close = on_close
         LiteLLMProvider._open += 1
@@ -75,7 +72,6 @@ class LiteLLMProvider:
     async def aclose(self) -> None:
         """Close LiteLLM's connections with the last provider: they are the process's own."""
         LiteLLMProvider._open -= 1
-        self._until_closed.close()
         if not LiteLLMProvider._open:
             await self._litellm.close_litellm_async_clients()
             self._litellm.in_memory_llm_clients_cache.flush_cache()

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanodistill.config import DistillationConfig
 from nanodistill.records import Request
+from nanodistill.teacher.libraries import quiet
 from nanodistill.teacher.opening import open_provider
 from nanodistill.teacher.provider import Provider
 
@@ -46,8 +47,10 @@ def request(
 
 @asynccontextmanager
 async def opened(settings: DistillationConfig, **more: Any) -> AsyncIterator[Provider]:
-    provider = open_provider(settings, **more)
-    try:
-        yield provider
-    finally:
-        await provider.aclose()
+    """A provider as a run has it: the libraries below it are quiet."""
+    with quiet():
+        provider = open_provider(settings, **more)
+        try:
+            yield provider
+        finally:
+            await provider.aclose()
