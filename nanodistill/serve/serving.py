@@ -1,8 +1,8 @@
 """serve(): load the student, listen, and end cleanly.
 
-SIGTERM or Ctrl-C: no new connections, `/health` says so, requests that are being
-answered may go on for `Limits.grace` seconds, then the model is given back. A
-second signal ends what is left at once.
+SIGTERM, Ctrl-C or a closed terminal: no new connections, `/health` says so, requests that are
+being answered may go on for `Limits.grace` seconds, then the model is given back. A second
+signal, or the first one while the model is still being loaded, ends at once.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import contextlib
 import errno
 import ipaddress
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
 from aiohttp import web
 
-from nanodistill.errors import InputError
+from nanodistill.errors import InputError, Interrupted
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.models.generator import Generator
 from nanodistill.serve.answering import Answering
 from nanodistill.serve.app import Service
+from nanodistill.serve.guards import ImpatientRunner
 from nanodistill.serve.limits import Limits
 from nanodistill.serve.served import choose
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 PORT = 8080
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(
@@ -43,6 +44,7 @@ def serve(
     port: int = PORT,
     api_key: str | None = None,
     limits: Limits | None = None,
+    allowed_hosts: Sequence[str] = (),
     listen: Listener = silent,
 ) -> int:
     """Serve the student until SIGTERM or Ctrl-C; how many requests were answered.
@@ -50,20 +52,26 @@ def serve(
     Args:
         port: 0 takes any free one, which `listen` is told.
         api_key: asked of every request but /health; None asks for none.
+        allowed_hosts: names besides this machine's under which a server on loopback is asked,
+            as behind a proxy. On another address every name is taken.
 
     Raises:
         InputError: there is nothing to serve, or the address can't be used.
+        Interrupted: it was told to stop before it listened, or a second time.
     """
 
     async def until_signal() -> int:
-        stop = asyncio.Event()
-        with _signals(stop):
+        stop, listening = asyncio.Event(), asyncio.Event()
+        with _signals(stop, listening):
             return await serve_async(
                 config, run, stop=stop, host=host, port=port, api_key=api_key, limits=limits,
-                listen=listen,
+                listen=listen, ready=lambda _: listening.set(), allowed_hosts=allowed_hosts,
             )  # fmt: skip
 
-    return asyncio.run(until_signal())
+    try:
+        return asyncio.run(until_signal())
+    except asyncio.CancelledError:
+        raise Interrupted("stopped at once; answers on their way were broken off.") from None
 
 
 async def serve_async(
@@ -75,6 +83,7 @@ async def serve_async(
     port: int = PORT,
     api_key: str | None = None,
     limits: Limits | None = None,
+    allowed_hosts: Sequence[str] = (),
     listen: Listener = silent,
     ready: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -86,8 +95,10 @@ async def serve_async(
     async with Generator(loaded, max_batch=limits.batch) as generator:
         answering = await anyio.to_thread.run_sync(Answering, choice, generator)
         service = Service(choice, answering, limits, listen)
-        runner = web.AppRunner(
-            service.app(api_key),
+        hosts = allowed_hosts if is_loopback(host) or allowed_hosts else None
+        runner = ImpatientRunner(
+            service.app(api_key, hosts),
+            header_seconds=limits.header_seconds,
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=limits.grace,
@@ -134,19 +145,24 @@ def is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first signal sets `stop`, a second one interrupts."""
+def _signals(stop: asyncio.Event, listening: asyncio.Event) -> Iterator[None]:
+    """The first signal sets `stop`; a second one cancels, as does one before it listens."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def on_signal() -> None:
-        if stop.is_set() and task is not None:
+        if (stop.is_set() or not listening.is_set()) and task is not None:
             task.cancel()
         stop.set()
 
-    for each in SIGNALS:
+    numbers = [each for each in SIGNALS if each != signal.SIGHUP or not _is_ignored(each)]
+    for each in numbers:
         loop.add_signal_handler(each, on_signal)
     try:
         yield
     finally:
-        for each in SIGNALS:
+        for each in numbers:
             loop.remove_signal_handler(each)
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
