@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -164,7 +165,8 @@ class Answering:
             splitter = splitter_for(self._choice.form)
             pieces = [*splitter.add(answer.text), *splitter.end()]
             content = "".join(piece.text for piece in pieces if piece.kind == "content")
-            wrong = await anyio.to_thread.run_sync(problem, content, schema) or ""
+            found = await anyio.to_thread.run_sync(partial(problem, content, schema))
+            wrong = found or ""
             if not wrong or answer.finish_reason == "length":
                 usage = Usage(answer.prompt_tokens, drawn)
                 return pieces, Ended(answer.finish_reason, usage)
