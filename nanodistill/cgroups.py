@@ -50,7 +50,7 @@ def _memberships(membership: Path) -> dict[str, str]:
         lines = membership.read_text().splitlines()
     except OSError:
         return {}
-    groups: dict[str, str] = {}
+    groups = {}
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
