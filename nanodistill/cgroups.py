@@ -101,9 +101,8 @@ def _used(folder: Path) -> int | None:
         used = _number(folder / "memory.usage_in_bytes")
     if used is None:
         return None
-    words = _words(folder / "memory.stat")
-    stat = dict(zip(words[::2], words[1::2], strict=False))
-    cached = stat.get("inactive_file") or stat.get("total_inactive_file") or "0"
+    stat = dict(zip(*[iter(_words(folder / "memory.stat"))] * 2, strict=False))
+    cached = stat.get("inactive_file", stat.get("total_inactive_file", "0"))
     return max(0, used - (int(cached) if cached.isdigit() else 0))
 
 

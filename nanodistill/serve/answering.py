@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -165,8 +164,7 @@ class Answering:
             splitter = splitter_for(self._choice.form)
             pieces = [*splitter.add(answer.text), *splitter.end()]
             content = "".join(piece.text for piece in pieces if piece.kind == "content")
-            found = await anyio.to_thread.run_sync(partial(problem, content, schema))
-            wrong = found or ""
+            wrong = await anyio.to_thread.run_sync(problem, content, schema) or ""
             if not wrong or answer.finish_reason == "length":
                 usage = Usage(answer.prompt_tokens, drawn)
                 return pieces, Ended(answer.finish_reason, usage)

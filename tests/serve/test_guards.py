@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from evaluation.tiny import INSTRUCTION
 
 from nanodistill.serve.limits import Limits
 from nanodistill.serve.schema import problem
-from serve.conftest import KEY, Running, Student, running
+from serve.conftest import INSTRUCTION, KEY, Running, Student, running
 
 ASK = [{"role": "user", "content": "hello"}]
 
