@@ -10,7 +10,6 @@ the second: it may have the memory, but not the cores.
 from __future__ import annotations
 
 import functools
-import math
 import os
 import platform
 import re
@@ -20,8 +19,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
-
-from nanodistill.cgroups import read_limits
 
 GIB = 1 << 30
 
@@ -109,31 +106,17 @@ def apple(brand: str, memory_gb: float, cores: int) -> Hardware:
 
 
 def cores() -> int:
-    """Processor cores that this process may use: its own, and no more than its container has."""
+    """Processor cores that this process may use."""
     if sys.platform == "linux":
-        share = read_limits().cpus
-        own = len(os.sched_getaffinity(0))
-        return own if share is None else max(1, min(own, math.ceil(share)))
+        return len(os.sched_getaffinity(0))
     else:  # noqa: RET505 - the type checker reads the platform
         return os.cpu_count() or 1
 
 
 def total_memory_gb() -> float:
-    """Memory of the machine, or of the container where it has less, in GiB."""
     import psutil
 
-    total, limit = float(psutil.virtual_memory().total), read_limits().memory
-    return (total if limit is None else min(total, limit)) / GIB
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, in the machine and in the container."""
-    import psutil
-
-    free, limits = int(psutil.virtual_memory().available), read_limits()
-    if limits.memory is None:
-        return free
-    return max(0, min(free, limits.memory - (limits.memory_used or 0)))
+    return float(psutil.virtual_memory().total / GIB)
 
 
 def _cuda() -> Hardware | None:

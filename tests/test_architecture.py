@@ -33,8 +33,8 @@ ROWS = {
     "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"dataset", "hub", "hubrows", "models", "row_forms", "rowfiles"},
     "foundation": {
-        "awake", "cgroups", "config", "errors", "events", "hardware", "heap", "interrupts",
-        "jsontext", "plugins", "records", "redaction", "runfolder", "thinking", "values",
+        "awake", "config", "errors", "events", "hardware", "heap", "interrupts", "jsontext",
+        "plugins", "records", "redaction", "runfolder", "thinking", "values",
     },
 }  # fmt: skip
 BELOW = {

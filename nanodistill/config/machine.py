@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import Settings, several
-from nanodistill.hardware import total_memory_gb
 
 LOWEST_GB = 2
 CAP_GB = 12
@@ -21,7 +20,9 @@ def get_system_defaults() -> tuple[int, int, float]:
 
     90% and 95% of the memory in whole GiB, each at most 12 and at least 2.
     """
-    return *memory_limits(total_memory_gb()), CPU_SHARE
+    import psutil
+
+    return *memory_limits(psutil.virtual_memory().total / 1024**3), CPU_SHARE
 
 
 def memory_limits(total_gb: float) -> tuple[int, int]:

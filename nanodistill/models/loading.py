@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.hardware import available_memory
 from nanodistill.models.blas import Blas, load_fast_blas
 from nanodistill.models.chat import Chat
 from nanodistill.models.resolve import ResolvedModel, resolve_model
@@ -139,11 +138,12 @@ def _make_place_for_system(tokenizer: TokenizerWrapper) -> None:
 
 def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:
     import mlx.core as mx
+    import psutil
 
     stored = _stored(model)
     if as_stored or mx.default_device() != mx.cpu:
         return "as stored", f"loaded as stored, {stored}"
-    return numbers_for_cpu(stored, _parameters(model), available_memory())
+    return numbers_for_cpu(stored, _parameters(model), psutil.virtual_memory().available)
 
 
 def numbers_for_cpu(stored: str, parameters: int, free: int) -> tuple[Numbers, str]:

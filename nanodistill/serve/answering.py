@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from nanodistill.errors import InputError
-from nanodistill.models.generation import PromptTooLong
 from nanodistill.models.generator import GeneratorClosed
 from nanodistill.models.sampling import Sampling
 from nanodistill.records import FinishReason, Message
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 RETRY_TEMPERATURE = 0.7
-MOST_JSON_TOKENS = 4096
-"""For a model that does not say how much it can read."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Answering:
         return Ask(
             messages=request.conversation(self._choice.instruction, self._choice.form),
             sampling=Sampling(
-                max_tokens=request.limit or self._own_limit(schema),
+                max_tokens=request.limit or self._choice.max_new_tokens,
                 temperature=request.temperature or 0.0,
                 top_p=request.top_p or 1.0,
                 top_k=request.top_k or 0,
@@ -107,13 +104,6 @@ class Answering:
             schema=schema,
             grammar=grammar,
         )
-
-    def _own_limit(self, schema: Mapping[str, Any] | None) -> int:
-        """The run's limit; JSON may take what the context has left, because half of it is none."""
-        if schema is None:
-            return self._choice.max_new_tokens
-        context = self._generator.loaded.config.get("max_position_embeddings")
-        return max(self._choice.max_new_tokens, context or MOST_JSON_TOKENS)
 
     async def pieces(self, ask: Ask) -> AsyncGenerator[Piece | Ended]:
         """The answer as it comes; the last is how it ended.
@@ -141,13 +131,8 @@ class Answering:
                             yield piece
                         yield _ended(step.finished)
         except InputError as refused:
-            is_long = isinstance(refused, PromptTooLong)
-            code = "context_length_exceeded" if is_long else None
-            loaded = self._generator.loaded
-            told = refused.message
-            for private in (str(loaded.path), loaded.source.name):  # a path of this machine
-                told = told.replace(private, self._choice.name)
-            raise Refused(400, told, param="messages", code=code) from refused
+            code = "context_length_exceeded"
+            raise Refused(400, refused.message, param="messages", code=code) from refused
         except GeneratorClosed as closed:
             raise Refused(503, "The server is shutting down.", retry_after=5) from closed
 
@@ -164,7 +149,7 @@ class Answering:
             splitter = splitter_for(self._choice.form)
             pieces = [*splitter.add(answer.text), *splitter.end()]
             content = "".join(piece.text for piece in pieces if piece.kind == "content")
-            wrong = await anyio.to_thread.run_sync(problem, content, schema) or ""
+            wrong = problem(content, schema) or ""
             if not wrong or answer.finish_reason == "length":
                 usage = Usage(answer.prompt_tokens, drawn)
                 return pieces, Ended(answer.finish_reason, usage)

@@ -11,8 +11,7 @@ class Limits:
 
     `batch` requests are answered at once and `queue` more may wait. `seconds`
     is the time that one request may take, waiting included; `grace` how long
-    requests may go on after the server was told to stop. `body` is in bytes; it and
-    the headers have `body_seconds` and `header_seconds` to come.
+    requests may go on after the server was told to stop. `body` is in bytes.
     """
 
     batch: int
@@ -21,7 +20,6 @@ class Limits:
     grace: float = 20.0
     body: int = 1 << 20
     body_seconds: float = 30.0
-    header_seconds: float = 20.0
 
     @property
     def requests(self) -> int:

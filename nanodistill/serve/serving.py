@@ -1,8 +1,8 @@
 """serve(): load the student, listen, and end cleanly.
 
-SIGTERM, Ctrl-C or a closed terminal: no new connections, `/health` says so, requests that are
-being answered may go on for `Limits.grace` seconds, then the model is given back. A second
-signal, or the first one while the model is still being loaded, ends at once.
+SIGTERM or Ctrl-C: no new connections, `/health` says so, requests that are being
+answered may go on for `Limits.grace` seconds, then the model is given back. A
+second signal ends what is left at once.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import contextlib
 import errno
 import ipaddress
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import anyio
 from aiohttp import web
 
-from nanodistill.errors import InputError, Interrupted
+from nanodistill.errors import InputError
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.models.generator import Generator
 from nanodistill.serve.answering import Answering
 from nanodistill.serve.app import Service
-from nanodistill.serve.guards import ImpatientRunner
 from nanodistill.serve.limits import Limits
 from nanodistill.serve.served import choose
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 PORT = 8080
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
@@ -44,7 +43,6 @@ def serve(
     port: int = PORT,
     api_key: str | None = None,
     limits: Limits | None = None,
-    allowed_hosts: Sequence[str] = (),
     listen: Listener = silent,
 ) -> int:
     """Serve the student until SIGTERM or Ctrl-C; how many requests were answered.
@@ -52,26 +50,20 @@ def serve(
     Args:
         port: 0 takes any free one, which `listen` is told.
         api_key: asked of every request but /health; None asks for none.
-        allowed_hosts: names besides this machine's under which a server on loopback is asked,
-            as behind a proxy. On another address every name is taken.
 
     Raises:
         InputError: there is nothing to serve, or the address can't be used.
-        Interrupted: it was told to stop before it listened, or a second time.
     """
 
     async def until_signal() -> int:
-        stop, listening = asyncio.Event(), asyncio.Event()
-        with _signals(stop, listening):
+        stop = asyncio.Event()
+        with _signals(stop):
             return await serve_async(
                 config, run, stop=stop, host=host, port=port, api_key=api_key, limits=limits,
-                listen=listen, ready=lambda _: listening.set(), allowed_hosts=allowed_hosts,
+                listen=listen,
             )  # fmt: skip
 
-    try:
-        return asyncio.run(until_signal())
-    except asyncio.CancelledError:
-        raise Interrupted("stopped at once; answers on their way were broken off.") from None
+    return asyncio.run(until_signal())
 
 
 async def serve_async(
@@ -83,7 +75,6 @@ async def serve_async(
     port: int = PORT,
     api_key: str | None = None,
     limits: Limits | None = None,
-    allowed_hosts: Sequence[str] = (),
     listen: Listener = silent,
     ready: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -95,10 +86,8 @@ async def serve_async(
     async with Generator(loaded, max_batch=limits.batch) as generator:
         answering = await anyio.to_thread.run_sync(Answering, choice, generator)
         service = Service(choice, answering, limits, listen)
-        hosts = allowed_hosts if is_loopback(host) or allowed_hosts else None
-        runner = ImpatientRunner(
-            service.app(api_key, hosts),
-            header_seconds=limits.header_seconds,
+        runner = web.AppRunner(
+            service.app(api_key),
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=limits.grace,
@@ -145,24 +134,19 @@ def is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, listening: asyncio.Event) -> Iterator[None]:
-    """The first signal sets `stop`; a second one cancels, as does one before it listens."""
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first signal sets `stop`, a second one interrupts."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def on_signal() -> None:
-        if (stop.is_set() or not listening.is_set()) and task is not None:
+        if stop.is_set() and task is not None:
             task.cancel()
         stop.set()
 
-    numbers = [each for each in SIGNALS if each != signal.SIGHUP or not _is_ignored(each)]
-    for each in numbers:
+    for each in SIGNALS:
         loop.add_signal_handler(each, on_signal)
     try:
         yield
     finally:
-        for each in numbers:
+        for each in SIGNALS:
             loop.remove_signal_handler(each)
-
-
-def _is_ignored(number: signal.Signals) -> bool:
-    return signal.getsignal(number) == signal.SIG_IGN

@@ -25,8 +25,6 @@ from nanodistill.hardware import GIB, cores
 
 INTERVAL = 1.0
 PATIENCE = 120.0
-REMINDER = 600.0
-"""Seconds after which a pause says again what it waits for. Others may compute all night."""
 LOAD_WINDOW = 2.0
 """Seconds over which the processors' load is taken."""
 
@@ -210,7 +208,6 @@ class Guard:
         others = self._load_of_others()
         if others is None or others <= self._limits.cpu_share:
             return
-        since = self._clock()
         self._say(
             f"paused: everything else uses {others:.0%} of the processors, more than "
             f"cpu_capacity_percent = {self._limits.cpu_share:g}; going on when it is less"
@@ -219,12 +216,6 @@ class Guard:
             if self._wait(LOAD_WINDOW):
                 return
             others = self._load_of_others()
-            if others is not None and self._clock() - since > REMINDER:
-                since = self._clock()
-                self._say(
-                    f"still paused: everything else uses {others:.0%} of the processors. Close "
-                    "what uses them, or stop and raise cpu_capacity_percent"
-                )
         self._say("going on")
 
     def _load_of_others(self) -> float | None:
