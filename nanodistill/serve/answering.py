@@ -36,7 +36,8 @@ RETRY_TEMPERATURE = 0.7
 WHOLE_CONTEXT = 1 << 20
 """More tokens than a context has where it ends; a model that names no end gets this one."""
 COMPILERS = 2
-A, T = TypeVar("A"), TypeVar("T")
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Answering:
         except GenerationFailed as failed:
             if not isinstance(failed.__cause__, GrammarLost):
                 raise
-            said = f"The schema is too large to be followed: {failed.__cause__}"
+            said = f"The schema can't be followed to its end: {failed.__cause__}"
             raise Refused(400, said, param="response_format") from failed
 
     def _without_paths(self, said: str) -> str:

@@ -84,7 +84,7 @@ class Service:
         self, choice: Choice, answering: Answering, limits: Limits, listen: Listener
     ) -> None:
         self.queue = Queue(limits)
-        self.busy: set[RequestHandler[web.Request]] = set()
+        self.busy: set[RequestHandler] = set()
         self._choice = choice
         self._answering = answering
         self._limits = limits
@@ -155,16 +155,17 @@ class Service:
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
             )
             await response.prepare(request)
-            await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
             try:
                 with _until(deadline):
+                    await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
                     await self._send_pieces(response, envelope, asked, first, pieces)
             except ConnectionResetError:
                 return response  # nobody listens any more
-            except TimeoutError:
-                await _send(response, self._late().to_json())
             except Exception as failed:  # noqa: BLE001 - told inside the answer that has begun
-                await _send(response, self._failure(failed).to_json())
+                late = isinstance(failed, TimeoutError)
+                refused = self._late() if late else self._failure(failed)
+                with suppress(ConnectionResetError):
+                    await _send(response, refused.to_json())
         with suppress(ConnectionResetError):
             await response.write(b"data: [DONE]\n\n")
             await response.write_eof()
@@ -228,6 +229,8 @@ class Service:
         self.busy.add(request.protocol)
         try:
             return await handler(request)
+        except ConnectionResetError:
+            raise  # nobody is left to be told
         except web.HTTPException as other:
             return _error(Refused(other.status, other.reason), other.headers)
         except Exception as failed:  # noqa: BLE001 - one request's failure is not the server's

@@ -25,7 +25,10 @@ COMPILING = "failed to compile JSON schema: "
 
 
 class GrammarLost(RuntimeError):
-    """A grammar that became too large while it was followed."""
+    """A grammar that became too large while it was followed, or leads to no answer."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__((said.strip().splitlines() or ["no answer is possible"])[0])
 
 
 class Constraint:

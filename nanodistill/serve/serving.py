@@ -211,7 +211,7 @@ async def _closing_slow(
     """Close connections that hold a place without a request: aiohttp waits for headers for ever."""
 
     async def sweep() -> None:
-        since: dict[RequestHandler[web.Request], float] = {}
+        since: dict[RequestHandler, float] = {}
         while True:
             await asyncio.sleep(seconds / SWEEPS)
             now = anyio.current_time()
@@ -229,7 +229,7 @@ async def _closing_slow(
         await asyncio.wait({sweeping})
 
 
-def _connections(runner: web.AppRunner) -> list[RequestHandler[web.Request]]:
+def _connections(runner: web.AppRunner) -> list[RequestHandler]:
     return runner.server.connections if runner.server is not None else []
 
 

@@ -102,3 +102,12 @@ def test_a_wrong_wish_is_an_error_that_names_it(library: str) -> None:
 
 def test_asking_twice_gives_the_same_answer() -> None:
     assert run("print(load_fast_blas() is load_fast_blas())") == "True"
+
+
+def test_no_more_threads_than_a_container_has_cores() -> None:
+    before = blas.threads()
+    try:
+        blas.keep_within(1)
+        assert blas.threads() in (None, 1)
+    finally:
+        blas.set_threads(before or 1)

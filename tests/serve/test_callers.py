@@ -181,6 +181,23 @@ SCHEMAS = {
 }  # fmt: skip
 
 
+def test_a_stream_that_fails_ends_as_one(keyless: Running) -> None:
+    """The object begins, and what may follow is more than the grammar library follows."""
+    wide = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1000)}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": wide}}
+    answer = httpx.post(
+        f"{keyless.url}/v1/chat/completions",
+        json=body(response_format=wanted, stream=True),
+        timeout=60,
+    )
+    assert (answer.status_code, answer.text.count("HTTP/1.1")) == (200, 0)
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert events[-1] == "[DONE]"
+    told = json.loads(events[-2])["error"]
+    assert told["param"] == "response_format"
+    assert len(told["message"]) < 300
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_schema_too_much_is_refused(name: str, keyless: Running) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMAS[name]}}
