@@ -14,7 +14,14 @@ from typing import Any
 
 from nanodistill.config import get_system_defaults
 from nanodistill.events import Table
-from nanodistill.hardware import Hardware, detect_hardware, preset
+from nanodistill.hardware import (
+    GIB,
+    Hardware,
+    detect_hardware,
+    free_memory,
+    preset,
+    total_memory_gb,
+)
 from nanodistill.models.blas import Blas, load_fast_blas
 from nanodistill.models.cache import cache_folder
 from nanodistill.models.device import mlx_device
@@ -94,13 +101,10 @@ def _machine(hardware: Hardware) -> dict[str, str]:
 
 
 def _memory() -> dict[str, float]:
-    import psutil
-
-    found = psutil.virtual_memory()
     pause, stop, _ = get_system_defaults()
     return {
-        "memory": found.total / 1024**3,
-        "memory free": found.available / 1024**3,
+        "memory": total_memory_gb(),
+        "memory free": free_memory() / GIB,
         "training pauses above": pause,
         "training stops above": stop,
     }

@@ -10,17 +10,21 @@ the second: it may have the memory, but not the cores.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 GIB = 1 << 30
+NO_LIMIT = 1 << 60
+"""Version 1 of control groups writes a number beyond this for no limit."""
 
 Kind = Literal["apple", "cuda", "cpu"]
 Tier = Literal["", "Pro", "Max", "Ultra"]
@@ -106,17 +110,161 @@ def apple(brand: str, memory_gb: float, cores: int) -> Hardware:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use: of the machine, and of its container."""
+    free = len(usable_cores() or ()) or os.cpu_count() or 1
+    allowed = confines().cores
+    return free if allowed is None else max(1, min(free, math.ceil(allowed)))
+
+
+def usable_cores() -> set[int] | None:
+    """The numbers of the cores that this process is kept to; None where systems don't say."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
+        return os.sched_getaffinity(0)
     else:  # noqa: RET505 - the type checker reads the platform
-        return os.cpu_count() or 1
+        return None
+
+
+def total_memory() -> int:
+    """Bytes of memory: of the machine, or of the container where that has less."""
+    import psutil
+
+    allowed = confines().memory
+    total = int(psutil.virtual_memory().total)
+    return total if allowed is None else min(total, allowed)
+
+
+def free_memory() -> int:
+    """Bytes that can be had now, on the machine and in the container."""
+    import psutil
+
+    left = confines().memory_left
+    free = int(psutil.virtual_memory().available)
+    return free if left is None else min(free, left)
 
 
 def total_memory_gb() -> float:
-    import psutil
+    return total_memory() / GIB
 
-    return float(psutil.virtual_memory().total / GIB)
+
+@dataclass(frozen=True)
+class Confines:
+    """What control groups leave to this process; None is no limit.
+
+    `cores` may be a fraction. `memory` and `memory_left` are bytes: the smallest limit, and the
+    least that is left under any. `cpu_seconds` is what the group that limits the cores has
+    computed so far, others in the container included.
+    """
+
+    cores: float | None = None
+    memory: int | None = None
+    memory_left: int | None = None
+    cpu_seconds: float | None = None
+
+
+def confines(process: Path = Path("/proc/self")) -> Confines:
+    """The limits of this process's control groups and of all above them that can be seen, of
+    either version. `process` holds the files `cgroup` and `mountinfo`."""
+    memory, left, cores, spent = None, None, None, None
+    for group in _groups(process, "memory"):
+        for limit in _memory_limits(group):
+            memory = limit if memory is None else min(memory, limit)
+            room = max(0, limit - _memory_held(group))
+            left = room if left is None else min(left, room)
+    for group in _groups(process, "cpu"):
+        allowed = _cpu_limit(group)
+        if allowed is not None and (cores is None or allowed < cores):
+            cores, spent = allowed, _cpu_seconds(group)
+    return Confines(cores, memory, left, spent)
+
+
+def _groups(process: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's groups, the innermost first."""
+    for of_group in _lines(process / "cgroup"):
+        _, controllers, path = [*of_group.split(":", 2), "", ""][:3]
+        unified = not controllers
+        if not unified and controller not in controllers.split(","):
+            continue
+        mount = _mount(process, None if unified else controller)
+        if mount is None:
+            continue
+        root, top = mount
+        inside = PurePosixPath(path)
+        below = inside.relative_to(root).parts if inside.is_relative_to(root) else ()
+        if ".." in below:
+            below = ()
+        for depth in range(len(below), -1, -1):
+            yield top.joinpath(*below[:depth])
+
+
+def _mount(process: Path, controller: str | None) -> tuple[str, Path] | None:
+    """Which group is mounted where, of a controller of version 1 or, for None, of version 2."""
+    for line in _lines(process / "mountinfo"):
+        left, _, right = line.partition(" - ")
+        place, kind = left.split(), right.split()
+        if len(place) < 5 or len(kind) < 3:
+            continue
+        wanted = (
+            kind[0] == "cgroup2"
+            if controller is None
+            else kind[0] == "cgroup" and controller in kind[2].split(",")
+        )
+        if wanted:
+            return _unescaped(place[3]), Path(_unescaped(place[4]))
+    return None
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def _memory_limits(group: Path) -> list[int]:
+    names = ("memory.max", "memory.high", "memory.limit_in_bytes")
+    found = [_number(group / name) for name in names]
+    return [limit for limit in found if limit is not None and 0 < limit < NO_LIMIT]
+
+
+def _memory_held(group: Path) -> int:
+    """Bytes that the group can't give back: files that were read are let go when room is needed."""
+    held = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+    stat = _table(group / "memory.stat")
+    return max(0, held - stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+
+def _cpu_limit(group: Path) -> float | None:
+    told = " ".join(_lines(group / "cpu.max")).split()
+    quota, period = (told[0], told[1]) if len(told) == 2 else ("max", "")
+    if not told:
+        quota = " ".join(_lines(group / "cpu.cfs_quota_us"))
+        period = " ".join(_lines(group / "cpu.cfs_period_us"))
+    if not quota.isdecimal() or not period.isdecimal() or not int(quota) or not int(period):
+        return None
+    return int(quota) / int(period)
+
+
+def _cpu_seconds(group: Path) -> float | None:
+    used = _table(group / "cpu.stat").get("usage_usec")
+    if used is not None:
+        return used / 1e6
+    nanoseconds = _number(group / "cpuacct.usage")
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _table(path: Path) -> dict[str, int]:
+    rows = [line.split() for line in _lines(path)]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
+
+
+def _number(path: Path) -> int | None:
+    text = " ".join(_lines(path)).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _lines(path: Path) -> list[str]:
+    """None where there is no such file, or it may not be read: then nothing is known."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _cuda() -> Hardware | None:

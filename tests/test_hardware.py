@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nanodistill.config import DistillationConfig, TrainingSettings
 from nanodistill.hardware import (
     CPU_PRESET,
+    GIB,
     PRESETS,
+    Confines,
     Hardware,
     apple,
+    confines,
     cores,
     detect_hardware,
+    free_memory,
     preset,
+    total_memory,
 )
 
 
@@ -63,3 +70,87 @@ def test_this_machine_is_described() -> None:
     assert found.cores == cores() > 0
     assert found.memory_gb > 0.5
     assert found.chip in found.describe()
+
+
+MANY = "9223372036854771712"
+"""What version 1 writes for no limit."""
+
+
+def confined(
+    folder: Path, groups: str, mounts: list[tuple[str, str, str, str]], files: dict[str, str]
+) -> Confines:
+    """What is read of a tree of control groups. `mounts` are root, place in the tree, type and
+    options."""
+    process = folder / "process"
+    process.mkdir()
+    (process / "cgroup").write_text(groups)
+    lines = [
+        f"{n} 1 0:{n} {root} {str(folder / place).replace(' ', chr(92) + '040')} rw shared:9 - "
+        f"{kind} {kind} {options}\n"
+        for n, (root, place, kind, options) in enumerate(mounts)
+    ]
+    (process / "mountinfo").write_text("".join(lines) + "short line\n")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{text}\n")
+    return confines(process)
+
+
+UNIFIED = [("/", "a b", "cgroup2", "rw,nsdelegate")]
+
+
+def test_the_smallest_limit_of_nested_groups_holds(tmp_path: Path) -> None:
+    found = confined(
+        tmp_path,
+        "0::/pod/box\n",
+        UNIFIED,
+        {
+            "a b/pod/box/memory.max": "max",
+            "a b/pod/box/cpu.max": "max 100000",
+            "a b/pod/memory.max": str(4 * GIB),
+            "a b/pod/memory.high": str(3 * GIB),
+            "a b/pod/memory.current": str(2 * GIB),
+            "a b/pod/memory.stat": f"anon 5\ninactive_file {GIB}",
+            "a b/pod/cpu.max": "150000 100000",
+            "a b/pod/cpu.stat": "usage_usec 2500000\nuser_usec 1",
+            "a b/cpu.max": "400000 100000",
+        },
+    )
+    assert found == Confines(1.5, 3 * GIB, 2 * GIB, 2.5)
+
+
+def test_the_groups_of_version_1(tmp_path: Path) -> None:
+    found = confined(
+        tmp_path,
+        "3:cpu,cpuacct:/docker/box\n2:memory:/docker/box\n1:name=systemd:/\n",
+        [("/docker/box", "cpu", "cgroup", "rw,cpu,cpuacct"),
+         ("/docker/box", "memory", "cgroup", "rw,memory")],
+        {
+            "cpu/cpu.cfs_quota_us": "50000",
+            "cpu/cpu.cfs_period_us": "100000",
+            "cpu/cpuacct.usage": "7000000000",
+            "memory/memory.limit_in_bytes": str(2 * GIB),
+            "memory/memory.usage_in_bytes": str(3 * GIB),
+        },
+    )  # fmt: skip
+    assert found == Confines(0.5, 2 * GIB, 0, 7.0)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"a b/memory.max": "max", "a b/cpu.max": "max 100000"},
+        {"a b/memory.max": "", "a b/cpu.max": ""},
+        {"a b/memory.max": "much", "a b/cpu.max": "1 0"},
+        {"a b/memory.limit_in_bytes": MANY, "a b/cpu.cfs_quota_us": "-1"},
+        {"a b/memory.max/folder": "1", "a b/cpu.max/folder": "1"},
+    ],
+)
+def test_no_limit_is_none(files: dict[str, str], tmp_path: Path) -> None:
+    assert confined(tmp_path, "0::/../elsewhere\n", UNIFIED, files) == Confines()
+
+
+def test_a_system_without_groups_has_no_limits(tmp_path: Path) -> None:
+    assert confines(tmp_path / "none") == Confines()
+    assert 0 < free_memory() <= total_memory()

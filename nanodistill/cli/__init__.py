@@ -74,7 +74,7 @@ def main() -> None:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.stdout, sys.stderr = outlives_its_reader(sys.stdout), outlives_its_reader(sys.stderr)
     code = run(sys.argv[1:] or ["--help"])
-    if not SLOW_TO_LEAVE.isdisjoint(sys.modules):
+    if code == INTERRUPTED or not SLOW_TO_LEAVE.isdisjoint(sys.modules):
         _leave(code)
     sys.exit(code)
 

@@ -57,7 +57,10 @@ def export(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
               help="Port to listen on; 0 takes any free one.")  # fmt: skip
-def serve(work: Work, host: str, port: int) -> Ending:
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+              help="A name by which clients may call the server, and whose pages may; "
+              "repeatable; * is any.")  # fmt: skip
+def serve(work: Work, host: str, port: int, allowed_hosts: tuple[str, ...]) -> Ending:
     """Serve the student behind OpenAI's chat interface, until Ctrl-C or SIGTERM.
 
     NANODISTILL_SERVE_KEY holds the API key that is asked for; unset, none is.
@@ -71,6 +74,7 @@ def serve(work: Work, host: str, port: int) -> Ending:
         host=host,
         port=port,
         api_key=os.environ.get("NANODISTILL_SERVE_KEY") or None,
+        allowed_hosts=allowed_hosts,
         listen=work.listen,
     )
     return Ending({"served": served}, f"{served} requests were answered.")

@@ -20,9 +20,9 @@ def get_system_defaults() -> tuple[int, int, float]:
 
     90% and 95% of the memory in whole GiB, each at most 12 and at least 2.
     """
-    import psutil
+    from nanodistill.hardware import total_memory_gb
 
-    return *memory_limits(psutil.virtual_memory().total / 1024**3), CPU_SHARE
+    return *memory_limits(total_memory_gb()), CPU_SHARE
 
 
 def memory_limits(total_gb: float) -> tuple[int, int]:

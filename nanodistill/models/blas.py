@@ -96,6 +96,14 @@ def threads() -> int | None:
     return None
 
 
+def keep_within(most: int) -> None:
+    """No more threads than `most`: a BLAS counts the machine's cores, not those that its
+    container may use, and threads that get no turn hold up the others."""
+    used = threads()
+    if used is not None and used > most:
+        set_threads(most)
+
+
 def set_threads(n: int) -> None:
     """Use `n` threads from now on, where the BLAS lets itself be told."""
     name = load_fast_blas().name

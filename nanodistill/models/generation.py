@@ -33,7 +33,14 @@ Prompt = Sequence[int] | Sequence[Message]
 
 
 class PromptTooLong(InputError):
-    """A prompt that leaves no room for an answer in the model's context."""
+    """A prompt that leaves no room for an answer in the model's context, both in tokens."""
+
+    def __init__(self, model: str, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"The prompt has {tokens} tokens, and {model} reads {limit} with its answer"
+        )
+        self.tokens = tokens
+        self.limit = limit
 
 
 def prompt_tokens(loaded: LoadedModel, prompt: Prompt) -> list[int]:
@@ -46,10 +53,7 @@ def prompt_tokens(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if not tokens:
         raise InputError("an empty prompt can't be answered")
     if limit is not None and len(tokens) >= limit:
-        raise PromptTooLong(
-            f"The prompt has {len(tokens)} tokens, and {loaded.source.name} reads {limit} with its "
-            "answer"
-        )
+        raise PromptTooLong(loaded.source.name, len(tokens), limit)
     return tokens
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.models.blas import Blas, load_fast_blas
+from nanodistill.hardware import cores, free_memory
+from nanodistill.models.blas import Blas, keep_within, load_fast_blas
 from nanodistill.models.chat import Chat
 from nanodistill.models.resolve import ResolvedModel, resolve_model
 from nanodistill.models.templates import with_place_for_system
@@ -84,6 +85,7 @@ def load_model(
     blas = load_fast_blas()
     if blas.missing is not None:
         listener(Notice(blas.describe(), level="warning"))
+    keep_within(cores())
     model, config = _load(source)
     numbers, note = _choose_numbers(model, as_stored=as_stored)
     _widen(model, numbers)
@@ -138,12 +140,11 @@ def _make_place_for_system(tokenizer: TokenizerWrapper) -> None:
 
 def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:
     import mlx.core as mx
-    import psutil
 
     stored = _stored(model)
     if as_stored or mx.default_device() != mx.cpu:
         return "as stored", f"loaded as stored, {stored}"
-    return numbers_for_cpu(stored, _parameters(model), psutil.virtual_memory().available)
+    return numbers_for_cpu(stored, _parameters(model), free_memory())
 
 
 def numbers_for_cpu(stored: str, parameters: int, free: int) -> tuple[Numbers, str]:

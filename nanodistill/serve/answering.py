@@ -7,19 +7,20 @@ numbers, up to `ATTEMPTS` times; it is streamed only then.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
 from nanodistill.errors import InputError
-from nanodistill.models.generator import GeneratorClosed
+from nanodistill.models.generation import PromptTooLong
+from nanodistill.models.generator import GenerationFailed, GeneratorClosed
 from nanodistill.models.sampling import Sampling
 from nanodistill.records import FinishReason, Message
-from nanodistill.serve.constraint import Grammars
-from nanodistill.serve.schema import ANY_OBJECT, BadSchema, Grammar, check_schema, problem
+from nanodistill.serve.constraint import GrammarLost, Grammars
+from nanodistill.serve.schema import ANY_OBJECT, BadSchema, Grammar, check_schema, problem_apart
 from nanodistill.serve.splitting import Piece, splitter_for
 from nanodistill.serve.wire import ChatRequest, Refused, Usage
 
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 RETRY_TEMPERATURE = 0.7
+WHOLE_CONTEXT = 1 << 20
+"""More tokens than a context has where it ends; a model that names no end gets this one."""
+COMPILERS = 2
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,12 @@ class Generates(Protocol):
 class Answering:
     """Answers requests with one model."""
 
-    def __init__(self, choice: Choice, generator: Generates) -> None:
+    def __init__(
+        self, choice: Choice, generator: Generates, *, schema_seconds: float = 10.0
+    ) -> None:
         self._choice = choice
+        self._schema_seconds = schema_seconds
+        self._compilers = anyio.CapacityLimiter(COMPILERS)
         self._generator = generator
         self._grammars = Grammars(generator.loaded)
         self._own = self._grammar(choice.schema) if choice.schema is not None else None
@@ -92,8 +102,8 @@ class Answering:
         return Ask(
             messages=request.conversation(self._choice.instruction, self._choice.form),
             sampling=Sampling(
-                max_tokens=request.limit or self._choice.max_new_tokens,
-                temperature=request.temperature or 0.0,
+                max_tokens=request.limit or self._usual_limit(schema),
+                temperature=request.warmth,
                 top_p=request.top_p or 1.0,
                 top_k=request.top_k or 0,
                 min_p=request.min_p or 0.0,
@@ -120,7 +130,7 @@ class Answering:
                 return
             splitter = splitter_for(self._choice.form)
             stream = self._generator.stream(
-                ask.messages, ask.sampling, processors=self._processors(ask)
+                ask.messages, ask.sampling, processors=await self._processors(ask)
             )
             async with aclosing(stream) as steps:
                 async for step in steps:
@@ -130,11 +140,30 @@ class Answering:
                         for piece in splitter.end():
                             yield piece
                         yield _ended(step.finished)
-        except InputError as refused:
+        except PromptTooLong as long:
             code = "context_length_exceeded"
-            raise Refused(400, refused.message, param="messages", code=code) from refused
+            said = (
+                f"The prompt has {long.tokens} tokens, and {self._choice.name} reads "
+                f"{long.limit} with its answer."
+            )
+            raise Refused(400, said, param="messages", code=code) from long
+        except InputError as refused:
+            said = f"{self._choice.name} takes no such messages: {refused.__cause__ or refused}"
+            raise Refused(400, self._without_paths(said), param="messages") from refused
         except GeneratorClosed as closed:
             raise Refused(503, "The server is shutting down.", retry_after=5) from closed
+        except GenerationFailed as failed:
+            if not isinstance(failed.__cause__, GrammarLost):
+                raise
+            said = f"The schema can't be followed to its end: {failed.__cause__}"
+            raise Refused(400, said, param="response_format") from failed
+
+    def _without_paths(self, said: str) -> str:
+        """What is told to a client names the model, not where it lies."""
+        for path in (self._choice.model, self._choice.adapter, self._generator.loaded.source.name):
+            if path is not None:
+                said = said.replace(str(path), self._choice.name)
+        return said
 
     async def _checked(self, ask: Ask) -> tuple[list[Piece], Ended]:
         """The first answer that is of the schema. One that was cut off is given as it is."""
@@ -143,13 +172,13 @@ class Answering:
         for attempt in range(ATTEMPTS):
             sampling = ask.again(attempt) if attempt else ask.sampling
             answer = await self._generator.generate(
-                ask.messages, sampling, processors=self._processors(ask)
+                ask.messages, sampling, processors=await self._processors(ask)
             )
             drawn += answer.completion_tokens
             splitter = splitter_for(self._choice.form)
             pieces = [*splitter.add(answer.text), *splitter.end()]
             content = "".join(piece.text for piece in pieces if piece.kind == "content")
-            wrong = problem(content, schema) or ""
+            wrong = await self._problem(content, schema) or ""
             if not wrong or answer.finish_reason == "length":
                 usage = Usage(answer.prompt_tokens, drawn)
                 return pieces, Ended(answer.finish_reason, usage)
@@ -159,8 +188,35 @@ class Answering:
             code="schema_not_met",
         )
 
-    def _processors(self, ask: Ask) -> list[Any]:
-        return [self._grammars.constraint(ask.grammar)] if ask.grammar is not None else []
+    async def _problem(self, content: str, schema: Mapping[str, Any]) -> str | None:
+        try:
+            return await problem_apart(content, schema, self._schema_seconds)
+        except BadSchema as bad:
+            raise Refused(400, str(bad), param="response_format") from bad
+
+    def _usual_limit(self, schema: Mapping[str, Any] | None) -> int:
+        """Tokens of an answer to a request that has no limit. JSON that is cut is none: it may
+        fill the context."""
+        return self._choice.max_new_tokens if schema is None else WHOLE_CONTEXT
+
+    async def _processors(self, ask: Ask) -> list[Any]:
+        if ask.grammar is None:
+            return []
+        return [await self._compiled(self._grammars.constraint, ask.grammar)]
+
+    async def _compiled(self, work: Callable[[A], T], given: A) -> T:
+        """Work on a client's schema: in a thread, few at a time, and not for long."""
+        try:
+            with anyio.fail_after(self._schema_seconds):
+                return await anyio.to_thread.run_sync(
+                    work, given, abandon_on_cancel=True, limiter=self._compilers
+                )
+        except TimeoutError as late:
+            raise Refused(
+                400,
+                f"The schema was not understood in {self._schema_seconds:g} s.",
+                param="response_format",
+            ) from late
 
     async def _wanted(
         self, request: ChatRequest
@@ -173,7 +229,7 @@ class Answering:
             return None, None
         schema = asked.json_schema.held if asked.json_schema else ANY_OBJECT
         try:
-            return schema, await anyio.to_thread.run_sync(self._grammar, schema)
+            return schema, await self._compiled(self._grammar, schema)
         except BadSchema as bad:
             raise Refused(400, str(bad), param="response_format") from bad
 

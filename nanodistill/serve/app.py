@@ -3,13 +3,15 @@
     POST /v1/chat/completions     GET /v1/models     GET /health
 
 Every error is JSON in OpenAI's form. A browser's page elsewhere can't use the
-server behind its user's back: only `application/json` is read, which no page may
-send to another origin without asking, and nothing allows it.
+server behind its user's back: a request whose Host is none of ours (a name that was
+led to this machine) is refused, and one of a page of another origin too, unless
+that was allowed by name.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import math
 import time
@@ -17,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 from aiohttp import web
@@ -29,6 +32,8 @@ from nanodistill.serve.splitting import Piece
 from nanodistill.serve.wire import ChatRequest, Envelope, Refused, read_request
 
 if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
+
     from nanodistill.serve.served import Choice
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -79,6 +84,7 @@ class Service:
         self, choice: Choice, answering: Answering, limits: Limits, listen: Listener
     ) -> None:
         self.queue = Queue(limits)
+        self.busy: set[RequestHandler] = set()
         self._choice = choice
         self._answering = answering
         self._limits = limits
@@ -86,10 +92,12 @@ class Service:
         self._began = int(time.time())
         self._fingerprint = f"fp_{tagged_hash('nanodistill.served.v1', choice.identity)[:12]}"
 
-    def app(self, api_key: str | None) -> web.Application:
+    def app(self, api_key: str | None, callers: Callers) -> web.Application:
         app = web.Application(
-            client_max_size=self._limits.body, middlewares=[self._errors, _with_key(api_key)]
+            client_max_size=self._limits.body,
+            middlewares=[self._errors, callers.check, _with_key(api_key)],
         )
+        app.on_response_prepare.append(callers.tell)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name}", self.model)
@@ -147,13 +155,17 @@ class Service:
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
             )
             await response.prepare(request)
-            await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
             try:
                 with _until(deadline):
+                    await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
                     await self._send_pieces(response, envelope, asked, first, pieces)
-            except (Refused, TimeoutError) as stopped:
-                refused = stopped if isinstance(stopped, Refused) else self._late()
-                await _send(response, refused.to_json())
+            except ConnectionResetError:
+                return response  # nobody listens any more
+            except Exception as failed:  # noqa: BLE001 - told inside the answer that has begun
+                late = isinstance(failed, TimeoutError)
+                refused = self._late() if late else self._failure(failed)
+                with suppress(ConnectionResetError):
+                    await _send(response, refused.to_json())
         with suppress(ConnectionResetError):
             await response.write(b"data: [DONE]\n\n")
             await response.write_eof()
@@ -214,16 +226,98 @@ class Service:
 
     @web.middleware
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.busy.add(request.protocol)
         try:
             return await handler(request)
-        except Refused as refused:
-            return _error(refused)
+        except ConnectionResetError:
+            raise  # nobody is left to be told
         except web.HTTPException as other:
             return _error(Refused(other.status, other.reason), other.headers)
         except Exception as failed:  # noqa: BLE001 - one request's failure is not the server's
-            told = f"{type(failed).__name__}: {failed}"
-            self._listen(Notice(f"a request failed: {told}", "warning"))
-            return _error(Refused(500, "The answer could not be computed."))
+            return _error(self._failure(failed))
+        finally:
+            self.busy.discard(request.protocol)
+
+    def _failure(self, failed: Exception) -> Refused:
+        """What a client is told; what is not its doing is told to whoever serves."""
+        if isinstance(failed, Refused):
+            return failed
+        told = f"{type(failed).__name__}: {failed}"
+        self._listen(Notice(f"a request failed: {told}", "warning"))
+        return Refused(500, "The answer could not be computed.")
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Who may call, by the Host and Origin that browsers send with every request.
+
+    `hosts` are the names of this server, None for any; addresses are always let in,
+    because no name leads to them. Pages of a host in `trusted` may call it too.
+    """
+
+    hosts: frozenset[str] | None
+    trusted: frozenset[str] = frozenset()
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("Host", "")
+        if host and not self._is_ours(host):
+            raise Refused(
+                403,
+                f"The server is not called {host!r}. Whoever serves can allow a name: "
+                "--allowed-host NAME",
+                code="host_not_allowed",
+            )
+        if not self._may_call(request):
+            raise Refused(
+                403, "Pages of other sites may not use this server.", code="origin_not_allowed"
+            )
+        asks = "Access-Control-Request-Method" in request.headers
+        if request.method == "OPTIONS" and "Origin" in request.headers and asks:
+            wanted = request.headers.get("Access-Control-Request-Headers", "")
+            allowed = {
+                "Access-Control-Allow-Methods": "GET, POST",
+                "Access-Control-Allow-Headers": wanted or "authorization, content-type",
+                "Access-Control-Max-Age": "600",
+            }
+            return web.Response(status=204, headers=allowed)
+        return await handler(request)
+
+    async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Allow the page that asked to read the answer."""
+        response.headers["Vary"] = "Origin"
+        origin = request.headers.get("Origin")
+        if origin is not None and self._may_call(request):
+            response.headers["Access-Control-Allow-Origin"] = origin
+
+    def _is_ours(self, host: str) -> bool:
+        name = _name(f"//{host}")
+        return name is not None and (self.hosts is None or name in self.hosts or _is_address(name))
+
+    def _may_call(self, request: web.Request) -> bool:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            fetched = request.headers.get("Sec-Fetch-Site") == "cross-site"
+            return not fetched or request.headers.get("Sec-Fetch-Mode") == "navigate"
+        own = f"http://{request.headers.get('Host', '')}"
+        return origin.lower() == own.lower() or "*" in self.trusted or _name(origin) in self.trusted
+
+
+def _name(url: str) -> str | None:
+    """The host in a URL, None if it has none that can be read."""
+    try:
+        name = urlsplit(url).hostname
+    except ValueError:
+        return None
+    return name.rstrip(".") if name else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_key(api_key: str | None) -> Any:

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 COMPILING = "failed to compile JSON schema: "
 
 
+class GrammarLost(RuntimeError):
+    """A grammar that became too large while it was followed, or leads to no answer."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__((said.strip().splitlines() or ["no answer is possible"])[0])
+
+
 class Constraint:
     """A logits processor for one request."""
 
@@ -39,9 +46,11 @@ class Constraint:
             drawn: Any = tokens[self._seen :].tolist()
             for token in drawn:
                 if not self._matcher.consume_token(token):
-                    raise RuntimeError(f"the grammar is lost: {self._matcher.get_error()}")
+                    raise GrammarLost(self._matcher.get_error())
         self._seen = len(tokens)
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise GrammarLost(self._matcher.get_error())
         allowed = np.zeros(logits.shape[-1], dtype=bool)
         known = np.unpackbits(bits, bitorder="little")[: len(allowed)]
         allowed[: len(known)] = known
@@ -80,7 +89,7 @@ class Grammars:
     def constraint(self, grammar: Grammar) -> Constraint:
         from llguidance import LLMatcher
 
-        return Constraint(LLMatcher(self.tokenizer, grammar.text))
+        return Constraint(LLMatcher(self.tokenizer, grammar.text, log_level=0))
 
     def _refusal(self, grammar: str) -> str:
         """Why a grammar can't be used, in a line; empty if it can."""

@@ -11,7 +11,10 @@ class Limits:
 
     `batch` requests are answered at once and `queue` more may wait. `seconds`
     is the time that one request may take, waiting included; `grace` how long
-    requests may go on after the server was told to stop. `body` is in bytes.
+    requests may go on after the server was told to stop. `body` is in bytes;
+    `schema_seconds` may pass until a request's schema is understood, and until an answer is
+    checked against it. A connection without a request, or with half of its
+    headers, is closed after `header_seconds`.
     """
 
     batch: int
@@ -20,6 +23,8 @@ class Limits:
     grace: float = 20.0
     body: int = 1 << 20
     body_seconds: float = 30.0
+    header_seconds: float = 20.0
+    schema_seconds: float = 10.0
 
     @property
     def requests(self) -> int:

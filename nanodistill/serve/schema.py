@@ -10,9 +10,14 @@ never ignored.
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import anyio
+from referencing.exceptions import Unresolvable
 
 from nanodistill.serve.splitting import Marks, marks_of
 from nanodistill.thinking import FORMATS, thinks
@@ -20,6 +25,7 @@ from nanodistill.thinking import FORMATS, thinks
 if TYPE_CHECKING:
     from nanodistill.thinking import Format
 
+CHECK = [sys.executable, "-c", "from nanodistill.serve.schema import check_here; check_here()"]
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 ON_ONE_LINE: Mapping[str, Any] = {
     "whitespace_flexible": False,
@@ -30,8 +36,12 @@ ON_ONE_LINE: Mapping[str, Any] = {
 write more white space than that writes little else."""
 
 
+DEEPEST, MOST_PARTS = 60, 10_000
+"""Levels and values of a schema; the recursion of the libraries that read it has its own ends."""
+
+
 class BadSchema(ValueError):
-    """A schema that is none, or that refers to something outside itself."""
+    """A schema that is none, is too large, or refers to something outside itself."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises BadSchema."""
     from jsonschema import Draft202012Validator, SchemaError
 
+    _check_size(schema)
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as wrong:
@@ -53,6 +64,63 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     for reference in _references(schema):
         if not reference.startswith("#"):
             raise BadSchema(f"the schema refers to {reference}, and nothing outside it is fetched")
+
+
+def _check_size(schema: Mapping[str, Any]) -> None:
+    """Level by level, so that no schema is too deep to be measured."""
+    level: list[Any] = [schema]
+    depth = parts = 0
+    while level:
+        depth, parts = depth + 1, parts + len(level)
+        if depth > DEEPEST or parts > MOST_PARTS:
+            raise BadSchema(
+                f"the schema is too large: at most {DEEPEST} levels and "
+                f"{MOST_PARTS} values are read"
+            )
+        level = [
+            below
+            for value in level
+            if isinstance(value, Mapping | list)
+            for below in (value.values() if isinstance(value, Mapping) else value)
+        ]
+
+
+async def problem_apart(content: str, schema: Mapping[str, Any], seconds: float) -> str | None:
+    """`problem`, in a process that is ended when the time is over.
+
+    A client's `pattern` can keep Python's regular expressions busy for years, and nothing else
+    in this process runs meanwhile.
+
+    Raises:
+        BadSchema: the check took too long, or the schema can't be followed to its end.
+    """
+    asked = json.dumps([content, schema]).encode()
+    try:
+        with anyio.fail_after(seconds):
+            done = await anyio.run_process(CHECK, input=asked, stderr=None, start_new_session=True)
+    except TimeoutError as late:
+        raise BadSchema(f"to check an answer of the schema takes over {seconds:g} s") from late
+    said = json.loads(done.stdout)
+    if said["bad"] is not None:
+        raise BadSchema(said["bad"])
+    told: str | None = said["problem"]
+    return told
+
+
+def check_here() -> None:
+    """The process of `problem_apart`: content and schema on standard input, the answer on
+    standard output."""
+    content, schema = json.load(sys.stdin)
+    said: dict[str, str | None] = {"bad": None, "problem": None}
+    try:
+        said["problem"] = problem(content, schema)
+    except RecursionError:
+        said["bad"] = "the schema refers to itself without end"
+    except re.error as wrong:
+        said["bad"] = f"a pattern of the schema can't be read: {wrong}"
+    except Unresolvable as lost:
+        said["bad"] = f"the schema refers to what it does not hold: {lost}"
+    sys.stdout.write(json.dumps(said))
 
 
 def problem(content: str, schema: Mapping[str, Any]) -> str | None:

@@ -1,8 +1,9 @@
 """serve(): load the student, listen, and end cleanly.
 
-SIGTERM or Ctrl-C: no new connections, `/health` says so, requests that are being
-answered may go on for `Limits.grace` seconds, then the model is given back. A
-second signal ends what is left at once.
+SIGTERM, Ctrl-C or a closed terminal: no new connections, `/health` says so, requests
+that are being answered may go on for `Limits.grace` seconds, then the model is given
+back. A second signal ends what is left at once, and so does the first one while the
+model is still being loaded.
 """
 
 from __future__ import annotations
@@ -10,29 +11,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import signal
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from aiohttp import web
 
-from nanodistill.errors import InputError
+from nanodistill.errors import InputError, Interrupted
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.models.generator import Generator
 from nanodistill.serve.answering import Answering
-from nanodistill.serve.app import Service
+from nanodistill.serve.app import Callers, Service
 from nanodistill.serve.limits import Limits
 from nanodistill.serve.served import choose
 
 if TYPE_CHECKING:
-    from nanodistill.config import DistillationConfig
-    from nanodistill.runfolder import RunFolder
+    from aiohttp.web_protocol import RequestHandler
 
+    from nanodistill.config import DistillationConfig
+    from nanodistill.models.loading import LoadedModel
+    from nanodistill.runfolder import RunFolder
+    from nanodistill.serve.served import Choice
+
+T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 PORT = 8080
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SWEEPS = 4
+"""How often, in the time that headers may take, connections are looked through."""
 
 
 def serve(
@@ -42,28 +54,46 @@ def serve(
     host: str = LOOPBACK,
     port: int = PORT,
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
     limits: Limits | None = None,
     listen: Listener = silent,
 ) -> int:
-    """Serve the student until SIGTERM or Ctrl-C; how many requests were answered.
+    """Serve the student until SIGTERM, SIGHUP or Ctrl-C; how many requests were answered.
 
     Args:
         port: 0 takes any free one, which `listen` is told.
         api_key: asked of every request but /health; None asks for none.
+        allowed_hosts: names by which others may call the server, beside the address itself.
 
     Raises:
         InputError: there is nothing to serve, or the address can't be used.
+        Interrupted: a signal came before the server listened, or a second one while it ended.
     """
+    asked = _Asked()
 
     async def until_signal() -> int:
-        stop = asyncio.Event()
-        with _signals(stop):
-            return await serve_async(
-                config, run, stop=stop, host=host, port=port, api_key=api_key, limits=limits,
-                listen=listen,
+        with asked.heard_here():
+            serving = asyncio.create_task(
+                serve_async(
+                    config, run, stop=asked.stop, host=host, port=port, api_key=api_key,
+                    allowed_hosts=allowed_hosts, limits=limits, listen=listen,
+                    ready=asked.be_ready,
+                )
             )  # fmt: skip
+            leaving = asyncio.create_task(asked.leave.wait())
+            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
+            if not serving.done():
+                serving.cancel()
+                await asyncio.wait({serving})
+            if serving.cancelled() or not asked.ready:
+                if not serving.cancelled():
+                    serving.result()
+                raise Interrupted("Interrupted: the server has ended at once.")
+            return serving.result()
 
-    return asyncio.run(until_signal())
+    with _signals(asked):
+        return asyncio.run(until_signal())
 
 
 async def serve_async(
@@ -74,20 +104,33 @@ async def serve_async(
     host: str = LOOPBACK,
     port: int = PORT,
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
     limits: Limits | None = None,
     listen: Listener = silent,
     ready: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """`serve` for a running event loop, until `stop` is set. `ready` is told the URL."""
+    """`serve` for a running event loop, until `stop` is set. `ready` is told the URL.
+
+    0, without having listened, if `stop` is set while the model is being loaded.
+    """
     limits = limits or Limits(batch=config.eval_batch_size)
     _warn_of_strangers(host, api_key, listen)
-    choice = choose(config, run, listen)
-    loaded = await anyio.to_thread.run_sync(choice.load, listen)
+
+    def load() -> tuple[Choice, LoadedModel]:
+        choice = choose(config, run, listen)
+        return choice, choice.load(listen)
+
+    found = await _unless(stop, load)
+    if found is None:
+        return 0
+    choice, loaded = found
     async with Generator(loaded, max_batch=limits.batch) as generator:
-        answering = await anyio.to_thread.run_sync(Answering, choice, generator)
+        answering = await anyio.to_thread.run_sync(
+            functools.partial(Answering, choice, generator, schema_seconds=limits.schema_seconds)
+        )
         service = Service(choice, answering, limits, listen)
         runner = web.AppRunner(
-            service.app(api_key),
+            service.app(api_key, callers_of(host, api_key, allowed_hosts)),
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=limits.grace,
@@ -97,7 +140,8 @@ async def serve_async(
             url = await _listen_on(runner, host, port)
             listen(Notice(f"serving {choice.name} ({choice.what}) at {url}/v1"))
             ready(url)
-            await stop.wait()
+            async with _closing_slow(runner, service, limits.header_seconds):
+                await stop.wait()
             service.queue.draining = True
             listen(Notice(f"stopping; {service.queue.inside} requests are being answered"))
         finally:
@@ -119,6 +163,20 @@ async def _listen_on(runner: web.AppRunner, host: str, port: int) -> str:
     return f"http://{shown}:{bound[1]}"
 
 
+def callers_of(host: str, api_key: str | None, allowed: Sequence[str]) -> Callers:
+    """Who may call a server at `host`.
+
+    A page can lead a name of its own to this machine (DNS rebinding); its browser then sends
+    that name. Where a key keeps strangers out, and no names were told, any name will do: a
+    server that others reach has names that it can't know.
+    """
+    told = frozenset(name.lower().rstrip(".") for name in allowed)
+    if "*" in told or (api_key is not None and not told and not is_loopback(host)):
+        return Callers(None, told)
+    own = {host.lower(), "localhost", socket.gethostname().lower()}
+    return Callers(told | own, told)
+
+
 def _warn_of_strangers(host: str, api_key: str | None, listen: Listener) -> None:
     if api_key is None and not is_loopback(host):
         listen(
@@ -133,20 +191,93 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first signal sets `stop`, a second one interrupts."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def on_signal() -> None:
-        if stop.is_set() and task is not None:
+async def _unless(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
+    """What `work` returns, from a thread; None as soon as `stop` is set, whatever it is at."""
+    working = asyncio.create_task(anyio.to_thread.run_sync(work, abandon_on_cancel=True))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() and not stop.is_set() else None
+    finally:
+        for task in (working, stopping):
             task.cancel()
-        stop.set()
+        await asyncio.wait({working, stopping})
 
-    for each in SIGNALS:
-        loop.add_signal_handler(each, on_signal)
+
+@contextlib.asynccontextmanager
+async def _closing_slow(
+    runner: web.AppRunner, service: Service, seconds: float
+) -> AsyncIterator[None]:
+    """Close connections that hold a place without a request: aiohttp waits for headers for ever."""
+
+    async def sweep() -> None:
+        since: dict[RequestHandler, float] = {}
+        while True:
+            await asyncio.sleep(seconds / SWEEPS)
+            now = anyio.current_time()
+            idle = [c for c in _connections(runner) if c not in service.busy]
+            since = {connection: since.get(connection, now) for connection in idle}
+            for connection, began in since.items():
+                if now - began >= seconds:
+                    connection.force_close()
+
+    sweeping = asyncio.create_task(sweep())
     try:
         yield
     finally:
-        for each in SIGNALS:
-            loop.remove_signal_handler(each)
+        sweeping.cancel()
+        await asyncio.wait({sweeping})
+
+
+def _connections(runner: web.AppRunner) -> list[RequestHandler]:
+    return runner.server.connections if runner.server is not None else []
+
+
+@dataclass
+class _Asked:
+    """What signals asked for: to stop, and then to leave at once."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    signals: int = 0
+    ready: bool = False
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def be_ready(self, _: str) -> None:
+        self.ready = True
+
+    @contextlib.contextmanager
+    def heard_here(self) -> Iterator[None]:
+        """Signals reach this event loop, those that came before it began too."""
+        self.loop = asyncio.get_running_loop()
+        self.tell()
+        try:
+            yield
+        finally:
+            self.loop = None
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.signals += 1
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.tell)
+
+    def tell(self) -> None:
+        if self.signals:
+            self.stop.set()
+        if self.signals > 1:
+            self.leave.set()
+
+
+@contextlib.contextmanager
+def _signals(asked: _Asked) -> Iterator[None]:
+    """Let signals tell `asked` until the event loop has ended. What is ignored stays so."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, asked.on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)

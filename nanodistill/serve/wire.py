@@ -6,18 +6,31 @@ name; nothing is dropped in silence but what has no bearing on the answer.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from nanodistill.records import FinishReason, Message
 from nanodistill.thinking import Format
 
 MOST_STOPS = 16
+SURROGATE = re.compile("[\ud800-\udfff]")
+LARGEST = (1 << 63) - 1
+COLDEST = 1e-4
+TEXT_PARTS = ("text", "input_text", "output_text")
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "frequency_penalty": (None, 0),
@@ -70,10 +83,56 @@ class Refused(Exception):
 
 
 class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """A part of a message. What else it holds (`cache_control`, `annotations`) is let be."""
 
-    type: Literal["text"]
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text", "input_text", "output_text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in TEXT_PARTS:
+            raise PydanticCustomError(
+                "not_text",
+                "{kind} is not supported by this server, which reads text",
+                {"kind": kind},
+            )
+        return value
+
+
+def _parts(content: Any) -> Any:
+    """Text is one part of it."""
+    if isinstance(content, str):
+        return [TextPart(type="text", text=content)]
+    if content is None or isinstance(content, list):
+        return content
+    raise PydanticCustomError("content", "Input should be text or a list of parts")
+
+
+def _texts(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _number(value: Any) -> Any:
+    """Text and truth values are no numbers in JSON."""
+    if isinstance(value, str | bool):
+        raise PydanticCustomError("number", "Input should be a number")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """-1 is what many clients send for "no limit"."""
+    return None if _number(value) == -1 else value
+
+
+Number = BeforeValidator(_number)
+Whole = BeforeValidator(_whole)
+Positive = Annotated[Annotated[int, Field(ge=1, le=LARGEST)] | None, Whole]
+NotNegative = Annotated[Annotated[int, Field(ge=0, le=LARGEST)] | None, Whole]
+Share = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Turn(BaseModel):
@@ -82,15 +141,13 @@ class Turn(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[list[TextPart] | None, BeforeValidator(_parts)] = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+        return "".join(part.text for part in self.content or [])
 
 
 class NamedSchema(BaseModel):
@@ -131,15 +188,25 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    max_tokens: Positive = None
+    max_completion_tokens: Positive = None
+    temperature: Annotated[float, Number, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[Share, Field(gt=0)] | None = None
+    top_k: NotNegative = None
+    min_p: Share | None = None
+    repetition_penalty: (
+        Annotated[float, Number, Field(ge=0.01, le=100, allow_inf_nan=False)] | None
+    ) = None
+    seed: NotNegative = None
+    stop: Annotated[
+        Annotated[list[str], Field(max_length=MOST_STOPS)] | None, BeforeValidator(_texts)
+    ] = None
+
+    @property
+    def warmth(self) -> float:
+        """The temperature; one so near to 0 that nothing could be divided by it is 0."""
+        given = self.temperature or 0.0
+        return given if given >= COLDEST else 0.0
 
     @property
     def limit(self) -> int | None:
@@ -147,8 +214,7 @@ class ChatRequest(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return tuple(text for text in given if text)
+        return tuple(text for text in self.stop or [] if text)
 
     @property
     def include_usage(self) -> bool:
@@ -172,6 +238,34 @@ def _message(turn: Turn, form: Format) -> Message:
     return Message(role="system" if turn.role == "developer" else turn.role, content=turn.text)
 
 
+def _check_text(body: Mapping[str, Any]) -> None:
+    """JSON can hold half a character, which no text can.
+
+    Raises:
+        Refused: there is one.
+    """
+    waiting: list[tuple[str, Any]] = [("", body)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, str):
+            if SURROGATE.search(value):
+                raise Refused(
+                    400,
+                    f"{where}: half of a surrogate pair is no character.",
+                    param=where,
+                    code="invalid_request",
+                )
+        elif isinstance(value, Mapping):
+            if any(SURROGATE.search(key) for key in value):
+                raise Refused(
+                    400, "A name has half of a surrogate pair.", param=where or None,
+                    code="invalid_request",
+                )  # fmt: skip
+            waiting += [(f"{where}.{key}" if where else key, held) for key, held in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{where}.{n}", held) for n, held in enumerate(value)]
+
+
 def read_request(value: Any) -> ChatRequest:
     """The request in a parsed body.
 
@@ -180,6 +274,7 @@ def read_request(value: Any) -> ChatRequest:
     """
     if not isinstance(value, dict):
         raise Refused(400, "The body must be a JSON object.")
+    _check_text(value)
     kept = {key: held for key, held in value.items() if key not in BESIDE_THE_POINT}
     for key, allowed in NEUTRAL.items():
         if kept.pop(key, None) not in allowed:

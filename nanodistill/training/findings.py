@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from nanodistill.errors import Problem
-from nanodistill.hardware import GIB, Hardware
+from nanodistill.hardware import GIB, Hardware, free_memory
 from nanodistill.training.batches import Deal, padding_share
 from nanodistill.training.encode import Encoded
 from nanodistill.training.estimates import PROCESS_BYTES, Estimate
@@ -203,7 +202,7 @@ def machine_found(
     needed: Estimate, limits: Limits, run: RunFolder, hardware: Hardware, in_use: InUse
 ) -> list[Finding]:
     memory = (needed.memory + max(0, in_use.memory - PROCESS_BYTES)) / GIB
-    free = psutil.virtual_memory().available / GIB
+    free = free_memory() / GIB
     place = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
     disk = shutil.disk_usage(place).free
     busy = in_use.cpu > limits.cpu_share

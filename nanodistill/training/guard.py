@@ -6,8 +6,9 @@ whatever they started), or what MLX counts, whichever is more. Above
 `max_memory_gb` caches are released and training pauses until it is less; above
 `memory_hard_limit_gb`, or when a pause of `PATIENCE` seconds brought nothing,
 training ends with a checkpoint. Processors: the load of everything that is not
-ours; above `cpu_capacity_percent` training steps aside until it falls. Our own
-work never pauses itself.
+ours; above `cpu_capacity_percent` training steps aside until it falls, for `LOAD_PATIENCE`
+seconds at most: then it goes on beside them, and steps aside again only once it has
+fallen in between. Our own work never pauses itself.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Protocol
 import psutil
 
 from nanodistill.errors import MemoryLimit
-from nanodistill.hardware import GIB, cores
+from nanodistill.hardware import GIB, confines, cores, usable_cores
 
 INTERVAL = 1.0
 PATIENCE = 120.0
+LOAD_PATIENCE = 900.0
+"""Seconds that training steps aside for others at most."""
 LOAD_WINDOW = 2.0
 """Seconds over which the processors' load is taken."""
 
@@ -77,7 +80,8 @@ class InUse:
 
 
 class MachineReadings:
-    """The machine as psutil sees it; ours are the processes under `root`."""
+    """The machine as psutil sees it, or the container where that has less of the processors; ours
+    are the processes under `root`."""
 
     def __init__(self, root: psutil.Process) -> None:
         self._root = root
@@ -99,10 +103,22 @@ class MachineReadings:
         return sum(_resident(process) for process in self.processes())
 
     def cpu(self) -> CpuTimes:
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
         ours = sum(_spent(process) for process in self.processes())
-        return CpuTimes(sum(times) - idle, sum(times), ours)
+        within = confines()
+        if within.cores is not None and within.cpu_seconds is not None:
+            return CpuTimes(within.cpu_seconds, within.cores * monotonic(), ours)
+        busy, total = _machine_times()
+        return CpuTimes(busy, total, ours)
+
+
+def _machine_times() -> tuple[float, float]:
+    """Seconds, busy and all, of the cores that we may use."""
+    ours = usable_cores()
+    every = psutil.cpu_times(percpu=True)
+    times = [each for n, each in enumerate(every) if ours is None or n in ours] or every
+    idle = sum(each.idle + getattr(each, "iowait", 0.0) for each in times)
+    total = sum(sum(each) for each in times)
+    return total - idle, total
 
 
 def _resident(process: psutil.Process) -> int:
@@ -150,6 +166,7 @@ class Guard:
         self._clock = clock
         self._looked = -INTERVAL
         self._cpu_from = (clock(), readings.cpu())
+        self._beside_others = False
         self.memory = 0
 
     def check(self) -> None:
@@ -206,8 +223,14 @@ class Guard:
 
     def _check_load(self) -> None:
         others = self._load_of_others()
-        if others is None or others <= self._limits.cpu_share:
+        if others is None:
             return
+        if others <= self._limits.cpu_share:
+            self._beside_others = False
+            return
+        if self._beside_others:
+            return
+        since = self._clock()
         self._say(
             f"paused: everything else uses {others:.0%} of the processors, more than "
             f"cpu_capacity_percent = {self._limits.cpu_share:g}; going on when it is less"
@@ -216,6 +239,14 @@ class Guard:
             if self._wait(LOAD_WINDOW):
                 return
             others = self._load_of_others()
+            over = others is not None and others > self._limits.cpu_share
+            if over and self._clock() - since > LOAD_PATIENCE:
+                self._beside_others = True
+                self._say(
+                    f"everything else still uses {others:.0%} of the processors after "
+                    f"{LOAD_PATIENCE / 60:.0f} minutes; going on beside it, more slowly"
+                )
+                return
         self._say("going on")
 
     def _load_of_others(self) -> float | None:

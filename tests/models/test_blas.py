@@ -102,3 +102,8 @@ def test_a_wrong_wish_is_an_error_that_names_it(library: str) -> None:
 
 def test_asking_twice_gives_the_same_answer() -> None:
     assert run("print(load_fast_blas() is load_fast_blas())") == "True"
+
+
+def test_no_more_threads_than_a_container_has_cores() -> None:
+    code = "load_fast_blas(); set_threads(2); keep_within(3); print(threads()); keep_within(1)"
+    assert run(f"{code}; print(threads())").split() == ["2", "1"]

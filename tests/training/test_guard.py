@@ -14,6 +14,7 @@ from nanodistill.errors import MemoryLimit
 from nanodistill.hardware import GIB, cores
 from nanodistill.training.guard import (
     INTERVAL,
+    LOAD_PATIENCE,
     LOAD_WINDOW,
     PATIENCE,
     CpuTimes,
@@ -138,6 +139,23 @@ def test_it_steps_aside_for_others_and_comes_back() -> None:
         "going on",
     ]
     assert machine.now == 100 + LOAD_WINDOW * 3
+
+
+def test_it_goes_on_beside_others_that_do_not_end() -> None:
+    rounds = int(LOAD_PATIENCE / LOAD_WINDOW)
+    machine = Machine(others=[0.0, *[0.9] * (rounds + 5), 0.3, 0.8, 0.2])
+    guard = machine.guard(LIMITS)
+    look_again(machine, guard)
+    assert LOAD_PATIENCE < machine.now - 100 <= LOAD_PATIENCE + 3 * LOAD_WINDOW
+    assert "everything else still uses 90% of the processors" in machine.said[-1]
+    told = len(machine.said)
+    while machine.others[0] == 0.9:
+        look_again(machine, guard)
+    assert len(machine.said) == told
+    look_again(machine, guard)
+    look_again(machine, guard)
+    assert machine.said[told].startswith("paused: everything else uses 80%")
+    assert machine.said[-1] == "going on"
 
 
 def test_its_own_load_does_not_pause_it() -> None:
