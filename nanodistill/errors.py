@@ -38,7 +38,6 @@ Two questions decide where an error belongs.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,36 +176,6 @@ def too_many_open_files(failed: OSError) -> TooManyOpenFiles | None:
 def system_limit(failed: OSError) -> Stopped | None:
     """A full disk or too many open files, told as what they are; None for anything else."""
     return disk_full(failed) or too_many_open_files(failed)
-
-
-def refused_path(failed: OSError) -> FolderError | None:
-    """What `failed` says where the system refused a path; None if it is about something else.
-
-    A folder in a file's place, no right to write, a link that leads in a circle: whichever file
-    it is, the person at the machine can see to it.
-    """
-    if failed.errno not in REFUSED_PATHS or failed.filename is None:
-        return None
-    return FolderError(
-        f"{os.fsdecode(failed.filename)} can't be used: {os.strerror(failed.errno)}.",
-        next_step=REFUSED_PATHS[failed.errno],
-    )
-
-
-NOT_ALLOWED = "Give yourself the right to it, or name another folder (output_dir, HF_HOME, …)."
-OUT_OF_PLACE = "Something else stands in its place: move that away, or name another folder."
-REFUSED_PATHS = {
-    errno.EACCES: NOT_ALLOWED,
-    errno.EPERM: NOT_ALLOWED,
-    errno.EROFS: NOT_ALLOWED,
-    errno.EISDIR: OUT_OF_PLACE,
-    errno.ENOTDIR: OUT_OF_PLACE,
-    errno.EEXIST: OUT_OF_PLACE,
-    errno.ELOOP: OUT_OF_PLACE,
-    errno.ENOTEMPTY: OUT_OF_PLACE,
-    errno.ENAMETOOLONG: "Name a shorter folder.",
-    errno.ENOENT: "It is missing; put it back, or begin with another output_dir or name.",
-}
 
 
 def disk_full(failed: OSError) -> DiskFull | None:

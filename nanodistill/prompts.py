@@ -21,15 +21,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanodistill.config.data import PromptTemplates
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import tagged_hash
-from nanodistill.textfiles import NoPath, NotText, is_there, path_of, read_text
 
 GENERATION = "synthetic_generation_system"
 CHAT_SYSTEM, CHAT_TURN = "chat_generation_system", "chat_generation_turn"
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+LONGEST_PATH = 300
 
 STYLES = {
     "cot_system": """\
@@ -133,25 +134,16 @@ def text_or_file(given: str, field: str) -> str:
     Raises:
         ConfigError: it is named like a text file, and there is none or it is no text.
     """
-    if "\n" in given or not given.strip():
+    if "\n" in given or len(given) > LONGEST_PATH:
+        return given.strip()
+    path = Path(given).expanduser()
+    if not path.is_file() and path.suffix not in (".md", ".txt"):
         return given.strip()
     try:
-        path = path_of(given)
-    except NoPath:
-        return given.strip()
-    if not is_there(path) and path.suffix not in (".md", ".txt"):
-        return given.strip()
-    try:
-        return read_text(path).strip()
-    except OSError as unreadable:
-        reason = unreadable.strerror or str(unreadable)
-        raise _unreadable(field, f"{path} can't be read: {reason}") from unreadable
-    except NotText as wrong:
-        raise _unreadable(field, f"{path} {wrong}") from wrong
-
-
-def _unreadable(field: str, what: str) -> ConfigError:
-    return ConfigError("The prompts do not hold:", [Problem(field, what)])
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as unreadable:
+        problem = Problem(field, f"{path} can't be read: {unreadable}")
+        raise ConfigError("The prompts do not hold:", [problem]) from unreadable
 
 
 def _faults(name: str, text: str) -> list[str]:

@@ -18,14 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nanodistill.errors import DamagedFile, NewerVersion, RunLocked
-from nanodistill.textfiles import NotText, decoded
 
 FORMAT = 1
-MEND_IT = "Mend it by hand, or move it away and run the command again."
-T = TypeVar("T")
 GRACE = 0.3  # seconds: `is_locked` looks at a lock by taking it for an instant
 
 
@@ -113,12 +110,7 @@ def check_format(marker: Path) -> None:
     if not marker.exists():
         write_json(marker, {"format": FORMAT})
         return
-    found = read_json(marker).get("format")
-    if not isinstance(found, int):
-        raise DamagedFile(
-            f'{marker} should say which format the folder has: {{"format": {FORMAT}}}.',
-            next_step="Delete it, and it is written anew.",
-        )
+    found = read_json(marker)["format"]
     if found > FORMAT:
         raise NewerVersion(
             f"{marker.parent} was written by a newer NanoDistill "
@@ -175,43 +167,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object that `write_json` wrote.
 
     Raises:
-        DamagedFile: it can't be read, or is not a JSON object (any more).
+        DamagedFile: it is not a JSON object (any more).
     """
     try:
-        value = json.loads(decoded(path.read_bytes()))
-    except OSError as unreadable:
-        reason = unreadable.strerror or str(unreadable)
-        raise DamagedFile(f"{path} can't be read: {reason}.", next_step=MEND_IT) from unreadable
-    except NotText as wrong:
-        raise DamagedFile(f"{path} {wrong}.", next_step=MEND_IT) from wrong
-    except (ValueError, RecursionError) as broken:
-        raise DamagedFile(f"{path} is not valid JSON: {broken}.", next_step=MEND_IT) from broken
-    if not isinstance(value, dict):
-        kind = type(value).__name__
-        told = f"{path} should hold a JSON object, not {kind}."
-        raise DamagedFile(told, next_step=MEND_IT)
-    return value
-
-
-def read_as(kind: type[T], path: Path, *, next_step: str = MEND_IT) -> T:
-    """Read a JSON object as a dataclass or a typed dict, every field of its own type.
-
-    Raises:
-        DamagedFile: it is no JSON object, or lacks a field, or one is of another type.
-    """
-    return checked_as(kind, read_json(path), path, next_step=next_step)
-
-
-def checked_as(kind: type[T], value: Any, path: Path, *, next_step: str = MEND_IT) -> T:
-    """`value`, which was read from `path`, as `kind`; see `read_as`."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        what = f"{at}: {first['msg']}" if at else first["msg"]
+        value = json.loads(path.read_bytes())
+    except ValueError as broken:
         raise DamagedFile(
-            f"{path} does not hold what it should: {what}.", next_step=next_step
-        ) from invalid
+            f"{path} is not valid JSON: {broken}.",
+            next_step="Mend it by hand, or move it away and run the command again.",
+        ) from broken
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} should hold a JSON object, not {type(value).__name__}.")
+    return value

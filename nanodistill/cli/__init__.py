@@ -25,7 +25,7 @@ import click
 from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.cli.pipes import outlives_its_reader
-from nanodistill.errors import NanoDistillError, refused_path, system_limit
+from nanodistill.errors import NanoDistillError, system_limit
 
 INTERRUPTED = 130
 SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
@@ -49,10 +49,10 @@ def run(arguments: Sequence[str]) -> int:
         again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
     except OSError as error:
-        told = system_limit(error) or refused_path(error)
-        if told is None:
+        limit = system_limit(error)
+        if limit is None:
             return fault(asked, error)
-        return asked.failed(told.exit_code, told.message, told.next_step)
+        return asked.failed(limit.exit_code, limit.message, limit.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         return fault(asked, error)
     return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)

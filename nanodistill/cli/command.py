@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanodistill import __version__
-from nanodistill.textfiles import LONE_SURROGATE
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
@@ -89,10 +88,7 @@ class Asked:
         self, code: int, error: str | None, next_step: str | None, values: Mapping[str, Any]
     ) -> None:
         head = {"command": self.command, "exit": code, "error": error, "next": next_step}
-        told = json.dumps(head | dict(values), ensure_ascii=False)
-        if LONE_SURROGATE.search(told):  # a file name that is no UTF-8
-            told = json.dumps(head | dict(values))
-        print(told, flush=True)
+        print(json.dumps(head | dict(values), ensure_ascii=False), flush=True)
 
 
 @dataclass(frozen=True)

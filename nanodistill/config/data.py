@@ -33,13 +33,13 @@ class DataSettings(Settings):
         description="How thinking and output stand in one text: xml, markdown, json, plain, "
         "none, or module:Class with `format` and `parse`.",
     )
-    custom_cot_system_prompt: Annotated[str | None, InputPath(or_text=True)] = Field(
+    custom_cot_system_prompt: Annotated[str | None, InputPath()] = Field(
         default=None, description="System prompt of trace calls, as text or a path."
     )
-    custom_policy_extraction_prompt: Annotated[str | None, InputPath(or_text=True)] = Field(
+    custom_policy_extraction_prompt: Annotated[str | None, InputPath()] = Field(
         default=None, description="System prompt of the policy call, as text or a path."
     )
-    custom_synthetic_generation_prompt: Annotated[str | None, InputPath(or_text=True)] = Field(
+    custom_synthetic_generation_prompt: Annotated[str | None, InputPath()] = Field(
         default=None,
         description="System prompt of generation calls, as text or a path; in chat generation, "
         "where it has {label}, what each turn asks for.",
@@ -110,7 +110,7 @@ class DataSettings(Settings):
     judge: str | None = Field(
         default=None, description="LiteLLM model that judges each row by judge_rubric."
     )
-    judge_rubric: Annotated[str | None, InputPath(or_text=True)] = Field(
+    judge_rubric: Annotated[str | None, InputPath()] = Field(
         default=None, description="What the judge is to look for, as text or a path."
     )
     judge_price: TeacherPrice | None = Field(

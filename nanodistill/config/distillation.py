@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import tagged_hash
 from nanodistill.redaction import redacted
 from nanodistill.runfolder import write_atomic
-from nanodistill.textfiles import LONE_SURROGATE
 
 PROMPT_FIELDS = {
     "cot_system": "custom_cot_system_prompt",
@@ -57,9 +54,6 @@ class DistillationConfig(
 
     def __init__(self, **values: Any) -> None:
         own, problems = spelled_out(values)
-        problems += [
-            wrong for name in own if name not in ROWS for wrong in unwritable(name, own[name])
-        ]
         try:
             super().__init__(**own)
         except ValidationError as invalid:
@@ -119,26 +113,6 @@ class DistillationConfig(
         """What hashes of `parts` cover (see identity.py); keys and tokens redacted."""
         shown: dict[str, Any] = redacted(identity_values(self, *parts, leave_out=leave_out))
         return shown
-
-
-ROWS = ("seed", "test", "training_data")  # whose rows are checked where they are read
-
-
-def unwritable(where: str, value: Any) -> Iterator[Problem]:
-    """Values inside a field that no JSON and no request can hold, each with its place."""
-    match value:
-        case str() if LONE_SURROGATE.search(value):
-            yield Problem(where, "holds half a character (a lone surrogate, or bytes not UTF-8)")
-        case float() if not math.isfinite(value) and "." in where:
-            yield Problem(where, f"is {value}, must be a finite number")
-        case date() | time() if "." in where:  # a datetime is a date
-            yield Problem(where, "is a date or a time; write it in quotes, as a text")
-        case Mapping():
-            for key, item in value.items():
-                yield from unwritable(f"{where}.{key}", item)
-        case list() | tuple():
-            for number, item in enumerate(value, start=1):
-                yield from unwritable(f"{where}.{number}", item)
 
 
 def spelled_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -7,7 +7,6 @@ of arithmetic (a share of 1) stays.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +43,6 @@ class Range:
     def _check(self, value: float | None, info: ValidationInfo) -> float | None:
         if value is None:
             return value
-        if isinstance(value, float) and not math.isfinite(value):
-            facts = {"value": value, "range": str(self)}
-            raise PydanticCustomError("not_finite", "is {value}, must be {range}", facts)
         too_low = value <= self.low if self.open_ends else value < self.low
         if too_low or (self._exceeds(value) and not self._lifted(info)):
             hint = " (allow_out_of_range = true lifts the upper bound)"

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from nanodistill.config.nearest import nearest
-from nanodistill.textfiles import NoPath, path_of
 
 
 @dataclass(frozen=True)
@@ -23,30 +20,10 @@ class InputPath:
     """Marks a field whose text may be a path: relative to the run file that holds it.
 
     With `always` it is one; otherwise it is where something by that name exists
-    (a model name may be a Hub id). With `or_text` what can't be a path is the text itself.
+    (a model name may be a Hub id, a prompt may be the text itself).
     """
 
     always: bool = False
-    or_text: bool = False
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, value: Any) -> Any:
-        if isinstance(value, str | Path) and not self.or_text:
-            try:
-                path_of(value)
-            except NoPath as wrong:
-                facts = {"is": repr(shortened(str(value))), "why": str(wrong)}
-                raise PydanticCustomError("no_path", "is {is}: {why}", facts) from wrong
-        return value
-
-
-def shortened(text: str, most: int = 80) -> str:
-    """As much of a text as a message is to show."""
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 @dataclass(frozen=True)

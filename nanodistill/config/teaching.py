@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanodistill.config.ranges import Range
-from nanodistill.config.settings import Settings, several, shortened
+from nanodistill.config.settings import Settings, several
 
 REFUSED_LITELLM_KWARGS = {
     "model": "set `teacher`",
@@ -110,12 +107,10 @@ class TeacherSettings(Settings):
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         refused = kwargs.keys() & REFUSED_LITELLM_KWARGS.keys()
-        each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
-        own = {name: _trimmed(name, value) for name, value in kwargs.items()}
-        each += [(name, what) for name, value in own.items() if (what := wrong_value(name, value))]
-        if each:
+        if refused:
+            each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
             raise several("litellm_refused", sorted(each))
-        return own
+        return kwargs
 
     def get_litellm_synthesis_kwargs(self, **stage: Any) -> dict[str, Any]:
         """What every teacher call sends: `litellm_kwargs` over the stage's own over the fields.
@@ -133,107 +128,6 @@ class TeacherSettings(Settings):
     def get_litellm_kwargs(self) -> dict[str, Any]:
         """The same as `get_litellm_synthesis_kwargs`."""
         return self.get_litellm_synthesis_kwargs()
-
-
-def wrong_value(name: str, value: Any) -> str | None:
-    """What is wrong with a value of `litellm_kwargs`, by what OpenAI's or LiteLLM's means."""
-    if name in NO_NULL and value is None:
-        return "is null; leave it out to have none"
-    if name in REFUSED_LITELLM_KWARGS or value is None:
-        return None
-    for kind, (names, words, holds) in KINDS.items():
-        if name in names and not holds(value):
-            unquoted = kind != "text" and isinstance(value, str)
-            hint = "; write it without quotes" if unquoted and _reads_as(kind, value) else ""
-            return f"is {shortened(repr(value))}, must be {words}{hint}"
-    if name in ADDRESSES:
-        return wrong_address(value)
-    if name in SECRETS:
-        return wrong_secret(value)
-    return None
-
-
-def wrong_address(base: str) -> str | None:
-    """What is wrong with a base URL, whoever it is sent to."""
-    if any(mark in base for mark in QUOTES) or not base.isprintable() or " " in base:
-        return f"is {shortened(repr(base))}: an address has no quotes, blanks or line breaks in it"
-    try:
-        parts = urlsplit(base)
-        host, port = parts.hostname, parts.port
-    except ValueError as broken:
-        return f"is {shortened(repr(base))}: {broken}"
-    if parts.scheme not in ("http", "https") or not host or port == 0:
-        return f"is {shortened(repr(base))}, must begin with http:// or https:// and a host"
-    return None
-
-
-def wrong_secret(key: str) -> str | None:
-    """What is wrong with a key or token, in words that do not hold it."""
-    if not key:
-        return "is empty"
-    if key[:1] in QUOTES or key[-1:] in QUOTES:
-        return "has quotes round it, which are no part of a key: take them off"
-    if not key.isascii():
-        odd = next(sign for sign in key if not sign.isascii())
-        return f"holds {odd!r}, which no key can: copy it again"
-    if not key.isprintable():
-        return "holds a line break or a control character in its middle: copy it again"
-    if key.lower().startswith("bearer "):
-        return "begins with 'Bearer', which is no part of a key: take it off"
-    return None
-
-
-def _trimmed(name: str, value: Any) -> Any:
-    """White space round an address or a key is never a part of it."""
-    return value.strip() if name in ADDRESSES | SECRETS and isinstance(value, str) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _reads_as(kind: str, text: str) -> bool:
-    return text in ("true", "false") if kind == "switch" else bool(NUMBER.fullmatch(text))
-
-
-QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
-NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*")
-ADDRESSES = frozenset({"api_base", "base_url"})
-SECRETS = frozenset({"api_key"})
-NO_NULL = frozenset({"timeout"})
-TIMES = frozenset({"request_timeout", "stream_timeout", "timeout"})
-NUMBERS = frozenset(
-    {
-        "frequency_penalty", "length_penalty", "min_p", "presence_penalty", "repeat_penalty",
-        "repetition_penalty", "temperature", "tfs_z", "top_a", "top_p", "typical_p",
-    }
-)  # fmt: skip
-WHOLE = frozenset(
-    {
-        "best_of", "max_completion_tokens", "max_tokens", "min_tokens", "num_ctx", "num_predict",
-        "seed", "top_k", "top_logprobs",
-    }
-)  # fmt: skip
-SWITCHES = frozenset({"drop_params", "ignore_eos", "logprobs", "parallel_tool_calls", "store"})
-TABLES = frozenset(
-    {
-        "chat_template_kwargs", "default_headers", "extra_body", "extra_headers", "headers",
-        "logit_bias", "metadata",
-    }
-)  # fmt: skip
-TEXTS = frozenset({"api_version", "custom_llm_provider", "organization", "user"})
-KINDS: dict[str, tuple[frozenset[str], str, Callable[[Any], bool]]] = {
-    "time": (TIMES, "a number of seconds over 0", lambda value: _is_number(value) and value > 0),
-    "number": (NUMBERS, "a number", _is_number),
-    "whole": (WHOLE, "a whole number", _is_whole),
-    "switch": (SWITCHES, "true or false", lambda value: isinstance(value, bool)),
-    "table": (TABLES, "a table", lambda value: isinstance(value, Mapping)),
-    "text": (TEXTS | ADDRESSES | SECRETS, "a text", lambda value: isinstance(value, str)),
-}
 
 
 def _without_limits(params: dict[str, Any]) -> dict[str, Any]:

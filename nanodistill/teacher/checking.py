@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.config.teaching import LIMIT_NAMES, wrong_secret
+from nanodistill.config.teaching import LIMIT_NAMES
 from nanodistill.errors import CallError, ConfigError, Problem
 from nanodistill.plugins import load_object
 from nanodistill.teacher.asking import is_transport, params_for
@@ -55,7 +55,6 @@ def check_teacher(config: DistillationConfig, *, needs_key: bool = True) -> None
         resolved = resolve(config.teacher, config.litellm_kwargs)
         problems = [
             *(missing_key(resolved, config.litellm_kwargs) if needs_key else ()),
-            *(wrong_key(resolved, config.litellm_kwargs) if needs_key else ()),
             *wrong_parameters(resolved, config),
             *wrong_instructor_settings(config.instructor_kwargs),
         ]
@@ -85,26 +84,6 @@ def missing_key(resolved: Resolved, given: Mapping[str, Any]) -> Iterator[Proble
         yield Problem("teacher", what)
 
 
-def wrong_key(resolved: Resolved, given: Mapping[str, Any]) -> Iterator[Problem]:
-    """A key in the environment that no request can carry: one in quotes, or cut in two."""
-    key = environment_key(resolved)
-    if key is None or resolved.key or given.get("api_key"):
-        return
-    if key and (wrong := wrong_secret(key)):
-        yield Problem("teacher", f"the key in {usual_variable(resolved)} {wrong}")
-
-
-def environment_key(resolved: Resolved) -> str | None:
-    """The provider's key as the environment has it, without the white space that shells and
-    files of secrets leave at its ends."""
-    key = os.environ.get(usual_variable(resolved))
-    return None if key is None else key.strip()
-
-
-def usual_variable(resolved: Resolved) -> str:
-    return f"{resolved.provider.upper().replace('-', '_')}_API_KEY"
-
-
 def lacks_key(resolved: Resolved) -> bool:
     """Whether the environment lacks the provider's key, where it goes by one key."""
     told = load_litellm().validate_environment(resolved.model)
@@ -118,7 +97,8 @@ def lacks_key(resolved: Resolved) -> bool:
 def key_variables(resolved: Resolved) -> list[str]:
     """The variables that may hold the provider's key, one of which is enough."""
     missing = load_litellm().validate_environment(resolved.model)["missing_keys"]
-    return missing or [usual_variable(resolved)]
+    usual = f"{resolved.provider.upper().replace('-', '_')}_API_KEY"
+    return missing or [usual]
 
 
 def has_local_default(resolved: Resolved) -> bool:

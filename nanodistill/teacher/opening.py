@@ -13,14 +13,7 @@ from nanodistill.events import Listener, Notice, silent
 from nanodistill.records import Request
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.asking import is_transport
-from nanodistill.teacher.checking import (
-    PYTHON,
-    check_teacher,
-    environment_key,
-    lacks_key,
-    load_teacher_function,
-    usual_variable,
-)
+from nanodistill.teacher.checking import PYTHON, check_teacher, lacks_key, load_teacher_function
 from nanodistill.teacher.direct import DirectProvider
 from nanodistill.teacher.faults import Faults
 from nanodistill.teacher.forms import Memory, StructuredOutput, first_forms
@@ -160,9 +153,6 @@ def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, A
     settings = {name: value for name, value in given.items() if is_transport(name)}
     if resolved.base and not resolved.key and lacks_key(resolved):
         settings.setdefault("api_key", NO_KEY)
-    key = environment_key(resolved)
-    if key and key != os.environ[usual_variable(resolved)] and not resolved.key:
-        settings.setdefault("api_key", key)
     return without_retries(settings, resolved.provider)
 
 
