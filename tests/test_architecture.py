@@ -34,7 +34,7 @@ ROWS = {
     "shared": {"dataset", "hub", "hubrows", "models", "rowfiles"},
     "foundation": {
         "awake", "config", "errors", "events", "hardware", "heap", "plugins", "records",
-        "redaction", "runfolder", "thinking",
+        "redaction", "runfolder", "textfiles", "thinking",
     },
 }  # fmt: skip
 BELOW = {
