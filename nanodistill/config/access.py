@@ -21,8 +21,12 @@ ENDPOINT = re.compile(r"(?P<base>.*?)/(chat/completions|completions|responses|em
 VERSIONED = re.compile(r"/v\d|/openai\b", re.IGNORECASE)
 
 
-def key_problem(key: str) -> str | None:
-    """Why `key`, white space at its ends aside, can't be a key; None if it can."""
+def key_problem(key: str, *, placeholders: bool = True) -> str | None:
+    """Why `key`, white space at its ends aside, can't be a key; None if it can.
+
+    Args:
+        placeholders: whether one is wrong. A server of one's own may want any key at all.
+    """
     bare = key.strip()
     if not bare:
         return None
@@ -36,9 +40,18 @@ def key_problem(key: str) -> str | None:
         if not sign.isprintable() or sign.isspace():
             called = "white space" if sign.isspace() else "a control character"
             return f"has {called} at position {place}; a key has none: copy it again"
-    if PLACEHOLDER.search(bare):
+    if placeholders and PLACEHOLDER.search(bare):
         return "is a placeholder; put your own key there"
     return None
+
+
+def header_problem(value: object) -> str | None:
+    """Why an HTTP header can't have this value; None if it can."""
+    if not isinstance(value, str):
+        return "must be text"
+    if all(sign.isascii() and (sign.isprintable() or sign == "\t") for sign in value):
+        return None
+    return "holds a line break, a control character or a character that is not ASCII"
 
 
 def address_problem(address: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from nanodistill.config.access import ADDRESSES, address_problem, key_problem
+from nanodistill.config.access import ADDRESSES, address_problem, header_problem, key_problem
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import Settings, several
 from nanodistill.config.wording import shown
@@ -58,6 +58,7 @@ FORMS = {name: forms for names, forms in TAKES.items() for name in names.split()
 LEAST = {
     "max_tokens": 1, "max_completion_tokens": 1, "temperature": 0, "top_p": 0, "num_ctx": 1,
 }  # fmt: skip
+HEADERS = ("extra_headers", "headers", "default_headers")
 POSITIVE = ("timeout", "request_timeout", "stream_timeout")
 
 
@@ -75,7 +76,19 @@ def wrong_form(name: str, value: object) -> str | None:
         return f"is {shown(value)}, must be over 0 seconds"
     if name in ADDRESSES:
         return address_problem(str(value))
-    return key_problem(value) if name == "api_key" and isinstance(value, str) else None
+    if name in HEADERS and isinstance(value, Mapping):
+        wrong = {key: what for key, held in value.items() if (what := header_problem(held))}
+        return "; ".join(f"{key} {what}" for key, what in wrong.items()) or None
+    if name == "organization":
+        return header_problem(value)
+    return None
+
+
+def wrong_key(kwargs: Mapping[str, Any]) -> str | None:
+    """Why `api_key` can't be one; a placeholder may stand before a server of one's own."""
+    key = kwargs.get("api_key")
+    own_server = any(kwargs.get(name) for name in ADDRESSES)
+    return key_problem(key, placeholders=not own_server) if isinstance(key, str) else None
 
 
 def _has_form(value: object, form: str) -> bool:
@@ -181,6 +194,8 @@ class TeacherSettings(Settings):
         for name, value in own.items():
             if name not in refused and (what := wrong_form(name, value)):
                 each.append((name, what))
+        if what := wrong_key(own):
+            each.append(("api_key", what))
         if each:
             raise several("litellm_refused", sorted(each))
         return own

@@ -19,7 +19,7 @@ from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
 from nanodistill.teacher.asking import is_transport, params_for
 from nanodistill.teacher.libraries import load_instructor, load_litellm
-from nanodistill.teacher.resolving import MLX, Resolved, resolve
+from nanodistill.teacher.resolving import MLX, Resolved, resolve, wrong_access
 from nanodistill.teacher.wording import MODES, mode_named
 
 PYTHON = "python:"
@@ -50,6 +50,7 @@ def check_teacher(config: DistillationConfig) -> None:
         resolved = resolve(config.teacher, config.litellm_kwargs)
         problems = [
             *missing_key(resolved, config.litellm_kwargs),
+            *wrong_access(resolved, config.litellm_kwargs),
             *wrong_parameters(resolved, config),
             *wrong_instructor_settings(config.instructor_kwargs),
         ]

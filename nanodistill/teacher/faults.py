@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from nanodistill.config.access import likely_base
 from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
 from nanodistill.records import Usage
 from nanodistill.redaction import Redactor
-from nanodistill.teacher.evidence import UNREADABLE, Evidence, kind_of_http
+from nanodistill.teacher.evidence import UNKNOWN_MODEL, UNREADABLE, Evidence, kind_of_http
 from nanodistill.teacher.foreign import (
     answer_in,
     chain_of,
@@ -65,13 +66,18 @@ KINDS: Mapping[str, Fate] = {
     "disk_full": Fate(RunStopped, "no room is left on the disk"),
     "setup": Fate(RunStopped, "the provider's library can't make this call"),
 }
+ABOUT_THE_ADDRESS = {"not_found", "connection", "bad_body", "address", "certificate", "forbidden"}
 
 
 class Faults:
-    """Turns what went wrong into a `CallError`, with no secret in its message."""
+    """Turns what went wrong into a `CallError`, with no secret in its message.
 
-    def __init__(self, redactor: Redactor) -> None:
+    `base` is a base URL that the user set, without name and password.
+    """
+
+    def __init__(self, redactor: Redactor, base: str | None = None) -> None:
         self._redact = redactor
+        self._base = base
 
     def make(
         self,
@@ -87,10 +93,19 @@ class Faults:
         code = f" (HTTP {status})" if status and status != 200 else ""
         quoted = self.quote(told)
         message = f"{fate.words}{code}: {quoted}" if quoted else f"{fate.words}{code}"
+        message += self._where(kind, told)
         if fate.error is not Transient:
             return fate.error(kind, message, status=status, usage=usage)
         wait = wait_asked(headers or {}, told)
         return Transient(kind, message, status=status, usage=usage, retry_after=wait)
+
+    def _where(self, kind: str, told: str) -> str:
+        """The address that was asked, where the fault may be with it, and a likelier one."""
+        if self._base is None or kind not in ABOUT_THE_ADDRESS or UNKNOWN_MODEL.search(told):
+            return ""
+        likely = likely_base(self._base) if kind in ("not_found", "bad_body") else None
+        hint = f"; such servers usually answer at {likely}" if likely else ""
+        return f" (asked at {self._base}{hint})"
 
     def of_http(self, evidence: Evidence) -> CallError:
         """For an HTTP answer that is no completion."""

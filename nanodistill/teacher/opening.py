@@ -57,7 +57,8 @@ def open_provider(
         )
     check_teacher(config)
     resolved = resolved_teacher(config, listen)
-    faults = Faults(Redactor.of([config.litellm_kwargs, resolved.secrets]))
+    redactor = Redactor.of([config.litellm_kwargs, resolved.secrets])
+    faults = Faults(redactor, resolved.shown_base if resolved.speaks_openai else None)
     memory = Memory(f"{resolved.endpoint} {resolved.model}", remember, teller(listen))
     structured = StructuredOutput(
         steps=memory.resumed(remembered, first_forms(resolved, config.structured_output)),
