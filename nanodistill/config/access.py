@@ -5,8 +5,10 @@ Nothing here repeats a key, not even a wrong one.
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 ADDRESSES = ("api_base", "base_url")
 QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
@@ -76,6 +78,27 @@ def address_problem(address: str) -> str | None:
     if not host:
         return f"is {bare}, and names no host"
     return None
+
+
+def proxy_problem(address: str) -> str | None:
+    """Why the proxy that the environment names for `address` can't be one; None if it can."""
+    parts = urlsplit(address)
+    proxies = getproxies()
+    kind = parts.scheme if proxies.get(parts.scheme) else "all"
+    proxy = proxies.get(kind)
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    names = [name for name in os.environ if name.lower() == f"{kind}_proxy"]
+    source = f"the environment variable {names[0]}" if names else "the system's setting"
+    bare = proxy if "://" in proxy else f"http://{proxy}"
+    if bare.startswith("socks"):
+        wrong: str | None = "is a SOCKS proxy, which can't be used"
+    else:
+        wrong = address_problem(bare)
+    if wrong is None:
+        return None
+    host = parts.hostname
+    return f"{source}: {wrong}; name an HTTP proxy, or put {host} into NO_PROXY"
 
 
 def endpoint_problem(address: str) -> str | None:

@@ -180,9 +180,7 @@ def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> list[Pr
     return [Problem(where, in_words(error))]
 
 
-def _of_one_form(
-    errors: Iterable[ErrorDetails], model: type[BaseModel]
-) -> Iterator[ErrorDetails]:
+def _of_one_form(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Iterator[ErrorDetails]:
     """The errors, but of a field that takes several forms (a list or a path) those of the form
     that was meant; where none was, one that names them all."""
     for place, group in groupby(errors, lambda error: _field_of(error, model)):

@@ -15,7 +15,6 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-
 LARGEST = 2**63 - 1
 """What a whole number in SQLite, parquet and MLX's random state holds at most."""
 

@@ -159,7 +159,7 @@ def _meant(line: str, said: str) -> str:
     if value and value[2].strip() in WORDS_OF_OTHERS:
         return f" For {value[2].strip()} write {WORDS_OF_OTHERS[value[2].strip()]}."
     if value and ("Invalid value" in said or "after a statement" in said or "Invalid" in said):
-        return f" Text wants quotation marks: {value[1]} = \"…\"."
+        return f' Text wants quotation marks: {value[1]} = "…".'
     if "Expected '='" in said or "Invalid statement" in said:
         return ' A line is name = "value", or a [table].'
     return ""

@@ -46,8 +46,9 @@ TAKES: dict[str, tuple[str, ...]] = {
     "api_base base_url api_key api_version custom_llm_provider organization user service_tier": (
         TEXT,
     ),
-    "extra_headers headers default_headers extra_body logit_bias metadata "
-    "chat_template_kwargs": (TABLE,),
+    "extra_headers headers default_headers extra_body logit_bias metadata chat_template_kwargs": (
+        TABLE,
+    ),
     "allowed_openai_params additional_drop_params": (TEXTS,),
     "stop": (TEXT, TEXTS),
     "reasoning_effort": (TEXT, TABLE),

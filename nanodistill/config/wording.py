@@ -43,8 +43,10 @@ def in_words(error: ErrorDetails) -> str:
         expected = str(error["ctx"]["expected"])
         known = [name.strip(" '") for name in expected.replace(" or ", ", ").split(",")]
         near = nearest(error["input"], known) if isinstance(error["input"], str) else ""
-        return f"is {shown(error['input'])}{near}; must be {expected}" if near else (
-            f"is {shown(error['input'])}, must be {expected}"
+        return (
+            f"is {shown(error['input'])}{near}; must be {expected}"
+            if near
+            else (f"is {shown(error['input'])}, must be {expected}")
         )
     if error["type"] in WANTED:
         return f"is {shown(error['input'])}, must be {WANTED[error['type']]}"
@@ -59,7 +61,9 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if value is None:
         return "nothing (null)"
-    return shortened(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
+    return shortened(
+        str(value) if isinstance(value, datetime.date | datetime.time) else repr(value)
+    )
 
 
 def unusable(value: Any, *where: str) -> Iterator[Problem]:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from nanodistill.config.access import address_problem, endpoint_problem, key_problem, without_login
+from nanodistill.config.access import (
+    address_problem,
+    endpoint_problem,
+    key_problem,
+    proxy_problem,
+    without_login,
+)
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.redaction import is_secret_name
 from nanodistill.teacher.libraries import load_litellm
@@ -149,15 +155,19 @@ def tidy_environment(provider: str) -> bool:
 
 
 def wrong_access(resolved: Resolved, given: Mapping[str, Any]) -> Iterator[Problem]:
-    """Keys and addresses that can't be what was meant. What is in `given` has been looked at."""
+    """Keys, addresses and proxies that can't be meant so. `given` has been looked at."""
     if not given.get("api_key"):
         for name in key_variables_set(resolved.provider):
             if wrong := key_problem(os.environ[name], placeholders=resolved.base is None):
                 yield Problem("teacher", f"the environment variable {name} {wrong}")
+    if wrong := proxy_problem(resolved.base or "https://api.example"):
+        yield Problem("teacher", wrong)
     if resolved.base and resolved.speaks_openai and (wrong := endpoint_problem(resolved.base)):
         name = next((f"litellm_kwargs.{name}" for name in BASE_NAMES if given.get(name)), None)
         named = next((one for one in base_variables(resolved.provider) if os.environ.get(one)), "")
-        yield Problem(name or "teacher", wrong if name else f"the environment variable {named} {wrong}")
+        yield Problem(
+            name or "teacher", wrong if name else f"the environment variable {named} {wrong}"
+        )
 
 
 def nearest_model(teacher: str, base: str | None) -> str:
