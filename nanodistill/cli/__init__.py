@@ -25,7 +25,7 @@ import click
 
 from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
-from nanodistill.errors import NanoDistillError, disk_full
+from nanodistill.errors import NanoDistillError, refused_by_system
 
 INTERRUPTED = 130
 SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
@@ -49,10 +49,8 @@ def run(arguments: Sequence[str]) -> int:
         again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
     except OSError as error:
-        full = disk_full(error)
-        if full is None:
-            return fault(asked, error)
-        return asked.failed(full.exit_code, full.message, full.next_step)
+        refused = refused_by_system(error)
+        return asked.failed(refused.exit_code, refused.message, refused.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         return fault(asked, error)
     return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)

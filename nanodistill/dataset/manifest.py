@@ -14,14 +14,17 @@ finds a changed one. It guards against accidents, not against forgery.
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from nanodistill.errors import DamagedFile, FolderError, NewerVersion
 from nanodistill.records import tagged_hash
-from nanodistill.runfolder import read_json
+from nanodistill.runfolder import read_json, safe_path
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -173,6 +176,16 @@ class Statistics(Frozen):
     confidence: tuple[float, float] | None
 
 
+def version_name(name: str) -> str:
+    if not NAME.match(name):
+        raise ValueError(f"{name[:80]!r} is no name of a dataset version")
+    return name
+
+
+NAME = re.compile(r"v(\d{4,9})-[0-9a-f]{8}\Z")
+VersionName = Annotated[str, AfterValidator(version_name)]
+
+
 class FileFacts(Frozen):
     sha256: str
     bytes: int
@@ -182,12 +195,12 @@ class Manifest(VersionFacts):
     """manifest.json. `created` is UTC; it, the name and the paths are in no hash but the seal."""
 
     format: int = FORMAT
-    name: str
+    name: VersionName
     fingerprint: str
     created: str
     counts: RowCounts
     statistics: Statistics
-    files: dict[str, FileFacts]
+    files: dict[Annotated[str, AfterValidator(safe_path)], FileFacts]
     libraries: dict[str, str]
     seal: str = ""
 
@@ -203,6 +216,16 @@ class Manifest(VersionFacts):
         by_cell = [cell.figures for cell in self.cells.values()]
         if by_cell and tuple(map(sum, zip(*by_cell, strict=True))) != totals:
             raise ValueError(f"the account by cell sums to something else than {totals}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_files_once(self) -> Self:
+        """Two names that a file system takes for one would end as one file."""
+        folded = Counter(unicodedata.normalize("NFC", name).casefold() for name in self.files)
+        if twice := [name for name, n in folded.items() if n > 1]:
+            raise ValueError(f"lists {twice[0]!r} more than once, in other letters")
+        if FILE in folded:
+            raise ValueError(f"lists {FILE} itself")
         return self
 
     @property
