@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,6 +224,19 @@ def safe_path(name: str) -> str:
     if not plain or len(name) > LONGEST_PATH:
         raise ValueError(f"{name[:80]!r} is no safe path inside a folder")
     return name
+
+
+def same_elsewhere(names: Iterable[str]) -> None:
+    """See that no two names are one file on a system that ignores case or composes letters.
+
+    Raises:
+        ValueError: two are.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise ValueError(f"{other!r} and {name!r} are one file on some systems")
 
 
 SAFE_PART = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|.\s][^\x00-\x1f\x7f\\/:*?\"<>|]*(?<![. ])\Z")

@@ -15,7 +15,7 @@ QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
 # What documentation and examples have in a key's place. A server of one's own may be happy
 # with "EMPTY" or "none", so that words alone are none.
 PLACEHOLDER = re.compile(
-    r"\.\.\.|\u2026|\A<.*>\Z|\A\$\{?\w+\}?\Z|\A%\w+%\Z|\A(\w{2,4}[-_])?x{4,}\Z"
+    r"\.\.\.|\u2026|\A<.*>\Z|\A\$\{?\w+\}?\Z|\A%\w+%\Z"
     r"|your[-_ ]?(\w+[-_ ]){0,3}(key|token)|(paste|insert|put)[-_ ]\w*.*(key|token|here)",
     re.IGNORECASE,
 )

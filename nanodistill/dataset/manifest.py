@@ -15,19 +15,25 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nanodistill.errors import DamagedFile, FolderError, NewerVersion
 from nanodistill.records import tagged_hash
-from nanodistill.runfolder import read_json, safe_path
+from nanodistill.runfolder import read_json, safe_path, same_elsewhere
 
 FORMAT = 1
 FILE = "manifest.json"
+MOST_FILES = 1000
 IDENTITY = (
     "fingerprint",
     "parents",
@@ -218,15 +224,15 @@ class Manifest(VersionFacts):
             raise ValueError(f"the account by cell sums to something else than {totals}")
         return self
 
-    @model_validator(mode="after")
-    def _names_its_files_once(self) -> Self:
-        """Two names that a file system takes for one would end as one file."""
-        folded = Counter(unicodedata.normalize("NFC", name).casefold() for name in self.files)
-        if twice := [name for name, n in folded.items() if n > 1]:
-            raise ValueError(f"lists {twice[0]!r} more than once, in other letters")
-        if FILE in folded:
+    @field_validator("files")
+    @classmethod
+    def _names_its_files_once(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
+        if len(files) > MOST_FILES:
+            raise ValueError(f"lists {len(files)} files, a version has a few")
+        same_elsewhere([*files, FILE])
+        if FILE in files:
             raise ValueError(f"lists {FILE} itself")
-        return self
+        return files
 
     @property
     def has_test(self) -> bool:
