@@ -234,6 +234,8 @@ def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
         commit = commit_of(info.sha, hub)
         hashes = remote_hashes(hub.api, where.repo, "model", commit)
     names = tuple(sorted(name for name in hashes if not is_hidden(name)))
+    if not names:
+        raise FolderError(f"{where} has no files to pull.")
     _refuse_unsafe(where, names)
     snapshot = _snapshot(where.repo, "model", commit, names, hub, listen)
     wrong = [
