@@ -177,10 +177,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def checked(path: Path, value: object, kind: type[T], *, next_step: str = MEND) -> T:
+def checked(
+    path: Path, value: object, kind: type[T], *, by: str = "NanoDistill", next_step: str = MEND
+) -> T:
     """`value`, read from `path`, as a `kind` (a dataclass, a pydantic model, `list[…]` of them).
 
-    Fields of a later release are left aside.
+    Fields of a later release are left aside. `by` is what wrote the file.
 
     Raises:
         DamagedFile: a field is missing or of another type.
@@ -193,7 +195,7 @@ def checked(path: Path, value: object, kind: type[T], *, next_step: str = MEND) 
         first = wrong.errors(include_url=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise DamagedFile(
-            f"{path} is not as NanoDistill wrote it: {at}: {first['msg']}.".replace(": :", ":"),
+            f"{path} is not what {by} writes: {at}{': ' * bool(at)}{first['msg']}.",
             next_step=next_step,
         ) from wrong
 

@@ -69,7 +69,7 @@ def _anchored_path(text: str, folder: Path, *, always: bool) -> str:
     prefix, bare = ("mlx/", text[4:]) if text.startswith("mlx/") else ("", text)
     if bare.startswith("python:"):
         return "python:" + _anchored_reference(bare[7:], folder)
-    if "\n" in bare or not can_be_path(bare):
+    if not bare or "\n" in bare or not can_be_path(bare):
         return text
     own = expanded(bare)
     if own.parts[:1] and own.parts[0].startswith("~"):

@@ -261,7 +261,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         DamagedFile: it does not hold what an evaluation writes.
     """
     found = read_json(folder / RESULTS)
-    checked(folder / RESULTS, found, Written, next_step=EVALUATE_AGAIN)
+    checked(folder / RESULTS, found, Written, by="an evaluation", next_step=EVALUATE_AGAIN)
     return found
 
 

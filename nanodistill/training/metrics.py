@@ -62,7 +62,7 @@ def read_records(path: Path) -> list[Record]:
             records += parse(line + b"\n")
         except (ValueError, RecursionError) as torn:
             raise DamagedFile(
-                f"{path}:{number} is no record of a training run: {torn}.",
+                f"{path} has a line that is not JSON, or no record: line {number}: {torn}.",
                 next_step="Take that line out; the others stay as they are.",
             ) from torn
     return records

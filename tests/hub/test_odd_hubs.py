@@ -64,7 +64,7 @@ def answering(answer: Answer) -> Iterator[str]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_POST = do_HEAD = do_PUT = do_GET
+        do_POST = do_HEAD = do_PUT = do_GET  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -162,7 +162,7 @@ def test_a_manifest_writes_nothing_elsewhere(
 )
 def test_what_is_no_manifest(content: bytes, small_hub: SmallHub, hub: Hub, tmp_path: Path) -> None:
     small_hub.add("dataset", REPO, {"manifest.json": content}, private=False)
-    with pytest.raises(InputError, match="manifest|newer"):
+    with pytest.raises(InputError, match=r"manifest|newer"):
         pull(REPO, tmp_path / "here", hub=hub)
 
 
@@ -185,7 +185,7 @@ def test_a_model_writes_nothing_elsewhere(
     names: list[str], small_hub: SmallHub, hub: Hub, tmp_path: Path
 ) -> None:
     small_hub.add("model", REPO, dict.fromkeys(names, b"x"), private=False)
-    with pytest.raises(NanoDistillError, match="can't be put into a folder|has no files"):
+    with pytest.raises(NanoDistillError, match=r"can't be put into a folder|has no files"):
         pull(REPO, tmp_path / "here", kind="model", hub=hub)
     assert not (tmp_path / "here").exists()
 

@@ -208,7 +208,7 @@ def replaced(n: int, output: str) -> Any:
 def test_a_damaged_file_is_named(made: Made) -> None:
     made.whole()
     (made.run.evaluation / "run1" / "results.json").write_text('{"run": "run1"}')
-    with pytest.raises(DamagedFile, match=r"results\.json.*student"):
+    with pytest.raises(DamagedFile, match="not what an evaluation writes"):
         write_report(made.config(), made.run)
     (made.run.evaluation / "run1" / "results.json").unlink()
     training_folder(made.run, "run1").metrics.write_text("no json\n")
