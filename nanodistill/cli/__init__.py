@@ -14,6 +14,7 @@ object, also after a failure, and everything for people goes to standard error.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ def fault(asked: Asked, error: Exception) -> int:
 def main() -> None:
     """The entry point. SIGTERM is Ctrl-C, also where no work has begun that would listen to it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it by itself
     code = run(sys.argv[1:] or ["--help"])
     if not SLOW_TO_LEAVE.isdisjoint(sys.modules):
         _leave(code)

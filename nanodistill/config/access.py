@@ -32,6 +32,8 @@ def key_problem(key: str, *, placeholders: bool = True) -> str | None:
     bare = key.strip()
     if not bare:
         return None
+    if placeholders and PLACEHOLDER.search(bare):
+        return "is a placeholder; put your own key there"
     if bare[0] in QUOTES or bare[-1] in QUOTES:
         return "is in quotation marks, which are no part of a key; take them off"
     if bare.lower().startswith("bearer "):
@@ -42,8 +44,6 @@ def key_problem(key: str, *, placeholders: bool = True) -> str | None:
         if not sign.isprintable() or sign.isspace():
             called = "white space" if sign.isspace() else "a control character"
             return f"has {called} at position {place}; a key has none: copy it again"
-    if placeholders and PLACEHOLDER.search(bare):
-        return "is a placeholder; put your own key there"
     return None
 
 

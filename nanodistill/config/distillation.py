@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -63,6 +64,8 @@ class DistillationConfig(
             told = {problem.where for problem in problems}
             problems += [p for p in explain_all(invalid, type(self)) if p.where not in told]
             problems += [wrong] if (wrong := _out_of_order(own, problems)) else []
+        if not problems and os.path.isfile(self.run_folder):
+            problems.append(Problem("name", f"the run's folder {self.run_folder} is a file"))
         if problems:
             raise ConfigError("The configuration does not hold:", problems)
 

@@ -163,11 +163,13 @@ def wrong_access(resolved: Resolved, given: Mapping[str, Any]) -> Iterator[Probl
     if wrong := proxy_problem(resolved.base or "https://api.example"):
         yield Problem("teacher", wrong)
     if resolved.base and resolved.speaks_openai and (wrong := endpoint_problem(resolved.base)):
-        name = next((f"litellm_kwargs.{name}" for name in BASE_NAMES if given.get(name)), None)
-        named = next((one for one in base_variables(resolved.provider) if os.environ.get(one)), "")
-        yield Problem(
-            name or "teacher", wrong if name else f"the environment variable {named} {wrong}"
-        )
+        field = next((f"litellm_kwargs.{name}" for name in BASE_NAMES if given.get(name)), None)
+        variables = base_variables(resolved.provider)
+        variable = next((name for name in variables if os.environ.get(name)), "")
+        if field is None:
+            yield Problem("teacher", f"the environment variable {variable} {wrong}")
+        else:
+            yield Problem(field, wrong)
 
 
 def nearest_model(teacher: str, base: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,21 @@ def test_files_without_the_right_to_read(folder: Path, capsys: Any) -> None:
     (folder / "seeds.jsonl").chmod(0)
     code, said = told(folder, HEAD + TEACHER, capsys=capsys)
     assert (code, FORGED in said) == (2, False)
+
+
+def test_a_run_folder_that_is_a_file(folder: Path, capsys: Any) -> None:
+    (folder / "outputs").mkdir()
+    (folder / "outputs" / "run").write_text("")
+    code, said = told(folder, HEAD + TEACHER, capsys=capsys)
+    assert code == 2
+    assert "is a file" in said
+
+
+def test_json_is_json_on_a_terminal_that_has_no_umlauts(folder: Path) -> None:
+    code = "from nanodistill.cli import main; main()"
+    words = [sys.executable, "-c", code, "plan", "d\u00e9\udcff.toml", "--json"]
+    ended = subprocess.run(
+        words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False
+    )
+    assert ended.returncode == 2
+    assert "d\u00e9" in json.loads(ended.stdout)["error"]
