@@ -189,6 +189,25 @@ def disk_full(failed: OSError) -> DiskFull | None:
     )
 
 
+def refused_by_system(failed: OSError) -> NanoDistillError:
+    """What an error of the operating system that nobody foresaw is to a person.
+
+    Rights, folders in place of files, disks that are not mounted: no fault of ours, and with a
+    file's name in it something to look at.
+    """
+    if limit := system_limit(failed):
+        return limit
+    said = failed.strerror or str(failed) or type(failed).__name__
+    if failed.filename is None:
+        return NanoDistillError(f"The operating system refused: {said}.")
+    paths = " and ".join(str(path) for path in (failed.filename, failed.filename2) if path)
+    return FolderError(
+        f"{paths} can't be used: {said}.",
+        next_step="Look at the path, at its rights and at what lies there; then run the same "
+        "command again.",
+    )
+
+
 class Interrupted(Stopped):
     """A person stopped the run."""
 

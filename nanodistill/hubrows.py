@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.errors import DataError, Problem
+from nanodistill.errors import DataError, InputError, Problem, Stopped
 from nanodistill.events import Listener, Notice
 from nanodistill.rowfiles import READERS, Found, Record, with_label_names
 
@@ -112,21 +112,25 @@ def _meant_split(loaded: Any, what: str, called: str, listen: Listener) -> Any:
 
 
 def _ask_hub(dataset: HubDataset) -> None:
-    import httpx
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import constants
+
+    from nanodistill.hub.client import Hub, NoSuchRepository, NoSuchRevision, border
 
     if constants.HF_HUB_OFFLINE:
         return
+    hub = Hub()
     try:
-        HfApi().dataset_info(dataset.repo, revision=dataset.revision, timeout=SECONDS_TO_ANSWER)
-    except RepositoryNotFoundError as missing:
+        with border(hub, dataset.repo, "dataset"):
+            hub.api.dataset_info(dataset.repo, revision=dataset.revision, timeout=SECONDS_TO_ANSWER)
+    except NoSuchRepository as missing:
         what = "there is no such file, and no such dataset on the Hub (or it is private)"
         raise _refused(dataset, what) from missing
-    except RevisionNotFoundError as missing:
+    except NoSuchRevision as missing:
         raise _refused(dataset, f"has no revision '{dataset.revision}'") from missing
-    except (OSError, httpx.HTTPError) as failed:
-        what = f"there is no such file, and the Hub can't be asked for it: {_first_line(failed)}"
+    except InputError as wrong:
+        raise _refused(dataset, wrong.message) from wrong
+    except Stopped as failed:
+        what = f"there is no such file, and the Hub can't be asked for it: {failed.message}"
         raise _refused(dataset, what) from failed
 
 

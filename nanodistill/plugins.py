@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from nanodistill.errors import ConfigError, NanoDistillError, Problem, Stopped
 from nanodistill.records import tagged_hash
+from nanodistill.textfiles import expanded, path_problem
 
 
 @runtime_checkable
@@ -103,24 +105,27 @@ def _in_short(error: BaseException) -> str:
 
 def _module(name: str, field: str) -> ModuleType:
     if name.endswith(".py"):
-        return _from_file(Path(name), field)
+        return _from_file(expanded(name), field)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise _refused(field, f"'{name}' is no name of a module, nor of a .py file")
     beside = Path(name.replace(".", "/") + ".py")
     try:
-        return importlib.import_module(name)
+        with _told(name, field):
+            return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name not in (name, name.partition(".")[0]):
             raise _refused(field, f"{name} needs the module '{missing.name}'") from missing
-        if not beside.is_file() or str(Path.cwd()) in sys.path:
+        if not os.path.isfile(beside) or str(Path.cwd()) in sys.path:
             raise _refused(field, f"there is no module '{name}'") from missing
         sys.path.append(str(Path.cwd()))
         return _module(name, field)
-    except (Exception, SystemExit) as error:
-        raise _refused(field, f"importing {name} raised {_in_short(error)}") from error
 
 
 def _from_file(path: Path, field: str) -> ModuleType:
     """The module in a file, loaded once; its neighbours can be imported by it."""
-    path = path.expanduser().resolve()
+    if wrong := path_problem(path):
+        raise _refused(field, f"{path} {wrong}")
+    path = path.resolve()
     name = f"nanodistill_user_{path.stem}_{tagged_hash('path', str(path))[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -131,11 +136,40 @@ def _from_file(path: Path, field: str) -> ModuleType:
         sys.path.append(str(path.parent))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with _told(str(path), field):
+            spec.loader.exec_module(module)
+    except ModuleNotFoundError as missing:
         del sys.modules[name]
-        raise _refused(field, f"importing {path} raised {_in_short(error)}") from error
+        raise _refused(field, f"{path} needs the module '{missing.name}'") from missing
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+@contextmanager
+def _told(name: str, field: str) -> Iterator[None]:
+    """What a user's module raises while it is imported, as a problem of the field.
+
+    Whatever it is: the code is theirs and may raise anything. A module that is not found is
+    for the caller to tell.
+    """
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except (Exception, SystemExit) as raised:
+        line = _line_of(raised, name)
+        what = f"{name} can't be imported: {type(raised).__name__}{line}: {raised}"
+        raise _refused(field, what) from raised
+
+
+def _line_of(raised: BaseException, file: str) -> str:
+    """Where in the user's file it was, if that is known."""
+    if isinstance(raised, SyntaxError):
+        return f" in line {raised.lineno}"
+    lines = [at.lineno for at in traceback.extract_tb(raised.__traceback__) if at.filename == file]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _refused(field: str, what: str) -> ConfigError:

@@ -18,19 +18,19 @@ can be told apart by their prompts.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanodistill.config.data import PromptTemplates
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import tagged_hash
+from nanodistill.textfiles import Unreadable, can_be_path, expanded, read_text
 
 GENERATION = "synthetic_generation_system"
 CHAT_SYSTEM, CHAT_TURN = "chat_generation_system", "chat_generation_turn"
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-LONGEST_PATH = 300
 
 STYLES = {
     "cot_system": """\
@@ -101,8 +101,13 @@ def make_prompts(custom: PromptTemplates, *, chat: bool = False, labels: bool = 
     """
     templates = {name: f"{style}\n\n{FRAMES[name]}" for name, style in STYLES.items()}
     given: dict[str, str] = custom.model_dump(exclude_none=True)
-    own = {name: text_or_file(text, FIELDS[name]) for name, text in given.items()}
+    own: dict[str, str] = {}
     problems: list[Problem] = []
+    for name, text in given.items():
+        try:
+            own[name] = text_or_file(text, FIELDS[name])
+        except ConfigError as wrong:
+            problems += wrong.problems
     if chat:
         del templates[GENERATION]
         templates |= _chat_templates(own.pop(GENERATION, None), labels, problems)
@@ -132,17 +137,19 @@ def text_or_file(given: str, field: str) -> str:
     """`given` itself, or the content of the file that it is the path of.
 
     Raises:
-        ConfigError: it is named like a text file, and there is none or it is no text.
+        ConfigError: it names a folder, or is named like a text file, and there is none or it
+            is no text in UTF-8.
     """
-    if "\n" in given or len(given) > LONGEST_PATH:
+    path = expanded(given)
+    if not given.strip() or "\n" in given or not can_be_path(given):
         return given.strip()
-    path = Path(given).expanduser()
-    if not path.is_file() and path.suffix not in (".md", ".txt"):
+    if not os.path.lexists(path) and path.suffix not in (".md", ".txt"):
         return given.strip()
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as unreadable:
-        problem = Problem(field, f"{path} can't be read: {unreadable}")
+        return read_text(path).strip()
+    except (FileNotFoundError, Unreadable) as unreadable:
+        said = "is not there" if isinstance(unreadable, FileNotFoundError) else str(unreadable)
+        problem = Problem(field, f"can't be read: {path} {said}")
         raise ConfigError("The prompts do not hold:", [problem]) from unreadable
 
 

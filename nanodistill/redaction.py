@@ -43,9 +43,10 @@ def secrets_in(value: Any) -> set[str]:
     """The texts under secret names inside `value`'s tables."""
     if isinstance(value, Mapping):
         found = {
-            item
+            secret
             for key, item in value.items()
             if isinstance(item, str) and is_secret_name(str(key))
+            for secret in (item, item.strip())  # keys are sent without white space at their ends
         }
         return found.union(*(secrets_in(item) for item in value.values()))
     if isinstance(value, list | tuple):

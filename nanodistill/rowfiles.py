@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.errors import DataError, Problem
+from nanodistill.textfiles import LONE_SURROGATE
 
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PARQUET_ROWS_AT_ONCE = 1000
 WHITE = re.compile(r"\s*")
 SEPARATOR_LINE = re.compile(r'"?sep=(.|\\t)"?', re.IGNORECASE)
-LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nanodistill.errors import DamagedFile, NewerVersion, RunLocked
 
 FORMAT = 1
+MEND = "Mend it by hand, or move it away and run the command again."
+T = TypeVar("T")
 GRACE = 0.3  # seconds: `is_locked` looks at a lock by taking it for an instant
 
 
@@ -110,7 +114,9 @@ def check_format(marker: Path) -> None:
     if not marker.exists():
         write_json(marker, {"format": FORMAT})
         return
-    found = read_json(marker)["format"]
+    found = read_json(marker).get("format")
+    if not isinstance(found, int):
+        raise DamagedFile(f"{marker} does not say the folder's format.", next_step=MEND)
     if found > FORMAT:
         raise NewerVersion(
             f"{marker.parent} was written by a newer NanoDistill "
@@ -171,11 +177,83 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as broken:
+    except OSError as failed:
         raise DamagedFile(
-            f"{path} is not valid JSON: {broken}.",
-            next_step="Mend it by hand, or move it away and run the command again.",
-        ) from broken
+            f"{path} can't be read: {failed.strerror or failed}.", next_step=MEND
+        ) from failed
+    except (ValueError, RecursionError) as broken:
+        raise DamagedFile(f"{path} is not valid JSON: {broken}.", next_step=MEND) from broken
     if not isinstance(value, dict):
-        raise DamagedFile(f"{path} should hold a JSON object, not {type(value).__name__}.")
+        raise DamagedFile(
+            f"{path} should hold a JSON object, not {type(value).__name__}.", next_step=MEND
+        )
     return value
+
+
+def checked(
+    path: Path, value: object, kind: type[T], *, by: str = "NanoDistill", next_step: str = MEND
+) -> T:
+    """`value`, read from `path`, as a `kind` (a dataclass, a pydantic model, `list[…]` of them).
+
+    Fields of a later release are left aside. `by` is what wrote the file.
+
+    Raises:
+        DamagedFile: a field is missing or of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise DamagedFile(
+            f"{path} is not what {by} writes: {at}{': ' * bool(at)}{first['msg']}.",
+            next_step=next_step,
+        ) from wrong
+
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+
+
+def safe_name(name: str) -> str:
+    """`name`, where it can name a folder of ours and nothing outside of it.
+
+    Raises:
+        ValueError: it holds a separator, is `..`, or is no plain name.
+    """
+    if not SAFE_NAME.match(name):
+        raise ValueError(f"{name[:80]!r} is no safe name of a folder")
+    return name
+
+
+def safe_path(name: str) -> str:
+    """`name`, where it is a relative path that stays in its folder on every system.
+
+    Raises:
+        ValueError: it is absolute, leads upwards, is hidden, or has a drive, a backslash or a
+            character or name that a system reserves.
+    """
+    parts = name.split("/")
+    plain = all(SAFE_PART.match(part) and not RESERVED.match(part) for part in parts)
+    if not plain or len(name) > LONGEST_PATH:
+        raise ValueError(f"{name[:80]!r} is no safe path inside a folder")
+    return name
+
+
+def same_elsewhere(names: Iterable[str]) -> None:
+    """See that no two names are one file on a system that ignores case or composes letters.
+
+    Raises:
+        ValueError: two are.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise ValueError(f"{other!r} and {name!r} are one file on some systems")
+
+
+SAFE_PART = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|.\s][^\x00-\x1f\x7f\\/:*?\"<>|]*(?<![. ])\Z")
+RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|\Z)", re.IGNORECASE)
+LONGEST_PATH = 400

@@ -16,6 +16,7 @@ line and field. Nothing is skipped, and a column that is not read is mentioned.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanodistill.config.distillation import nearest
+from nanodistill.config.wording import shown
 from nanodistill.dataset.manifest import InputFacts
 from nanodistill.errors import DataError, Problem
 from nanodistill.events import Listener, Notice, silent
@@ -39,6 +41,7 @@ from nanodistill.row_forms import (
     unread_in,
 )
 from nanodistill.rowfiles import Found, Record, as_text, read_records, text_fault
+from nanodistill.textfiles import expanded, path_problem
 
 What = Literal["seed", "test", "training_data"]
 
@@ -171,11 +174,16 @@ def records_of(source: Any, *, what: What, listen: Listener) -> Iterator[Found]:
 def _named_records(source: str | Path, what: What, listen: Listener) -> Iterator[Found]:
     if _is_hub_id(source):
         return hub_records(str(source), what=what, listen=listen)
-    return read_records(Path(source).expanduser())
+    path = expanded(source)
+    if wrong := path_problem(path):
+        raise DataError(
+            "The rows can't be read:", [Problem(f"{what} = {shown(str(source))}", wrong)]
+        )
+    return read_records(path)
 
 
 def _is_hub_id(source: str | Path) -> bool:
-    if not isinstance(source, str) or Path(source).expanduser().exists():
+    if not isinstance(source, str) or os.path.exists(expanded(source)):
         return False
     return HubDataset.looks_like(source)
 

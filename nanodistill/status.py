@@ -13,11 +13,13 @@ from typing import Any
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset.index import current_index
+from nanodistill.evaluation.results import RESULTS, read_results
 from nanodistill.events import Table
 from nanodistill.journal import Sums, read_journal
 from nanodistill.progress import duration, shown_value
-from nanodistill.runfolder import RunFolder, bytes_in, read_json
+from nanodistill.runfolder import RunFolder, bytes_in
 from nanodistill.training.metrics import standing
+from nanodistill.training.runs import read_index, training_folder
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
 
@@ -104,20 +106,17 @@ def _version(entry: Any) -> dict[str, Any]:
 
 
 def _trainings(run: RunFolder) -> Iterable[dict[str, Any]]:
-    index = run.training / "index.json"
-    if not index.exists():
-        return
-    entries = read_json(index)["runs"]
+    entries = read_index(run)
     for entry in entries:
-        folder = run.training / entry["run"]
+        folder = training_folder(run, entry.run)
         going_on = run.is_locked("train") and entry == entries[-1]
         unfinished = "training" if going_on else "unfinished"
         yield {
-            "run": entry["run"],
-            "dataset": entry["dataset"],
-            "student": entry["student"],
-            "state": "ended" if (folder / "result.json").exists() else unfinished,
-            **vars(standing(folder / "metrics.jsonl")),
+            "run": entry.run,
+            "dataset": entry.dataset,
+            "student": entry.student,
+            "state": "ended" if folder.result.exists() else unfinished,
+            **vars(standing(folder.metrics)),
         }
 
 
@@ -132,8 +131,8 @@ def _training_line(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluations(run: RunFolder) -> Iterable[dict[str, Any]]:
-    for results in sorted(run.evaluation.glob("*/results.json")):
-        found = read_json(results)
+    for results in sorted(run.evaluation.glob(f"*/{RESULTS}")):
+        found = read_results(results.parent)
         models = {name: f"{score['value']:.1%}" for name, score in found["models"].items()}
         yield {"run": results.parent.name, "rows": found["n"], "on": found["on"], **models}
 

@@ -34,7 +34,7 @@ ROWS = {
     "shared": {"dataset", "hub", "hubrows", "models", "row_forms", "rowfiles"},
     "foundation": {
         "awake", "config", "errors", "events", "hardware", "heap", "interrupts", "jsontext",
-        "plugins", "records", "redaction", "runfolder", "thinking", "values",
+        "plugins", "records", "redaction", "runfolder", "textfiles", "thinking", "values",
     },
 }  # fmt: skip
 BELOW = {

@@ -14,6 +14,7 @@ object, also after a failure, and everything for people goes to standard error.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ import click
 from nanodistill.cli import datasets, delivery, hub, reporting, stages
 from nanodistill.cli.command import Asked, Ending, cli, program
 from nanodistill.cli.pipes import outlives_its_reader
-from nanodistill.errors import NanoDistillError, system_limit
+from nanodistill.errors import NanoDistillError, refused_by_system
 
 INTERRUPTED = 130
 SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
@@ -49,10 +50,8 @@ def run(arguments: Sequence[str]) -> int:
         again = f"Go on with: {program()} {' '.join(arguments)}"
         return asked.failed(INTERRUPTED, "Interrupted; the work so far is safe.", again)
     except OSError as error:
-        limit = system_limit(error)
-        if limit is None:
-            return fault(asked, error)
-        return asked.failed(limit.exit_code, limit.message, limit.next_step)
+        refused = refused_by_system(error)
+        return asked.failed(refused.exit_code, refused.message, refused.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         return fault(asked, error)
     return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)
@@ -72,6 +71,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it by itself
     sys.stdout, sys.stderr = outlives_its_reader(sys.stdout), outlives_its_reader(sys.stderr)
     code = run(sys.argv[1:] or ["--help"])
     if code == INTERRUPTED or not SLOW_TO_LEAVE.isdisjoint(sys.modules):

@@ -88,7 +88,19 @@ class Asked:
         self, code: int, error: str | None, next_step: str | None, values: Mapping[str, Any]
     ) -> None:
         head = {"command": self.command, "exit": code, "error": error, "next": next_step}
-        print(json.dumps(head | dict(values), ensure_ascii=False), flush=True)
+        line = json.dumps(head | dict(values), ensure_ascii=False)
+        if not can_be_shown(line, sys.stdout.encoding):
+            line = json.dumps(head | dict(values))  # the same, all but ASCII escaped
+        print(line, flush=True)
+
+
+def can_be_shown(text: str, encoding: str | None) -> bool:
+    """Whether a stream has a way to write all of `text` (not half a character of a file's name)."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,13 +21,16 @@ from nanodistill.config.mlx_config import cli_args, mlx_lm_config, yaml_text
 from nanodistill.config.mlx_options import effective
 from nanodistill.config.nearest import nearest as nearest
 from nanodistill.config.settings import EACH, Settings
+from nanodistill.config.tables import members, type_text
 from nanodistill.config.task import TaskSettings
 from nanodistill.config.teaching import TeacherSettings
 from nanodistill.config.training import TrainingSettings
+from nanodistill.config.wording import in_words, shown, unusable
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.records import tagged_hash
 from nanodistill.redaction import redacted
 from nanodistill.runfolder import write_atomic
+from nanodistill.textfiles import expanded
 
 PROMPT_FIELDS = {
     "cot_system": "custom_cot_system_prompt",
@@ -52,20 +57,24 @@ class DistillationConfig(
         ConfigError: with all problems at once.
     """
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         own, problems = spelled_out(values)
+        problems += _unusable(own)
         try:
             super().__init__(**own)
         except ValidationError as invalid:
-            problems += explain_all(invalid, type(self))
+            told = {problem.where for problem in problems}
+            problems += [p for p in explain_all(invalid, type(self)) if p.where not in told]
             problems += [wrong] if (wrong := _out_of_order(own, problems)) else []
+        if not problems and os.path.isfile(self.run_folder):
+            problems.append(Problem("name", f"the run's folder {self.run_folder} is a file"))
         if problems:
             raise ConfigError("The configuration does not hold:", problems)
 
     @property
     def run_folder(self) -> Path:
         """OUTPUT_DIR/NAME."""
-        return Path(self.output_dir) / self.name
+        return expanded(self.output_dir) / self.name
 
     @property
     def prompt_templates(self) -> PromptTemplates:
@@ -151,7 +160,8 @@ BUNDLES: dict[str, tuple[type[BaseModel], Callable[[Any], dict[str, Any]]]] = {
 
 def explain_all(invalid: ValidationError, model: type[BaseModel], *above: str) -> list[Problem]:
     """Each problem of a pydantic error in our words, `above` being where the model stands."""
-    return [problem for error in invalid.errors() for problem in explain(error, model, *above)]
+    errors = [*_of_one_form(invalid.errors(), model)]
+    return [problem for error in errors for problem in explain(error, model, *above)]
 
 
 def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> list[Problem]:
@@ -160,18 +170,59 @@ def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> list[Pr
     if EACH in error.get("ctx", {}):
         told: list[tuple[str, str]] = error["ctx"][EACH]
         return [Problem(".".join(filter(None, (where, key))), what) for key, what in told]
-    return [_explained(error, model, where)]
-
-
-def _explained(error: ErrorDetails, model: type[BaseModel], where: str) -> Problem:
-    """A pydantic error in our words, with the nearest name for an unknown key."""
     if error["type"] == "extra_forbidden":
-        return Problem(where, f"unknown key{nearest(where.rsplit('.', 1)[-1], model.model_fields)}")
-    if error["type"] == "missing":
-        return Problem(where, "is required")
-    if error["type"] in BUILT_IN_ERRORS:
-        return Problem(where, f"is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}")
-    return Problem(where, error["msg"])
+        near = nearest(where.rsplit(".", 1)[-1], model.model_fields)
+        return [Problem(where, f"unknown key{near}")]
+    return [Problem(where, in_words(error))]
+
+
+def _of_one_form(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Iterator[ErrorDetails]:
+    """The errors, but of a field that takes several forms (a list or a path) those of the form
+    that was meant; where none was, one that names them all."""
+    for place, group in groupby(errors, lambda error: _field_of(error, model)):
+        tried = list(group)
+        if place is None:
+            yield from tried
+            continue
+        inside = [error for error in tried if len(error["loc"]) > len(place) + 1]
+        for error in inside:
+            loc = (*place, *error["loc"][len(place) + 1 :])
+            yield {**error, "loc": loc}
+        if not inside:
+            wanted = type_text(_forms_at(model, place))
+            told = f"is {shown(tried[0]['input'])}, must be {wanted}"
+            yield {**tried[0], "loc": place, "type": "no_such_form", "msg": told}
+
+
+def _field_of(error: ErrorDetails, model: type[BaseModel]) -> tuple[int | str, ...] | None:
+    """Where the value stands of which pydantic tried several forms; None where there is one."""
+    for length in (1, 2):
+        place = error["loc"][:length]
+        if len(error["loc"]) > length and _forms_at(model, place) is not None:
+            return place
+    return None
+
+
+def _forms_at(model: type[BaseModel], place: tuple[int | str, ...]) -> Any:
+    """The annotation of a field, or of the values of its table, where it has several forms."""
+    field = model.model_fields.get(str(place[0]))
+    annotation = field.annotation if field else None
+    if len(place) == 2:
+        annotation = get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return annotation if len(members(annotation)) > 1 else None
+
+
+def _unusable(own: Mapping[str, Any]) -> list[Problem]:
+    """See `wording.unusable`. Rows that stand in the configuration are checked with all rows."""
+    return [
+        problem
+        for name, value in own.items()
+        if name not in ROWS or isinstance(value, str)
+        for problem in unusable(value, name)
+    ]
+
+
+ROWS = frozenset({"seed", "test", "training_data"})
 
 
 def _out_of_order(own: Mapping[str, Any], found: Sequence[Problem]) -> Problem | None:
@@ -179,26 +230,8 @@ def _out_of_order(own: Mapping[str, Any], found: Sequence[Problem]) -> Problem |
     told = any(problem.where in MEMORY_LIMITS for problem in found)
     if told or not own.keys() >= MEMORY_LIMITS:
         return None
-    soft, hard = own["max_memory_gb"], own["memory_hard_limit_gb"]
+    soft, hard = int(own["max_memory_gb"]), int(own["memory_hard_limit_gb"])
     return Problem("memory_hard_limit_gb", out_of_order(soft, hard)) if hard < soft else None
 
 
 MEMORY_LIMITS = {"max_memory_gb", "memory_hard_limit_gb"}
-BUILT_IN_ERRORS = frozenset(
-    {
-        "bool_parsing",
-        "bool_type",
-        "dict_type",
-        "float_parsing",
-        "float_type",
-        "int_from_float",
-        "int_parsing",
-        "int_type",
-        "is_subclass_of",
-        "list_type",
-        "literal_error",
-        "model_type",
-        "model_attributes_type",
-        "string_type",
-    }
-)

@@ -12,6 +12,7 @@ with that done, and `MlxSettings` for what has no field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -28,6 +29,7 @@ from nanodistill.config.mlx_names import (
 )
 from nanodistill.config.nearest import nearest
 from nanodistill.config.ranges import Range
+from nanodistill.config.wording import in_words
 
 if TYPE_CHECKING:
     from nanodistill.config.training import TrainingSettings
@@ -199,14 +201,17 @@ def optimizer_settings(optimizer: str, given: Mapping[str, Any]) -> dict[str, An
     flat = {name: value for name, value in given.items() if name not in OPTIMIZER_SETTINGS}
     flat |= given.get(optimizer, {})
     if "betas" in OPTIMIZER_SETTINGS[optimizer] and flat.keys() & {"beta_1", "beta_2"}:
-        first, second = flat.pop("betas", ADAM_BETAS)
-        flat["betas"] = [flat.pop("beta_1", first), flat.pop("beta_2", second)]
+        both = flat.pop("betas", ADAM_BETAS)
+        own = flat.pop("beta_1", None), flat.pop("beta_2", None)
+        if _is_pair(both):
+            both = [own if own is not None else usual for own, usual in zip(own, both, strict=True)]
+        flat["betas"] = both
     return flat
 
 
-def _optimizer_problems(optimizer: str, given: Mapping[str, Any]) -> list[str]:
-    if optimizer not in OPTIMIZER_SETTINGS:
-        return []
+def _optimizer_problems(optimizer: object, given: Mapping[str, Any]) -> list[str]:
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZER_SETTINGS:
+        return []  # that is told where the field itself is checked
     tables = {name: value for name, value in given.items() if name in OPTIMIZER_SETTINGS}
     wrong = [f"optimizer_config.{n} is {v!r}, should be a table" for n, v in tables.items()
              if not isinstance(v, Mapping)]  # fmt: skip
@@ -235,19 +240,23 @@ def _wanted(optimizer: str, name: str) -> str:
 
 def _fits(optimizer: str, name: str, value: Any) -> bool:
     if (optimizer, name) in PAIRS:
-        return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+        return _is_pair(value) and all(map(_is_number, value))
     return isinstance(value, bool) if name in SWITCHES else _is_number(value)
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _said(error: ErrorDetails) -> str:
     where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "out_of_range":
+    if error["msg"].startswith("is "):  # one of ours
         return f"{where} {error['msg']}"
-    return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{where} {in_words(error)}"
 
 
 def _training_settings() -> type[TrainingSettings]:

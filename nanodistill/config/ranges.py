@@ -7,12 +7,19 @@ of arithmetic (a share of 1) stays.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
+
+LARGEST = 2**63 - 1
+"""What a whole number in SQLite, parquet and MLX's random state holds at most."""
+
+LONGEST_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,21 @@ class Range:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.with_info_after_validator_function(self._check, handler(source))
+        return core_schema.chain_schema(
+            [
+                core_schema.no_info_plain_validator_function(no_truth_value),
+                core_schema.with_info_after_validator_function(self._check, handler(source)),
+            ]
+        )
 
     def _check(self, value: float | None, info: ValidationInfo) -> float | None:
         if value is None:
             return value
+        if abs(value) > LARGEST or not math.isfinite(value):
+            what = {"value": shortened(str(value)), "range": str(self), "most": LARGEST}
+            told = "is {value}, must be {range}"
+            told += ", and no more than {most}" * (self.high is None)
+            raise PydanticCustomError("no_usable_number", told, what)
         too_low = value <= self.low if self.open_ends else value < self.low
         if too_low or (self._exceeds(value) and not self._lifted(info)):
             hint = " (allow_out_of_range = true lifts the upper bound)"
@@ -61,3 +78,15 @@ class Range:
 
     def _lifted(self, info: ValidationInfo) -> bool:
         return self.liftable and bool(info.data.get("allow_out_of_range"))
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+
+
+def no_truth_value(value: Any) -> Any:
+    """Refuse `true` for a number, which Python would take for 1."""
+    if isinstance(value, bool):
+        what = {"value": "true" if value else "false"}
+        raise PydanticCustomError("no_number", "is {value}, must be a number", what)
+    return value

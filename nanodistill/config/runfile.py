@@ -6,6 +6,8 @@ relative to the working directory. A problem is reported with its line.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -15,6 +17,8 @@ from typing import Any
 from nanodistill.config.distillation import DistillationConfig
 from nanodistill.config.settings import InputPath, ObjectRef
 from nanodistill.errors import ConfigError, InputError, Problem
+from nanodistill.redaction import is_secret_name
+from nanodistill.textfiles import Unreadable, can_be_path, expanded, read_text
 
 TABLE_HEADER = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]+")
 KEY = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_.-]+))\s*=""")
@@ -65,11 +69,14 @@ def _anchored_path(text: str, folder: Path, *, always: bool) -> str:
     prefix, bare = ("mlx/", text[4:]) if text.startswith("mlx/") else ("", text)
     if bare.startswith("python:"):
         return "python:" + _anchored_reference(bare[7:], folder)
-    if "\n" in bare or len(bare) > 500:
+    if not bare or "\n" in bare or not can_be_path(bare):
         return text
-    path = folder / Path(bare).expanduser()
-    looks_like_path = Path(bare).suffix in DATA_SUFFIXES or bare.startswith(("./", "../", "~"))
-    return f"{prefix}{path}" if always or looks_like_path or path.exists() else text
+    own = expanded(bare)
+    if own.parts[:1] and own.parts[0].startswith("~"):
+        return text  # nobody's home: a text such as "~10 words", or a slip that its reader names
+    path = folder / own
+    looks_like_path = own.suffix in DATA_SUFFIXES or bare.startswith(("./", "../", "~"))
+    return f"{prefix}{path}" if always or looks_like_path or os.path.lexists(path) else text
 
 
 DATA_SUFFIXES = frozenset({".jsonl", ".json", ".csv", ".parquet", ".gguf", ".md", ".txt"})
@@ -84,21 +91,86 @@ def _anchored_reference(text: str, folder: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as missing:
         raise InputError(
             f"There is no run file {path}.",
             next_step="Name one, or copy one from pipelines/ to begin with.",
         ) from missing
-    except (OSError, UnicodeDecodeError) as unreadable:
-        raise InputError(f"{path} can't be read: {unreadable}.") from unreadable
+    except Unreadable as unreadable:
+        raise InputError(f"The run file {path} {unreadable}.") from unreadable
+    if not text.strip():
+        raise InputError(
+            f"The run file {path} is empty.",
+            next_step="It takes at least name, seed and instruction; see pipelines/.",
+        )
+    return text
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as broken:
-        raise InputError(f"{path} is no valid TOML: {broken}.") from broken
+    except RecursionError as deep:
+        raise InputError(f"{path} is no valid TOML: it is nested too deeply.") from deep
+    except ValueError as broken:  # TOMLDecodeError, and int's own for thousands of digits
+        said = str(broken).rstrip(".")
+        raise InputError(f"{path} is no valid TOML: {said}.{_hint(text, said)}") from broken
+
+
+AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+TYPOGRAPHIC = re.compile("[\u2018-\u201f\u00ab\u00bb]")
+YAML_LINE = re.compile(r"\s*(- |[A-Za-z_][\w.-]*:(\s|$))")
+BARE_VALUE = re.compile(r"\s*([\w.-]+)\s*=\s*([^\s\"'\[{#][^#]*)")
+WORDS_OF_OTHERS = {
+    "True": "true",
+    "False": "false",
+    "None": "nothing: leave the line out",
+    "null": "nothing: leave the line out",
+}
+
+
+def _hint(text: str, said: str) -> str:
+    """The line that TOML stumbled over, and what was probably meant; no line that has a key."""
+    if text.lstrip().startswith("{") and _is_json(text):
+        return ' It is JSON; a run file has lines such as name = "triage".'
+    found = AT_LINE.search(said)
+    lines = text.splitlines()
+    number = int(found[1]) if found else len(lines)
+    line = lines[number - 1] if 0 < number <= len(lines) else ""
+    name = re.split(r"[=:]", line, maxsplit=1)[0].strip(" \"'")
+    hidden = not line.strip() or is_secret_name(name)
+    shown = "" if hidden else f" Line {number} is: {line.strip()[:80]}"
+    return f"{shown}{_meant(line, said)}"
+
+
+def _meant(line: str, said: str) -> str:
+    value = BARE_VALUE.match(line)
+    if TYPOGRAPHIC.search(line):
+        return " It has typographic quotation marks; use straight ones."
+    if "overwrite" in said or "twice" in said:
+        return " That key or table is there twice; keep one."
+    if "\\" in line and '"' in line:
+        return (
+            " In double quotes a backslash begins an escape; write a path in single quotes: "
+            "'C:\\data'."
+        )
+    if YAML_LINE.match(line) and "=" not in line.partition("#")[0].partition('"')[0]:
+        return ' That is YAML; TOML wants name = "value".'
+    if value and value[2].strip() in WORDS_OF_OTHERS:
+        return f" For {value[2].strip()} write {WORDS_OF_OTHERS[value[2].strip()]}."
+    if value and ("Invalid value" in said or "after a statement" in said or "Invalid" in said):
+        return f' Text wants quotation marks: {value[1]} = "…".'
+    if "Expected '='" in said or "Invalid statement" in said:
+        return ' A line is name = "value", or a [table].'
+    return ""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -118,7 +190,7 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number of thousands of digits
         return text
 
 

@@ -102,19 +102,19 @@ def range_text(field: FieldInfo) -> str:
 def _choices(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    return tuple(choice for part in _members(annotation) for choice in _choices(part))
+    return tuple(choice for part in members(annotation) for choice in _choices(part))
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, without None; of anything else none."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     return tuple(part for part in get_args(annotation) if part is not types.NoneType) * is_union
 
 
 def type_text(annotation: Any) -> str:
     """A type in a word or two, without None."""
-    members = _members(annotation)
-    if members:
-        return " or ".join(dict.fromkeys(type_text(part) for part in members))
+    if several := members(annotation):
+        return " or ".join(dict.fromkeys(type_text(part) for part in several))
     origin = get_origin(annotation)
     if origin is Literal:
         return "text"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,14 @@ from pydantic_core import PydanticCustomError
 
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import InputPath, ObjectRef, Settings
+from nanodistill.config.wording import shown
+from nanodistill.textfiles import path_problem
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-RESERVED_NAMES = frozenset({"con", "prn", "aux", "nul"})
+RESERVED_NAMES = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+)
+"""What Windows keeps for devices, whatever follows after a dot."""
 
 
 Rows = list[dict[str, Any]] | str | Path
@@ -62,12 +68,13 @@ class TaskSettings(Settings):
             raise PydanticCustomError(
                 "name_length", "has {n} characters, must have 1 to 100", {"n": len(name)}
             )
-        if not SAFE_NAME.match(name) or name.split(".")[0].lower() in RESERVED_NAMES:
+        reserved = name.split(".")[0].lower() in RESERVED_NAMES
+        if not SAFE_NAME.match(name) or reserved or name.endswith("."):
             raise PydanticCustomError(
                 "name_unsafe",
-                "'{name}' is no safe folder name: use letters, digits, '.', '_' and '-', "
-                "beginning with a letter or digit",
-                {"name": name},
+                "{name} is no safe folder name: use letters, digits, '.', '_' and '-', "
+                "beginning with a letter or digit and not ending with '.'{reserved}",
+                {"name": repr(name), "reserved": "; Windows reserves this one" * reserved},
             )
         return name
 
@@ -90,3 +97,21 @@ class TaskSettings(Settings):
         if isinstance(seed, list) and not seed:
             raise PydanticCustomError("seed_empty", "has no rows, must have at least one")
         return seed
+
+    @field_validator("output_dir")
+    @classmethod
+    def _is_a_folder(cls, output_dir: str | Path) -> str | Path:
+        wrong = path_problem(output_dir)
+        if wrong is None and os.path.isfile(os.path.expanduser(output_dir)):
+            wrong = "is a file, and should be a folder"
+        if wrong is not None:
+            told = {"is": shown(str(output_dir)), "wrong": wrong}
+            raise PydanticCustomError("no_folder", "{is} {wrong}", told)
+        return output_dir
+
+    @field_validator("teacher", "student")
+    @classmethod
+    def _names_a_model(cls, name: str) -> str:
+        if not name.strip():
+            raise PydanticCustomError("no_model", "is empty, must name a model")
+        return name.strip()

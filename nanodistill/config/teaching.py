@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from nanodistill.config.access import ADDRESSES, address_problem, header_problem, key_problem
 from nanodistill.config.ranges import Range
 from nanodistill.config.settings import Settings, several
+from nanodistill.config.wording import shown
 
 REFUSED_LITELLM_KWARGS = {
     "model": "set `teacher`",
@@ -25,6 +28,86 @@ REFUSED_LITELLM_KWARGS = {
     "function_call": "set `structured_output`",
     "mock_response": "use a python:module:function teacher",
 }
+
+NUMBERS = "a number"
+WHOLE = "a whole number"
+SWITCH = "true or false"
+TEXT = "text"
+TABLE = "a table"
+TEXTS = "a list of texts"
+TAKES: dict[str, tuple[str, ...]] = {
+    "temperature top_p frequency_penalty presence_penalty min_p top_a typical_p tfs_z "
+    "repeat_penalty repetition_penalty length_penalty mirostat_eta mirostat_tau "
+    "timeout request_timeout stream_timeout": (NUMBERS,),
+    "seed max_tokens max_completion_tokens top_k top_logprobs num_ctx num_predict best_of "
+    "min_tokens mirostat": (WHOLE,),
+    "drop_params logprobs parallel_tool_calls ignore_eos skip_special_tokens use_beam_search "
+    "store": (SWITCH,),
+    "api_base base_url api_key api_version custom_llm_provider organization user service_tier": (
+        TEXT,
+    ),
+    "extra_headers headers default_headers extra_body logit_bias metadata chat_template_kwargs": (
+        TABLE,
+    ),
+    "allowed_openai_params additional_drop_params": (TEXTS,),
+    "stop": (TEXT, TEXTS),
+    "reasoning_effort": (TEXT, TABLE),
+}
+"""What the usual parameters take. Others are the provider's own, and what they take is its."""
+
+FORMS = {name: forms for names, forms in TAKES.items() for name in names.split()}
+LEAST = {
+    "max_tokens": 1, "max_completion_tokens": 1, "temperature": 0, "top_p": 0, "num_ctx": 1,
+}  # fmt: skip
+HEADERS = ("extra_headers", "headers", "default_headers")
+POSITIVE = ("timeout", "request_timeout", "stream_timeout")
+
+
+def wrong_form(name: str, value: object) -> str | None:
+    """Why a LiteLLM parameter can't be what it is set to; None for one that we do not know."""
+    forms = FORMS.get(name)
+    if forms is None or value is None:
+        return None
+    if not any(_has_form(value, form) for form in forms):
+        quoted = "; leave the quotation marks out" if _is_number_as_text(value, forms) else ""
+        return f"is {shown(value)}, must be {' or '.join(forms)}{quoted}"
+    if name in LEAST and value < LEAST[name]:  # type: ignore[operator]
+        return f"is {shown(value)}, must be {LEAST[name]} or more"
+    if name in POSITIVE and value <= 0:  # type: ignore[operator]
+        return f"is {shown(value)}, must be over 0 seconds"
+    if name in ADDRESSES:
+        return address_problem(str(value))
+    if name in HEADERS and isinstance(value, Mapping):
+        wrong = {key: what for key, held in value.items() if (what := header_problem(held))}
+        return "; ".join(f"{key} {what}" for key, what in wrong.items()) or None
+    if name == "organization":
+        return header_problem(value)
+    return None
+
+
+def wrong_key(kwargs: Mapping[str, Any]) -> str | None:
+    """Why `api_key` can't be one; a placeholder may stand before a server of one's own."""
+    key = kwargs.get("api_key")
+    own_server = any(kwargs.get(name) for name in ADDRESSES)
+    return key_problem(key, placeholders=not own_server) if isinstance(key, str) else None
+
+
+def _has_form(value: object, form: str) -> bool:
+    if form == TABLE:
+        return isinstance(value, Mapping)
+    if form == TEXTS:
+        return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+    if form in (TEXT, SWITCH):
+        return isinstance(value, str if form == TEXT else bool)
+    number = int if form == WHOLE else (int, float)
+    return isinstance(value, number) and not isinstance(value, bool)
+
+
+def _is_number_as_text(value: object, forms: tuple[str, ...]) -> bool:
+    words = {"true", "false"} if SWITCH in forms else set()
+    digits = isinstance(value, str) and value.strip().replace(".", "", 1).lstrip("-").isdecimal()
+    numbers = digits and bool({NUMBERS, WHOLE} & set(forms))
+    return numbers or (isinstance(value, str) and value.strip().lower() in words)
 
 
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
@@ -106,11 +189,17 @@ class TeacherSettings(Settings):
     @field_validator("litellm_kwargs")
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        refused = kwargs.keys() & REFUSED_LITELLM_KWARGS.keys()
-        if refused:
-            each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
+        own = {name: _without_ends(name, value) for name, value in kwargs.items()}
+        refused = own.keys() & REFUSED_LITELLM_KWARGS.keys()
+        each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
+        for name, value in own.items():
+            if name not in refused and (what := wrong_form(name, value)):
+                each.append((name, what))
+        if what := wrong_key(own):
+            each.append(("api_key", what))
+        if each:
             raise several("litellm_refused", sorted(each))
-        return kwargs
+        return own
 
     def get_litellm_synthesis_kwargs(self, **stage: Any) -> dict[str, Any]:
         """What every teacher call sends: `litellm_kwargs` over the stage's own over the fields.
@@ -128,6 +217,11 @@ class TeacherSettings(Settings):
     def get_litellm_kwargs(self) -> dict[str, Any]:
         """The same as `get_litellm_synthesis_kwargs`."""
         return self.get_litellm_synthesis_kwargs()
+
+
+def _without_ends(name: str, value: Any) -> Any:
+    """A key or an address as it was meant: files and clipboards put a line break behind it."""
+    return value.strip() if name in (*ADDRESSES, "api_key") and isinstance(value, str) else value
 
 
 def _without_limits(params: dict[str, Any]) -> dict[str, Any]:

@@ -12,26 +12,31 @@ configuration finds that version and makes it the latest again.
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanodistill.dataset.manifest import Frozen, Manifest, RowCounts, read_manifest
+from nanodistill.dataset.manifest import (
+    NAME,
+    Frozen,
+    Manifest,
+    RowCounts,
+    VersionName,
+    read_manifest,
+)
 from nanodistill.errors import DamagedFile, RunLocked
 from nanodistill.runfolder import RunFolder, read_json, write_json
 
 FORMAT = 1
 SECONDS_TO_WAIT = 60.0
 NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
-NAME = re.compile(r"v(\d{4,})-[0-9a-f]{8}\Z")
 
 
 class Entry(Frozen):
     """A version as the index lists it."""
 
-    name: str
+    name: VersionName
     fingerprint: str
     created: str
     counts: RowCounts

@@ -14,17 +14,26 @@ finds a changed one. It guards against accidents, not against forgery.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nanodistill.errors import DamagedFile, FolderError, NewerVersion
 from nanodistill.records import tagged_hash
-from nanodistill.runfolder import read_json
+from nanodistill.runfolder import read_json, safe_path, same_elsewhere
 
 FORMAT = 1
 FILE = "manifest.json"
+MOST_FILES = 1000
 IDENTITY = (
     "fingerprint",
     "parents",
@@ -173,6 +182,16 @@ class Statistics(Frozen):
     confidence: tuple[float, float] | None
 
 
+def version_name(name: str) -> str:
+    if not NAME.match(name):
+        raise ValueError(f"{name[:80]!r} is no name of a dataset version")
+    return name
+
+
+NAME = re.compile(r"v(\d{4,9})-[0-9a-f]{8}\Z")
+VersionName = Annotated[str, AfterValidator(version_name)]
+
+
 class FileFacts(Frozen):
     sha256: str
     bytes: int
@@ -182,12 +201,12 @@ class Manifest(VersionFacts):
     """manifest.json. `created` is UTC; it, the name and the paths are in no hash but the seal."""
 
     format: int = FORMAT
-    name: str
+    name: VersionName
     fingerprint: str
     created: str
     counts: RowCounts
     statistics: Statistics
-    files: dict[str, FileFacts]
+    files: dict[Annotated[str, AfterValidator(safe_path)], FileFacts]
     libraries: dict[str, str]
     seal: str = ""
 
@@ -204,6 +223,16 @@ class Manifest(VersionFacts):
         if by_cell and tuple(map(sum, zip(*by_cell, strict=True))) != totals:
             raise ValueError(f"the account by cell sums to something else than {totals}")
         return self
+
+    @field_validator("files")
+    @classmethod
+    def _names_its_files_once(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
+        if len(files) > MOST_FILES:
+            raise ValueError(f"lists {len(files)} files, a version has a few")
+        same_elsewhere([*files, FILE])
+        if FILE in files:
+            raise ValueError(f"lists {FILE} itself")
+        return files
 
     @property
     def has_test(self) -> bool:

@@ -7,13 +7,14 @@ fingerprint in the JSON files of the run's training folder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from nanodistill.dataset.index import Entry, Index, current_index, save_index, writing
 from nanodistill.dataset.writer import REMOVING, sweep
 from nanodistill.errors import Problem, ProblemsError
-from nanodistill.runfolder import RunFolder, bytes_in, sync_folder
+from nanodistill.runfolder import RunFolder, bytes_in, read_json, sync_folder
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ def _needed(entry: Entry, index: Index, trained_on: list[tuple[str, str]]) -> st
 
 
 def _training_texts(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """The JSON files of training: those of each run, and the index of all."""
+    """The JSON files of training: those of each run, and the index of all.
+
+    Raises:
+        DamagedFile: one can't be read, so that nobody knows what it refers to.
+    """
     for pattern in ("*/*.json", "*.json"):
         for path in sorted(run.training.glob(pattern)):
             place = path.parent if path.parent != run.training else path
-            yield place.relative_to(run.root).as_posix(), path.read_text(encoding="utf-8")
+            yield place.relative_to(run.root).as_posix(), json.dumps(read_json(path))

@@ -6,6 +6,7 @@ stands on its own: opened by its folder, wherever that came from, it needs no ru
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from nanodistill.errors import FolderError, NoDataset
 from nanodistill.hubrows import HubDataset
 from nanodistill.records import Split
 from nanodistill.runfolder import RunFolder
+from nanodistill.textfiles import expanded, path_problem
 
 VERSION = re.compile(r"v\d+(-[0-9a-f]{8})?\Z")
 
@@ -72,8 +74,8 @@ def parse_where(where: str | Path | None) -> Where:
         return where
     if VERSION.match(where):
         return Named(where)
-    folder = Path(where).expanduser()
-    if folder.exists() or not HubDataset.looks_like(where):
+    folder = expanded(where)
+    if os.path.exists(folder) or not HubDataset.looks_like(where):
         return folder
     return HubDataset.parse(where)
 
@@ -107,6 +109,8 @@ def open_folder(folder: Path) -> DatasetVersion:
         FolderError: none lies there.
         DamagedFile, NewerVersion: it can't be read.
     """
+    if wrong := path_problem(folder):
+        raise FolderError(f"The folder {folder} {wrong}.")
     if not folder.is_dir():
         raise FolderError(f"There is no folder {folder}.")
     return DatasetVersion(folder, read_manifest(folder))

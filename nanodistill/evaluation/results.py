@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from nanodistill.evaluation.contenders import BASE, SHOWN_AS, TEACHER
+from pydantic import BaseModel, model_validator
+
+from nanodistill.evaluation.contenders import BASE, SHOWN_AS, STUDENT, TEACHER
 from nanodistill.evaluation.prompts import JudgedRow
 from nanodistill.evaluation.statistics import Estimate, Paired
 from nanodistill.evaluation.verdict import in_words, points
 from nanodistill.events import Table
 from nanodistill.records import FinishReason
-from nanodistill.runfolder import read_json, write_json
+from nanodistill.runfolder import checked, read_json, write_json
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
@@ -193,6 +195,59 @@ class EvaluationResult:
         return Table(title, columns, tuple(_line(n, score) for n, score in self.models.items()))
 
 
+class _Named(BaseModel):
+    name: str
+    measure: str
+
+
+class _Dataset(BaseModel):
+    version: str
+    fingerprint: str
+
+
+class _Decoding(BaseModel):
+    max_new_tokens: int
+
+
+class _Score(BaseModel):
+    value: float
+    low: float
+    high: float
+    exact: Estimate
+    unreadable: int
+    cut_off: int
+    details: dict[str, Any]
+    speed: dict[str, float] | None
+    usd_per_1000: float | None
+
+
+class Written(BaseModel):
+    """The fields of `results.json` that are read again: by the report, a card, `status`."""
+
+    run: str
+    student: str
+    dataset: _Dataset
+    identities: dict[str, str]
+    n: int
+    on: Literal["test", "valid"]
+    metric: _Named
+    decoding: _Decoding
+    models: dict[str, _Score]
+    paired: Paired
+    against: dict[str, Paired]
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        if not {STUDENT, BASE} <= self.models.keys() or BASE not in self.against:
+            raise ValueError("student and base are not both there")
+        if unknown := self.models.keys() - SHOWN_AS.keys():
+            raise ValueError(f"there is no model called {', '.join(sorted(unknown))}")
+        return self
+
+
+EVALUATE_AGAIN = "Delete it, then: nanodistill eval RUN.toml (answers are kept)."
+
+
 def save(result: EvaluationResult, predictions: Sequence[Prediction]) -> None:
     """Write both files, each whole or not at all."""
     _write_predictions(result.folder / PREDICTIONS, predictions)
@@ -200,8 +255,14 @@ def save(result: EvaluationResult, predictions: Sequence[Prediction]) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What `save` wrote in `folder`, as plain values."""
-    return read_json(folder / RESULTS)
+    """What `save` wrote in `folder`, as plain values.
+
+    Raises:
+        DamagedFile: it does not hold what an evaluation writes.
+    """
+    found = read_json(folder / RESULTS)
+    checked(folder / RESULTS, found, Written, by="an evaluation", next_step=EVALUATE_AGAIN)
+    return found
 
 
 def _line(name: str, score: ModelScore) -> tuple[str, ...]:

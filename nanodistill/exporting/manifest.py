@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from nanodistill import __version__
 from nanodistill.config import DistillationConfig
@@ -18,7 +18,7 @@ from nanodistill.errors import DamagedFile, NewerVersion
 from nanodistill.exporting.job import Form
 from nanodistill.exporting.parity import Parity
 from nanodistill.exporting.source import Source, TrainOn
-from nanodistill.runfolder import read_json, write_json
+from nanodistill.runfolder import read_json, safe_name, write_json
 
 FORMAT = 1
 FILE = "nanodistill.json"
@@ -29,7 +29,7 @@ class Lineage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: str
+    run: Annotated[str, AfterValidator(safe_name)]
     base: str
     base_identity: str
     licence: str | None

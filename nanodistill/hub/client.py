@@ -7,13 +7,15 @@ after it, and nothing here does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanodistill.errors import InputError, NanoDistillError, Stopped
+from nanodistill.config.access import address_problem, key_problem, without_login
+from nanodistill.errors import InputError, Stopped
 from nanodistill.hub.parcel import RepoType
 
 if TYPE_CHECKING:
@@ -25,12 +27,16 @@ NO_TOKEN = "Log in with `hf auth login`, or set HF_TOKEN."
 AGAIN = "Run the same command again; what was sent already is not sent twice."
 
 
-class Stale(Exception):
+class Stale(Stopped):
     """Somebody else changed the repository while we looked at it."""
 
 
 class NoSuchRepository(InputError):
     """The Hub has no such repository for us; it does not say whether it is there for others."""
+
+
+class NoSuchRevision(InputError):
+    """The repository has no such tag, branch or commit."""
 
 
 class Offline(InputError):
@@ -47,19 +53,31 @@ class Hub:
 
     @property
     def api(self) -> HfApi:
-        from huggingface_hub import HfApi
+        """
+        Raises:
+            InputError: the token or the endpoint that was set can't be one. Nothing was sent.
+        """
+        from huggingface_hub import HfApi, get_token
 
-        return HfApi(endpoint=self.endpoint, token=self.token)
+        api = HfApi(endpoint=self.endpoint, token=self.token)
+        if wrong := key_problem(self.token or get_token() or ""):
+            raise InputError(
+                f"The token for the Hub {wrong}.",
+                next_step="It comes from HF_TOKEN, or from what `hf auth login` stored.",
+            )
+        if wrong := address_problem(api.endpoint):
+            raise InputError(f"HF_ENDPOINT {wrong}.", next_step="Set it right, or unset it.")
+        return api
 
     @property
     def name(self) -> str:
-        return self.api.endpoint
+        return without_login(self.api.endpoint)
 
     def known_token(self) -> str:
         """The token that writing takes.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it can't be one.
         """
         from huggingface_hub import get_token
 
@@ -70,6 +88,22 @@ class Hub:
                 next_step=NO_TOKEN,
             )
         return token
+
+
+# What huggingface_hub runs into where an answer is no JSON (ValueError) or has another shape.
+NOT_AS_A_HUB = (ValueError, LookupError, TypeError, AttributeError)
+COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
+
+
+def commit_of(sha: str | None, hub: Hub) -> str:
+    """The commit that a Hub names.
+
+    Raises:
+        Stopped: it names none.
+    """
+    if sha is None or not COMMIT.match(sha):
+        raise _no_hub(hub, f"it names the commit {sha!r}")
+    return sha
 
 
 @contextmanager
@@ -86,7 +120,7 @@ def border(hub: Hub, repo: str, kind: RepoType) -> Iterator[None]:
     try:
         with _no_bars():
             yield
-    except (OSError, httpx.HTTPError, ValueError) as error:
+    except (OSError, httpx.HTTPError, httpx.InvalidURL, *NOT_AS_A_HUB) as error:
         if (ours := _translated(error, hub, repo, kind)) is None:
             raise
         raise ours from error
@@ -109,7 +143,7 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
             return Offline(told, next_step="Unset it.")
         case errors.RevisionNotFoundError():
             there = f"{hub.name}/{_page(repo, kind)}"
-            return InputError(
+            return NoSuchRevision(
                 f"The {kind} {repo} has no such revision.",
                 next_step=f"Name a tag, branch or commit that is on {there}",
             )
@@ -128,11 +162,18 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
             return _refusal(error, hub, repo, kind)
         case errors.HFValidationError():
             return InputError(f"{repo} is no name of a repository: {_first_line(error)}.")
-        case errors.LocalEntryNotFoundError() | httpx.HTTPError() | ConnectionError():
+        case errors.FileMetadataError():
+            return _no_hub(hub, _first_line(error))
+        case errors.LocalEntryNotFoundError():
+            cause = error.__cause__
+            if isinstance(cause, errors.FileMetadataError | errors.HfHubHTTPError):
+                return _translated(cause, hub, repo, kind)
             return _unreachable(hub, error)
-        case TimeoutError():
+        case httpx.HTTPError() | httpx.InvalidURL() | ConnectionError() | TimeoutError():
             return _unreachable(hub, error)
-    return None
+        case OSError():  # of huggingface_hub itself where the system gave no number
+            return None if error.errno else _no_hub(hub, _first_line(error))
+    return _no_hub(hub, f"{type(error).__name__}: {_first_line(error)}")
 
 
 def _refusal(refused: HfHubHTTPError, hub: Hub, repo: str, kind: RepoType) -> Exception:
@@ -149,10 +190,30 @@ def _refusal(refused: HfHubHTTPError, hub: Hub, repo: str, kind: RepoType) -> Ex
             next_step="Use a token with the right to write there, or another owner's name.",
         )
     if status in (409, 412):
-        return Stale(said)
-    if status in (408, 429) or status >= 500:
-        return Stopped(f"{hub.name} answered with {status}: {said}.", next_step=AGAIN)
-    return NanoDistillError(f"{hub.name} refused with {status}: {said}.")
+        return Stale(f"{repo} was changed meanwhile ({status}): {said}.", next_step=AGAIN)
+    if status in (408, 425, 429) or status >= 500:
+        wait = refused.response.headers.get("Retry-After", "")
+        hint = f" It asks to wait {wait} seconds." if wait.isdigit() else ""
+        return Stopped(f"{hub.name} answered with {status}: {said}.{hint}", next_step=AGAIN)
+    if status == 404:
+        return _no_hub(hub, f"404: {said}")
+    if status == 413:
+        return InputError(
+            f"{hub.name} finds {repo} too large (413): {said}.",
+            next_step="A proxy on the way may have a lower limit than the Hub; else push less.",
+        )
+    return InputError(
+        f"{hub.name} refused with {status}: {said}.",
+        next_step="Look at the name of the repository and at what is sent.",
+    )
+
+
+def _no_hub(hub: Hub, told: str) -> Stopped:
+    return Stopped(
+        f"{hub.name} does not answer as a Hub: {told}.",
+        next_step="Look at HF_ENDPOINT, and whether a proxy or a log-in page stands in between. "
+        f"{AGAIN}",
+    )
 
 
 def _unreachable(hub: Hub, failed: Exception) -> Stopped:

@@ -9,6 +9,8 @@ folder in one step: the folder holds all of it or is not there.
 from __future__ import annotations
 
 import filecmp
+import glob
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,10 +22,19 @@ from nanodistill.dataset.manifest import FILE, read_manifest
 from nanodistill.dataset.verify import verify
 from nanodistill.errors import CheckFailed, FolderError, InputError, Stopped
 from nanodistill.events import Listener, Notice, silent
-from nanodistill.hub.client import SECONDS_TO_ANSWER, Hub, NoSuchRepository, Offline, border
+from nanodistill.hub.client import (
+    SECONDS_TO_ANSWER,
+    Hub,
+    NoSuchRepository,
+    Offline,
+    border,
+    commit_of,
+)
 from nanodistill.hub.hashes import is_same, remote_hashes
 from nanodistill.hub.parcel import RepoType
 from nanodistill.hubrows import HubDataset
+from nanodistill.runfolder import safe_path, same_elsewhere
+from nanodistill.textfiles import expanded, path_problem
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ def pull(
         Stopped: the Hub can't be reached.
     """
     hub, meant = hub or Hub(), parse_repo(where)
+    into = _place(into)
     if kind == "model":
         return _put(meant, kind, _model_snapshot(meant, hub, listen), into)
     try:
@@ -108,6 +120,19 @@ def fetch_dataset(where: HubDataset, *, hub: Hub | None = None, listen: Listener
     return snapshot.folder
 
 
+def _place(into: Path) -> Path:
+    """
+    Raises:
+        FolderError: nothing can be put there.
+    """
+    wrong = path_problem(into)
+    if wrong is None and os.path.lexists(into) and not into.is_dir():
+        wrong = "is a file, and should be a folder that is empty or not there yet"
+    if wrong is not None:
+        raise FolderError(f"{into} {wrong}.", next_step="Name another folder: --into DIR")
+    return expanded(into).resolve()
+
+
 def parse_repo(where: str) -> HubDataset:
     """`owner/name` or `owner/name@revision`.
 
@@ -115,7 +140,10 @@ def parse_repo(where: str) -> HubDataset:
         InputError: it is neither.
     """
     try:
-        return HubDataset.parse(where)
+        named = HubDataset.parse(where)
+        if named.revision is not None and {"", ".", ".."} & set(named.revision.split("/")):
+            raise ValueError(f"{named.revision!r} is no revision")
+        return named
     except ValueError as wrong:
         raise InputError(
             f"{where!r} names no repository.", next_step="Write OWNER/NAME or OWNER/NAME@REVISION."
@@ -169,7 +197,31 @@ def _downloaded(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
                 f"to {where}",
             ) from missing
     folder = Path(manifest).parent
-    return _snapshot(where.repo, "dataset", folder.name, _listed(folder), hub, listen)
+    commit_of(folder.name, hub)
+    listed = _listed(folder)
+    _check_sizes(where, folder, hub)
+    return _snapshot(where.repo, "dataset", folder.name, listed, hub, listen)
+
+
+def _check_sizes(where: HubDataset, folder: Path, hub: Hub) -> None:
+    """See that what is about to be fetched is as large as the manifest says.
+
+    Raises:
+        CheckFailed: it is not, or it is not there.
+    """
+    listed = read_manifest(folder).files
+    with border(hub, where.repo, "dataset"):
+        there = hub.api.get_paths_info(
+            where.repo, list(listed), revision=folder.name, repo_type="dataset"
+        )
+        sizes = {entry.path: getattr(entry, "size", None) for entry in there}
+    wrong = [name for name, facts in listed.items() if sizes.get(name) != facts.bytes]
+    if wrong:
+        told = "; ".join(
+            f"{name} has {sizes.get(name, 'no')} bytes, the manifest says {listed[name].bytes}"
+            for name in wrong
+        )
+        raise CheckFailed(f"{where} is not what was pushed: {told}.")
 
 
 def _listed(folder: Path) -> tuple[str, ...]:
@@ -179,17 +231,36 @@ def _listed(folder: Path) -> tuple[str, ...]:
 def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     with border(hub, where.repo, "model"):
         info = hub.api.model_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
-        assert info.sha is not None
-        hashes = remote_hashes(hub.api, where.repo, "model", info.sha)
+        commit = commit_of(info.sha, hub)
+        hashes = remote_hashes(hub.api, where.repo, "model", commit)
     names = tuple(sorted(name for name in hashes if not is_hidden(name)))
-    snapshot = _snapshot(where.repo, "model", info.sha, names, hub, listen)
-    wrong = [name for name in names if not is_same(snapshot.folder / name, hashes[name])]
+    if not names:
+        raise FolderError(f"{where} has no files to pull.")
+    _refuse_unsafe(where, names)
+    snapshot = _snapshot(where.repo, "model", commit, names, hub, listen)
+    wrong = [
+        name
+        for name in names
+        if not (snapshot.folder / name).is_file()
+        or not is_same(snapshot.folder / name, hashes[name])
+    ]
     if wrong:
         raise CheckFailed(
             f"{where} did not arrive as the Hub has it: {', '.join(wrong)}.",
             next_step=f"Remove {snapshot.folder} and pull again.",
         )
     return snapshot
+
+
+def _refuse_unsafe(where: HubDataset, names: Iterable[str]) -> None:
+    """
+    Raises:
+        CheckFailed: a file's name leads out of the folder, or two would be one file somewhere.
+    """
+    try:
+        same_elsewhere(map(safe_path, names))
+    except ValueError as wrong:
+        raise CheckFailed(f"{where} can't be put into a folder: {wrong}.") from wrong
 
 
 def _snapshot(
@@ -203,7 +274,7 @@ def _snapshot(
             repo_type=kind,
             revision=commit,
             cache_dir=hub.cache,
-            allow_patterns=list(names),
+            allow_patterns=[glob.escape(name) for name in names],
             etag_timeout=SECONDS_TO_ANSWER,
         )
     return Snapshot(Path(folder), names)

@@ -25,6 +25,7 @@ from nanodistill.hub.client import (
     NoSuchRepository,
     Stale,
     border,
+    commit_of,
 )
 from nanodistill.hub.hashes import Known, is_same, remote_hashes, size_of
 from nanodistill.hub.parcel import Parcel
@@ -87,7 +88,7 @@ def push(
         try:
             return work.once()
         except Stale as stale:
-            said = str(stale)
+            said = stale.message.rstrip(".")
             listen(Notice(f"{repo} changed while it was looked at ({said}); looking again"))
     raise Stopped(f"{repo} is being changed by others: {said}.", next_step=AGAIN)
 
@@ -144,10 +145,9 @@ class Push:
         with border(self.hub, self.repo, kind):
             info = api.repo_info(self.repo, repo_type=kind, timeout=SECONDS_TO_ANSWER)
             refs = api.list_repo_refs(self.repo, repo_type=kind)
-        assert info.sha is not None
-        tags = {tag.name: tag.target_commit for tag in refs.tags}
-        private = bool(info.private)
-        return Remote(info.sha, private, self._hashes(info.sha), tags)
+            tags = {tag.name: tag.target_commit for tag in refs.tags}
+        commit, private = commit_of(info.sha, self.hub), bool(info.private)
+        return Remote(commit, private, self._hashes(commit), tags)
 
     def _hashes(self, commit: str) -> dict[str, Known]:
         with border(self.hub, self.repo, self.parcel.kind):

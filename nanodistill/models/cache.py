@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from nanodistill.errors import DiskFull, ModelError
 from nanodistill.events import Listener, Notice
+from nanodistill.textfiles import expanded
 
 OVERRIDE = "NANODISTILL_CACHE"
 
@@ -33,7 +34,7 @@ UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 def cache_folder() -> Path:
     """The user's cache folder for NanoDistill, or what `NANODISTILL_CACHE` names."""
     override = os.environ.get(OVERRIDE)
-    return Path(override).expanduser() if override else platformdirs.user_cache_path("nanodistill")
+    return expanded(override) if override else platformdirs.user_cache_path("nanodistill")
 
 
 def build_once(target: Path, build: Callable[[Path], None], listener: Listener) -> Path:

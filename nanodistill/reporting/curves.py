@@ -67,7 +67,17 @@ def read_trainings(run: RunFolder, first: str | None) -> list[Training]:
 
 
 def _training(entry: RunEntry, folder: TrainingFolder) -> Training:
-    records = _records(folder)
+    try:
+        return _of_records(entry, folder, read_records(folder.metrics))
+    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
+        raise DamagedFile(
+            f"{folder.root} does not hold what a training run writes ({wrong!r} in metrics.jsonl, "
+            "result.json or config.json).",
+            next_step="Move it away, or train again: nanodistill train RUN.toml",
+        ) from wrong
+
+
+def _of_records(entry: RunEntry, folder: TrainingFolder, records: Sequence[Record]) -> Training:
     trained = [record for record in records if record["kind"] == "train"]
     valid = [record for record in records if record["kind"] == "valid"]
     result = read_json(folder.result) if folder.result.exists() else None
@@ -81,16 +91,6 @@ def _training(entry: RunEntry, folder: TrainingFolder) -> Training:
         settings=_settings(folder),
         validations=_validations(valid),
     )
-
-
-def _records(folder: TrainingFolder) -> list[Record]:
-    try:
-        return read_records(folder.metrics)
-    except ValueError as torn:
-        raise DamagedFile(
-            f"{folder.metrics} has a line that is not JSON: {torn}.",
-            next_step="Take that line out; the others stay as they are.",
-        ) from torn
 
 
 def _curves(trained: Sequence[Record], valid: Sequence[Record]) -> Curves:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import DamagedFile
 from nanodistill.evaluation.contenders import BASE, STUDENT
 from nanodistill.evaluation.results import PREDICTIONS, RESULTS, read_results
 from nanodistill.evaluation.statistics import Estimate, Paired
@@ -118,28 +117,22 @@ def _is_of(entry: RunEntry, config: DistillationConfig) -> bool:
 
 def _read(folder: Path, train_on: str | None) -> Evaluation:
     found = read_results(folder)
-    try:
-        return Evaluation(
-            folder=folder,
-            run=found["run"],
-            student=found["student"],
-            train_on=train_on,
-            dataset=found["dataset"]["version"],
-            fingerprint=found["dataset"]["fingerprint"],
-            identities=found["identities"],
-            n=found["n"],
-            split=found["on"],
-            metric=found["metric"]["name"],
-            measure=found["metric"]["measure"],
-            max_new_tokens=found["decoding"]["max_new_tokens"],
-            models={name: _figures(values) for name, values in found["models"].items()},
-            against={name: Paired(**values) for name, values in found["against"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as wrong:
-        raise DamagedFile(
-            f"{folder / RESULTS} is not what an evaluation writes: {wrong!r}.",
-            next_step="Delete it, then: nanodistill eval RUN.toml (answers are kept).",
-        ) from wrong
+    return Evaluation(
+        folder=folder,
+        run=found["run"],
+        student=found["student"],
+        train_on=train_on,
+        dataset=found["dataset"]["version"],
+        fingerprint=found["dataset"]["fingerprint"],
+        identities=found["identities"],
+        n=found["n"],
+        split=found["on"],
+        metric=found["metric"]["name"],
+        measure=found["metric"]["measure"],
+        max_new_tokens=found["decoding"]["max_new_tokens"],
+        models={name: _figures(values) for name, values in found["models"].items()},
+        against={name: Paired(**values) for name, values in found["against"].items()},
+    )
 
 
 def _figures(values: Mapping[str, Any]) -> Figures:

@@ -16,6 +16,7 @@ from typing import Any
 from nanodistill.config import DistillationConfig
 from nanodistill.hub.scan import KEY_SHAPES, known_secrets
 from nanodistill.redaction import HIDDEN, Redactor, secrets_in
+from nanodistill.textfiles import expanded
 
 ELSEWHERE = "…/"
 
@@ -52,7 +53,7 @@ def own_folders(config: DistillationConfig) -> set[Path]:
     run = config.run_folder.absolute()
     own = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), run.parent, run.resolve().parent}
     named = (config.student, str(config.teacher).removeprefix("mlx/"))
-    models = (Path(name).expanduser() for name in named)
+    models = (expanded(name) for name in named)
     return own | {model.parent for model in models if model.is_absolute()}
 
 

@@ -23,7 +23,7 @@ from nanodistill.exporting.source import find_source
 from nanodistill.hub import Parcel
 from nanodistill.hub.hashes import Content, sha256_of
 from nanodistill.records import tagged_hash
-from nanodistill.runfolder import RunFolder
+from nanodistill.runfolder import RunFolder, read_json
 from nanodistill.sharing.modelcard import Shown, card_of
 
 CARD = "README.md"
@@ -62,7 +62,7 @@ def adapter_parcel(
         dataset=source.dataset.manifest,
         results=_results(run, told.lineage),
     )
-    settings = json.loads((source.adapter / "adapter_config.json").read_bytes())
+    settings = read_json(source.adapter / "adapter_config.json")
     settings["model"] = told.lineage.base
     about = {
         "format": FORMAT,

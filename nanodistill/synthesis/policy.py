@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from nanodistill.config.nearest import nearest
 from nanodistill.curation.near import words_of
-from nanodistill.curation.response import object_schema, summary
-from nanodistill.errors import DamagedFile, TeacherRefused
+from nanodistill.curation.response import object_schema
+from nanodistill.errors import TeacherRefused
 from nanodistill.events import Listener, Notice
 from nanodistill.records import Message, Request, Seed, tagged_hash
-from nanodistill.runfolder import read_json, write_json
+from nanodistill.runfolder import checked, read_json, write_json
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teaching import Teaching
 from nanodistill.teacher.answers import Failure
 
+DELETE = "Mend it by hand, or delete it to have the policy made anew."
 SEEDS_SHOWN = 40
 NOTE = (
     "Edit `policy` and run the same command again: it is used as you left it. "
@@ -122,16 +123,7 @@ def read_policy(path: Path) -> Stored | None:
     """
     if not path.exists():
         return None
-    held = read_json(path)
-    try:
-        policy = TaskPolicy.model_validate(held["policy"])
-        return Stored(policy, held["made_from"], held["was_made"])
-    except (ValidationError, KeyError) as broken:
-        what = summary(broken) if isinstance(broken, ValidationError) else f"{broken} is missing"
-        raise DamagedFile(
-            f"{path} can't be used: {what}.",
-            next_step="Mend it by hand, or delete it to have the policy made anew.",
-        ) from broken
+    return checked(path, read_json(path), Stored, next_step=DELETE)
 
 
 def keep_policy(path: Path, settled: Settled) -> None:

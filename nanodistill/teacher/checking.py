@@ -21,7 +21,7 @@ from nanodistill.plugins import load_object
 from nanodistill.teacher.asking import is_transport, params_for
 from nanodistill.teacher.libraries import load_instructor, load_litellm
 from nanodistill.teacher.parameters import named_in
-from nanodistill.teacher.resolving import MLX, Resolved, resolve
+from nanodistill.teacher.resolving import MLX, Resolved, resolve, wrong_access
 from nanodistill.teacher.wording import MODES, mode_named
 
 PYTHON = "python:"
@@ -55,6 +55,7 @@ def check_teacher(config: DistillationConfig, *, needs_key: bool = True) -> None
         resolved = resolve(config.teacher, config.litellm_kwargs)
         problems = [
             *(missing_key(resolved, config.litellm_kwargs) if needs_key else ()),
+            *wrong_access(resolved, config.litellm_kwargs),
             *wrong_parameters(resolved, config),
             *wrong_instructor_settings(config.instructor_kwargs),
         ]

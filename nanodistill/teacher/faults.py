@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from nanodistill.config.access import likely_base
 from nanodistill.errors import NO_DESCRIPTORS, CallError, RowFailed, RunStopped, Transient
 from nanodistill.records import Usage
 from nanodistill.redaction import Redactor
 from nanodistill.teacher.breaker import LONGEST_ASKED_WAIT
-from nanodistill.teacher.evidence import UNREADABLE, Evidence, kind_of_http
+from nanodistill.teacher.evidence import UNKNOWN_MODEL, UNREADABLE, Evidence, kind_of_http
 from nanodistill.teacher.foreign import (
     answer_in,
     chain_of,
@@ -70,6 +71,7 @@ KINDS: Mapping[str, Fate] = {
     "open_files": Fate(RunStopped, "too many files and connections are open"),
     "setup": Fate(RunStopped, "the provider's library can't make this call"),
 }
+ABOUT_THE_ADDRESS = {"not_found", "connection", "bad_body", "address", "certificate", "forbidden"}
 
 
 WAITED_FOR = frozenset({"rate_limit", "overloaded"})
@@ -86,10 +88,14 @@ def come_back(wait: float | None) -> str:
 
 
 class Faults:
-    """Turns what went wrong into a `CallError`, with no secret in its message."""
+    """Turns what went wrong into a `CallError`, with no secret in its message.
 
-    def __init__(self, redactor: Redactor) -> None:
+    `base` is a base URL that the user set, without name and password.
+    """
+
+    def __init__(self, redactor: Redactor, base: str | None = None) -> None:
         self._redact = redactor
+        self._base = base
 
     def make(
         self,
@@ -105,6 +111,7 @@ class Faults:
         code = f" (HTTP {status})" if status and status != 200 else ""
         quoted = self.quote(told)
         message = f"{fate.words}{code}: {quoted}" if quoted else f"{fate.words}{code}"
+        message += self._where(kind, told)
         wait = wait_asked(headers or {}, told)
         if kind in WAITED_FOR and wait is not None and wait > LONGEST_ASKED_WAIT:
             return self.make("used_up", told, status=status, headers=headers, usage=usage)
@@ -114,6 +121,14 @@ class Faults:
                 error.way_out = come_back(wait)
             return error
         return Transient(kind, message, status=status, usage=usage, retry_after=wait)
+
+    def _where(self, kind: str, told: str) -> str:
+        """The address that was asked, where the fault may be with it, and a likelier one."""
+        if self._base is None or kind not in ABOUT_THE_ADDRESS or UNKNOWN_MODEL.search(told):
+            return ""
+        likely = likely_base(self._base) if kind in ("not_found", "bad_body") else None
+        hint = f"; such servers usually answer at {likely}" if likely else ""
+        return f" (asked at {self._base}{hint})"
 
     def of_http(self, evidence: Evidence) -> CallError:
         """For an HTTP answer that is no completion."""

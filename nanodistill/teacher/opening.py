@@ -61,7 +61,8 @@ def open_provider(
     if config.teacher.startswith(MLX):
         register_mlx_provider(listen)
     resolved = resolved_teacher(config)
-    faults = Faults(Redactor.of([config.litellm_kwargs, resolved.secrets]))
+    redactor = Redactor.of([config.litellm_kwargs, resolved.secrets])
+    faults = Faults(redactor, resolved.shown_base if resolved.speaks_openai else None)
     memory = Memory(f"{resolved.endpoint} {resolved.model}", remember, teller(listen))
     structured = StructuredOutput(
         steps=memory.resumed(remembered, first_forms(resolved, config.structured_output)),

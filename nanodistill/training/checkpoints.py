@@ -147,11 +147,14 @@ class Checkpoints:
 
     def read(self, path: Path) -> Checkpoint:
         value = _read_state(path)
-        for name, digest in value["files"].items():
-            if not (path / name).is_file() or _digest(path / name) != digest:
-                raise DamagedFile(f"{path / name} is not what its checkpoint says.")
-        self._refuse_foreign(path, value)
-        return Checkpoint(path, State.from_json(value["state"]), value["machine"])
+        try:
+            for name in (ADAPTER, OPTIMIZER):
+                if not (path / name).is_file() or _digest(path / name) != value["files"][name]:
+                    raise DamagedFile(f"{path / name} is not what its checkpoint says.")
+            self._refuse_foreign(path, value)
+            return Checkpoint(path, State.from_json(value["state"]), value["machine"])
+        except (KeyError, TypeError, AttributeError) as wrong:
+            raise DamagedFile(f"{path / STATE} is no checkpoint's: {wrong!r}.") from wrong
 
     def _refuse_foreign(self, path: Path, value: Mapping[str, Any]) -> None:
         mine = {"data": self._identity.data, **self._identity.options}

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanodistill.errors import DamagedFile
 from nanodistill.runfolder import write_atomic
 
 Record = dict[str, Any]
@@ -48,8 +49,23 @@ class MetricsWriter:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records; a torn last line is none."""
-    return list(parse(path.read_bytes())) if path.exists() else []
+    """All whole records; a torn last line is none.
+
+    Raises:
+        DamagedFile: a line is no record.
+    """
+    if not path.exists():
+        return []
+    records: list[Record] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            records += parse(line + b"\n")
+        except (ValueError, RecursionError) as torn:
+            raise DamagedFile(
+                f"{path} has a line that is not JSON, or no record: line {number}: {torn}.",
+                next_step="Take that line out; the others stay as they are.",
+            ) from torn
+    return records
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ def standing(path: Path) -> Standing:
     """What the record at `path` tells last; of a run that has none, that it is at update 0."""
     records = read_records(path)
     progress = [record for record in records if record["kind"] in ("train", "tick")]
-    validations = [record["loss"] for record in records if record["kind"] == "valid"]
+    validations = [record.get("loss") for record in records if record["kind"] == "valid"]
     last = progress[-1] if progress else {}
     return Standing(
         update=max((record["update"] for record in records), default=0),
@@ -81,7 +97,12 @@ def standing(path: Path) -> Standing:
 def parse(data: bytes) -> Iterator[Record]:
     for line in data.split(b"\n")[:-1]:
         if line:
-            yield json.loads(line)
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+                raise ValueError("it has no kind")
+            if not isinstance(record.get("update"), int):
+                raise ValueError("it has no update")
+            yield record
 
 
 def keep_until(path: Path, update: int) -> None:

@@ -22,10 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nanodistill.errors import DamagedFile
-from nanodistill.runfolder import RunFolder, read_json, write_json
+from pydantic import AfterValidator
+
+from nanodistill.runfolder import RunFolder, checked, read_json, safe_name, write_json
+
+ANEW = "Remove it: the next training run writes it anew."
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class TrainingFolder:
 class RunEntry:
     """What the index says of a run."""
 
-    run: str
-    dataset: str
+    run: Annotated[str, AfterValidator(safe_name)]
+    dataset: Annotated[str, AfterValidator(safe_name)]
     dataset_fingerprint: str
     student: str
     student_identity: str
@@ -115,13 +118,8 @@ def read_index(run: RunFolder) -> list[RunEntry]:
     path = index_path(run)
     if not path.exists():
         return []
-    try:
-        return [RunEntry(**entry) for entry in read_json(path)["runs"]]
-    except (KeyError, TypeError) as wrong:
-        raise DamagedFile(
-            f"{path} does not list training runs: {wrong}.",
-            next_step="Remove it: the next training run writes it anew.",
-        ) from wrong
+    runs = read_json(path).get("runs")
+    return checked(path, runs, list[RunEntry], next_step=ANEW)
 
 
 def latest_run(run: RunFolder) -> tuple[RunEntry, TrainingFolder] | None:

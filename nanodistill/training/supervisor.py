@@ -28,7 +28,7 @@ import nanodistill
 from nanodistill import errors
 from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked, Stopped
 from nanodistill.events import Listener, Notice
-from nanodistill.runfolder import read_json, write_json
+from nanodistill.runfolder import checked, read_json, write_json
 from nanodistill.training.child import Job, is_out_of_memory
 from nanodistill.training.metrics import MetricsReader, Record
 from nanodistill.training.runs import TrainingFolder
@@ -139,7 +139,9 @@ def last_saved(folder: TrainingFolder) -> str:
 
 def _remembered(folder: TrainingFolder, fit: Fit) -> Fit:
     """The cut that an earlier attempt of this run had to go down to."""
-    return Fit(**read_json(folder.adjusted)) if folder.adjusted.exists() else fit
+    if not folder.adjusted.exists():
+        return fit
+    return checked(folder.adjusted, read_json(folder.adjusted), Fit)
 
 
 def _judged(outcome: Outcome) -> Outcome:

@@ -20,7 +20,7 @@ from nanodistill.awake import awake
 from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, silent
 from nanodistill.interrupts import on_interrupt
-from nanodistill.runfolder import RunFolder, read_json, write_atomic, write_json
+from nanodistill.runfolder import RunFolder, checked, read_json, write_atomic, write_json
 from nanodistill.training.follow import Follower
 from nanodistill.training.preflight import Preflight, identify, preflight
 from nanodistill.training.runs import (
@@ -94,7 +94,7 @@ def train(
     if folder.result.exists() and not dry_run:
         make_latest(run, known.entry)
         listen(Notice(f"training run {folder.id} is finished; nothing is left to do"))
-        return TrainingResult(**read_json(folder.result))
+        return checked(folder.result, read_json(folder.result), TrainingResult)
     found = preflight(known, config, dataset, run)
     listen(found.table())
     if dry_run:

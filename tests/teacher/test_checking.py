@@ -158,3 +158,82 @@ def test_functions(tmp_path: Any) -> None:
 def test_opening_checks_first() -> None:
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         open_provider(config(teacher="gpt-4o-mini"))
+
+
+SERVER = "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["“sk-abc123456”", '"sk-abc123456"', "'sk-abc123456'", "sk-abc\n123456", "sk abc123456",
+     "Bearer sk-abc123456", "sk-abc\u200b123456", "sk-abc123456é"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("teacher", "variable"),
+    [
+        ("openai/any", "OPENAI_API_KEY"),
+        ("claude-sonnet-4-5", "ANTHROPIC_API_KEY"),
+        ("gemini/gemini-2.0-flash", "GEMINI_API_KEY"),
+        ("bedrock/anthropic.claude-v2", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_key_that_can_be_none_is_named_with_its_variable(
+    key: str, teacher: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, key)
+    said = told(teacher)
+    assert variable in said
+    assert "abc" not in said
+    if teacher == "openai/any":
+        assert "OPENAI_API_KEY" in told(teacher, api_base=SERVER)
+        assert "OPENAI_API_KEY" not in told(teacher, api_key="sk-in-its-place")
+
+
+@pytest.mark.parametrize("key", ["sk-...", "your-api-key", "<your-key>", "$OPENAI_API_KEY", "…"])
+def test_a_placeholder_is_named_but_before_a_server_of_ones_own(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert "OPENAI_API_KEY" in told("openai/any")
+    assert told("openai/any", api_base=SERVER) == "" or not key.isascii()
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    assert told("openai/any") == ""
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", " \t", "  "])
+def test_white_space_at_the_ends_of_a_key_is_taken_off(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f" sk-abc123456{ends}")
+    assert told("openai/any") == ""
+    assert os.environ["OPENAI_API_KEY"] == "sk-abc123456"
+    assert config(litellm_kwargs={"api_key": f"sk-x{ends}"}).litellm_kwargs["api_key"] == "sk-x"
+    monkeypatch.setenv("OPENAI_API_KEY", ends)
+    assert "no API key for openai" in told("openai/any")
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["localhost:11434", "http://127.0.0.1:8000/v1/chat/completions", '"http://h/v1"', "http://[::1",
+     "http://h:99999/v1", "ftp://h/v1", "http:///v1", "http://h /v1", "http://h/v1/completions/"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_named_where_it_stands(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "litellm_kwargs.api_base" in told("openai/any", api_base=base)
+    assert "litellm_kwargs.base_url" in told("openai/any", base_url=base)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc123456")
+    monkeypatch.setenv("OPENAI_BASE_URL", base)
+    assert "OPENAI_BASE_URL" in told("openai/any")
+
+
+@pytest.mark.parametrize("proxy", ["http://[bad", "http://h:99999", "socks5://h:1", "x://h", "a b"])
+def test_a_proxy_that_is_none_is_named_with_its_variable(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    assert "http_proxy" in told("openai/any", api_base=SERVER)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert told("openai/any", api_base=SERVER) == ""

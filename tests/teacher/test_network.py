@@ -14,7 +14,7 @@ from nanodistill.errors import CallError, RunStopped, Transient
 from nanodistill.teacher.direct import proxy_for
 from nanodistill.teacher.libraries import load_litellm
 from teacher.opened import config_for, opened, request
-from teacher.server import TeacherServer, status
+from teacher.server import TeacherServer, html, status
 
 pytestmark = pytest.mark.anyio
 
@@ -136,3 +136,25 @@ async def test_trust_can_be_given_up(
 ) -> None:
     monkeypatch.setenv("SSL_VERIFY", "False")
     assert await ask(secure_server.url, transport)
+
+
+async def test_an_address_without_v1_is_named_with_the_likely_one(
+    teacher_server: TeacherServer, transport: str
+) -> None:
+    base = teacher_server.url.removesuffix("/v1")
+    with pytest.raises(CallError, match="404") as refused:
+        await ask(base, transport)
+    assert (type(refused.value), refused.value.kind) == (RunStopped, "not_found")
+    assert f"{base};" in refused.value.message
+    assert f"{base}/v1" in refused.value.message
+
+
+async def test_a_page_and_a_closed_port_are_named_with_the_address(
+    teacher_server: TeacherServer, transport: str
+) -> None:
+    teacher_server.next(html(200))
+    closed = "http://127.0.0.1:9/v1"
+    for base in (teacher_server.url, closed):
+        with pytest.raises(Transient) as failed:
+            await ask(base, transport)
+        assert base in failed.value.message

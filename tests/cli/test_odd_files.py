@@ -1,0 +1,201 @@
+"""Every command over a run folder in which one file is not what it was: named, and no fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from report.made import Made
+
+from nanodistill.cli import run as command
+from nanodistill.runfolder import write_json
+from nanodistill.synthesis.policy import TaskPolicy, hash_of
+
+SEEDS = [{"input": f"word {n}", "output": ("animal", "plant")[n % 2]} for n in range(8)]
+RUN_FILE = """\
+name = "words"
+seed = "seeds.jsonl"
+instruction = "Say whether the word is an animal or a plant."
+teacher = "python:teacher.py:answer"
+student = "tiny-student"
+output_dir = "."
+"""
+COMMANDS = {
+    "plan": ["plan", "RUN"],
+    "status": ["status", "RUN"],
+    "report": ["report", "RUN"],
+    "show": ["dataset", "show", "RUN"],
+    "verify": ["dataset", "verify", "RUN"],
+    "diff": ["dataset", "diff", "RUN", "v0001", "v0001"],
+    "edit": ["dataset", "edit", "RUN", "--out", "OUT"],
+    "prune": ["dataset", "prune", "RUN"],
+    "prune --yes": ["dataset", "prune", "RUN", "--yes"],
+    "train": ["train", "RUN", "--dry-run"],
+    "ask": ["ask", "RUN", "hello"],
+    "eval": ["eval", "RUN"],
+    "export": ["export", "RUN"],
+    "push": ["push", "RUN", "owner/words"],
+    "push adapter": ["push", "RUN", "owner/words", "--what", "adapter"],
+    "push fused": ["push", "RUN", "owner/words", "--what", "fused"],
+}
+FILES = [
+    "format.json",
+    "policy.json",
+    "journal.sqlite",
+    "datasets/index.json",
+    "datasets/v*/manifest.json",
+    "datasets/v*/data/train-*.parquet",
+    "training/index.json",
+    "training/run1/metrics.jsonl",
+    "training/run1/config.json",
+    "training/run1/result.json",
+    "evaluation/run1/results.json",
+    "evaluation/run1/predictions.parquet",
+    "model/nanodistill.json",
+]
+
+
+def is_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def is_broken_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def holds(content: bytes) -> Callable[[Path], None]:
+    return lambda path: void(path.write_bytes(content))
+
+
+def void(_: object) -> None:
+    """For a lambda that is called for what it does."""
+
+
+def shortened(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def in_other_types(path: Path) -> None:
+    """Each value of another type than it was, in JSON files; a byte changed in others."""
+    content = path.read_bytes()
+    if path.suffix not in (".json", ".jsonl"):
+        path.write_bytes(content[:40] + b"\0garbage" + content[48:])
+        return
+    lines = content.splitlines() if path.suffix == ".jsonl" else [content]
+    path.write_text("\n".join(json.dumps(changed(json.loads(line))) for line in lines) + "\n")
+
+
+def changed(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: changed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [changed(item) for item in value]
+    return ["other"] if isinstance(value, str) else "other"
+
+
+def less_its_fields(path: Path) -> None:
+    path.write_bytes(b"{}" if path.suffix == ".json" else b"{}\n")
+
+
+def of_a_newer_release(path: Path) -> None:
+    if path.suffix == ".json":
+        value = json.loads(path.read_bytes())
+        path.write_text(json.dumps(value | {"format": 99}))
+
+
+CORRUPTIONS: dict[str, Callable[[Path], None]] = {
+    "folder": is_folder,
+    "broken link": is_broken_link,
+    "empty": holds(b""),
+    "null": holds(b"null"),
+    "list": holds(b"[1, 2]\n"),
+    "deep": holds(b'{"format": ' + b"[" * 100_000),
+    "binary": holds(b"\x00\x01\xff\xfe" * 50),
+    "latin-1": holds('{"format": "é"}'.encode("latin-1")),
+    "utf-16": holds('{"format": "é"}'.encode("utf-16")),
+    "cut": shortened,
+    "other types": in_other_types,
+    "no fields": less_its_fields,
+    "newer": of_a_newer_release,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every part there is, but for the models themselves."""
+    root = tmp_path_factory.mktemp("whole")
+    made = Made(root)
+    made.whole()
+    policy = TaskPolicy.model_validate(
+        {name: "as it is" for name in TaskPolicy.model_fields if name not in ("topics", "styles")}
+        | {"topics": ["trees"], "styles": []}
+    )
+    held = {"made_from": "ab" * 32, "was_made": hash_of(policy), "policy": policy.model_dump()}
+    write_json(made.run.policy, held)
+    write_json(made.run.root / "format.json", {"format": 1})
+    adapter = made.run.training / "run1" / "adapters"
+    adapter.mkdir()
+    (adapter / "adapters.safetensors").write_bytes(b"")
+    (adapter / "adapter_config.json").write_text("{}")
+    made.run.model.mkdir()
+    write_json(made.run.model / "nanodistill.json", exported(made))
+    (root / "seeds.jsonl").write_text("\n".join(map(json.dumps, SEEDS)))
+    (root / "teacher.py").write_text("def answer(request): return 'animal'\n")
+    (root / "run.toml").write_text(RUN_FILE)
+    return root
+
+
+def exported(made: Made) -> dict[str, object]:
+    lineage = dict.fromkeys(("base", "base_identity", "adapter_sha256", "dataset"), "x")
+    task = {"instruction": "Say it.", "instruction_in_template": False, "thinking_format": "none"}
+    return {
+        "format": 1, "name": "words", "to": "mlx", "form": "as base", "key": "k",
+        "lineage": lineage | {"run": "run1", "fingerprint": "f", "licence": None, "teacher": None},
+        "task": task | {"train_on": "cot", "labels": None, "response_schema": None,
+                        "max_new_tokens": 8},
+        "parity": None, "libraries": {},
+    }  # fmt: skip
+
+
+def some_commands(turn: int) -> dict[str, list[str]]:
+    """Every third command, by turns: each meets each kind of corruption, if not in each file."""
+    return {name: COMMANDS[name] for name in list(COMMANDS)[turn % 3 :: 3]}
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("file", FILES)
+def test_an_odd_file_is_named_and_is_no_fault(
+    file: str,
+    corruption: str,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    here = tmp_path / "here"
+    wrong = {}
+    turn = FILES.index(file) + list(CORRUPTIONS).index(corruption)
+    for name, words in some_commands(turn).items():
+        shutil.copytree(whole, here, symlinks=True)
+        (path,) = (here / "words").glob(file)
+        os.chmod(path, 0o644)
+        CORRUPTIONS[corruption](path)
+        given = {"RUN": str(here / "run.toml"), "OUT": str(tmp_path / "out.jsonl")}
+        code = command([given.get(word, word) for word in words])
+        told = capsys.readouterr().err
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(here)
+        # A version that is not what it was is a difference found, which is exit code 1.
+        fine = code in (0, 2, 3) or (code == 1 and "is not what it was" in told)
+        if not fine or "fault of NanoDistill" in told or "Traceback" in told:
+            wrong[name] = (code, told[-600:])
+    assert wrong == {}
