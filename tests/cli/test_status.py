@@ -52,7 +52,8 @@ def test_calls_are_summed_while_the_run_is_on(tmp_path: Path) -> None:
 
 def test_an_unfinished_training_is_what_comes_next(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    entry = {"run": "abc", "dataset": "v0001-11111111", "student": "s"}
+    entry = {"run": "abc", "dataset": "v0001-11111111", "student": "s", "train_on": "cot"}
+    entry |= {"dataset_fingerprint": "f", "student_identity": "i"}
     write_json(run.training / "index.json", {"latest": "abc", "runs": [entry]})
     lines = [
         {"kind": "train", "update": 3, "total": 6, "loss": 1.5, "seconds_left": 90.0},
