@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanodistill.api import (
+        DistillationResult,
         ask,
         ask_async,
+        distill,
+        distill_async,
         evaluate,
         evaluate_async,
         export,
@@ -43,24 +46,23 @@ if TYPE_CHECKING:
         get_system_defaults,
         load_config,
     )
-    from nanodistill.distilling import DistillationResult, distill, distill_async
     from nanodistill.errors import NanoDistillError
-    from nanodistill.teacher.scripted import ScriptedProvider
+    from nanodistill.providers.python_function import ScriptedProvider
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdvancedConfig": "config",
     "DistillationConfig": "config",
-    "DistillationResult": "distilling",
+    "DistillationResult": "api",
     "NanoDistillError": "errors",
     "PromptTemplates": "config",
-    "ScriptedProvider": "teacher.scripted",
+    "ScriptedProvider": "providers.python_function",
     "TeacherPrice": "config",
     "ask": "api",
     "ask_async": "api",
-    "distill": "distilling",
-    "distill_async": "distilling",
+    "distill": "api",
+    "distill_async": "api",
     "evaluate": "api",
     "evaluate_async": "api",
     "export": "api",

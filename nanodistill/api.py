@@ -3,6 +3,8 @@
 Every stage that waits has an async twin; the plain ones work inside a running
 event loop too (a notebook), by running in a thread of their own. Nothing here
 decides anything: a stage's own room does the work.
+
+`distill`: synthesis, training, evaluation and export in one call.
 """
 
 from __future__ import annotations
@@ -10,36 +12,43 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 import anyio
+from pydantic import BaseModel
 
+from nanodistill import api
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import NanoDistillError
-from nanodistill.events import Listener, Notice, silent
+from nanodistill.config.distill_options import DistillOptions
+from nanodistill.config.synthesis_fields import Rows
+from nanodistill.errors import NanoDistillError, knowing
+from nanodistill.events import Listener, Notice, ignore
 from nanodistill.interrupts import await_thread, wait_for_thread
-from nanodistill.runfolder import RunFolder
+from nanodistill.plugins import load_object
+from nanodistill.run_dir import RunFolder
 
 if TYPE_CHECKING:
     from nanodistill.dataset import DatasetVersion
-    from nanodistill.evaluation import Answer, EvaluationResult, GivenAnswer
-    from nanodistill.evaluation.prompts import JudgedSet
-    from nanodistill.exporting.exporting import Exported
+    from nanodistill.evaluation import EvaluationResult, ExternalAnswer, StudentAnswer
+    from nanodistill.evaluation.eval_set import EvalSet
+    from nanodistill.exporting.pipeline import ExportResult
     from nanodistill.exporting.targets import Options, To
-    from nanodistill.hub import Pulled, Pushed
-    from nanodistill.hub.parcel import RepoType
+    from nanodistill.hub import PullResult, PushResult
+    from nanodistill.hub.upload_bundle import RepoType
+    from nanodistill.publish import What
     from nanodistill.reporting import Report
-    from nanodistill.sharing import What
     from nanodistill.synthesis import PlanEstimate, SynthesisResult
     from nanodistill.training import TrainingResult
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 async def synthesize_async(
-    config: DistillationConfig, *, limit: int | None = None, listen: Listener = silent
+    config: DistillationConfig, *, limit: int | None = None, listen: Listener = ignore
 ) -> SynthesisResult:
     """Ask the teacher and write a dataset version; with `limit`, a preview of that many rows."""
     from nanodistill import synthesis
@@ -48,22 +57,22 @@ async def synthesize_async(
 
 
 def synthesize(
-    config: DistillationConfig, *, limit: int | None = None, listen: Listener = silent
+    config: DistillationConfig, *, limit: int | None = None, listen: Listener = ignore
 ) -> SynthesisResult:
     """`synthesize_async` for code that does not await."""
-    return _awaited(lambda: synthesize_async(config, limit=limit, listen=listen))
+    return run_sync(lambda: synthesize_async(config, limit=limit, listen=listen))
 
 
-async def plan_async(config: DistillationConfig, *, listen: Listener = silent) -> PlanEstimate:
+async def plan_async(config: DistillationConfig, *, listen: Listener = ignore) -> PlanEstimate:
     """What synthesis would ask, and what it would cost, without asking."""
     from nanodistill import synthesis
 
     return await synthesis.plan(config, listen=listen)
 
 
-def plan(config: DistillationConfig, *, listen: Listener = silent) -> PlanEstimate:
+def plan(config: DistillationConfig, *, listen: Listener = ignore) -> PlanEstimate:
     """`plan_async` for code that does not await."""
-    return _awaited(lambda: plan_async(config, listen=listen))
+    return run_sync(lambda: plan_async(config, listen=listen))
 
 
 def train(
@@ -71,7 +80,7 @@ def train(
     dataset: str | Path | None = None,
     *,
     dry_run: bool = False,
-    listen: Listener = silent,
+    listen: Listener = ignore,
 ) -> TrainingResult:
     """Train the student on a dataset version (the run's latest) in a supervised child process.
 
@@ -80,10 +89,10 @@ def train(
         dry_run: stop after the preflight checks.
     """
     from nanodistill import training
-    from nanodistill.dataset import open_version
+    from nanodistill.hub.pull import open_dataset
 
     run = RunFolder(config.run_folder)
-    return training.train(config, open_version(dataset, run), run, dry_run=dry_run, listen=listen)
+    return training.train(config, open_dataset(dataset, run), run, dry_run=dry_run, listen=listen)
 
 
 def evaluate(
@@ -94,7 +103,7 @@ def evaluate(
     model: str | None = None,
     endpoint: str | None = None,
     teacher: bool = False,
-    listen: Listener = silent,
+    listen: Listener = ignore,
 ) -> EvaluationResult:
     """Compare student and base on the test split of a dataset version, and write the report.
 
@@ -109,7 +118,8 @@ def evaluate(
             through the run's journal, once, under the run's limits and budget.
 
     Raises:
-        Stopped: asking the teacher stopped early (budget, key, quota); its answers are kept.
+        RunIncompleteError: asking the teacher stopped early (budget, key, quota); its answers are
+            kept.
     """
     from nanodistill import evaluation
 
@@ -122,38 +132,38 @@ def evaluate(
         adapter=adapter,
         model=model,
         endpoint=endpoint,
-        teacher=functools.partial(_taught, config, judged_on, listen) if teacher else None,
+        teacher=functools.partial(teacher_answers, config, judged_on, listen) if teacher else None,
         listen=listen,
     )
     _report_too(config, listen)
     return result
 
 
-def _taught(
-    config: DistillationConfig, dataset: DatasetVersion, listen: Listener, judged: JudgedSet
-) -> list[GivenAnswer]:
+def teacher_answers(
+    config: DistillationConfig, dataset: DatasetVersion, listen: Listener, judged: EvalSet
+) -> list[ExternalAnswer]:
     """The teacher's answers to the rows that are judged by, from the synthesis half."""
-    from nanodistill.evaluation import GivenAnswer
-    from nanodistill.synthesis import examine
+    from nanodistill.evaluation import ExternalAnswer
+    from nanodistill.synthesis import answer_test_set
 
     inputs = [row.input for row in judged.rows]
-    examined = _awaited(lambda: examine(config, dataset, inputs, listen=listen))
+    examined = run_sync(lambda: answer_test_set(config, dataset, inputs, listen=listen))
     return [
-        GivenAnswer(row.id, one.output, thinking=one.thinking, cost_usd=one.cost_usd)
+        ExternalAnswer(row.id, one.output, thinking=one.thinking, cost_usd=one.cost_usd)
         for row, one in zip(judged.rows, examined, strict=True)
     ]
 
 
 def _dataset_to_judge_on(dataset: str | Path | None, run: RunFolder) -> DatasetVersion:
     """The version that was named, else the one that the latest training used, else the latest."""
-    from nanodistill.dataset import open_version
-    from nanodistill.evaluation.trained import dataset_of
+    from nanodistill.evaluation.eval_models import dataset_of
+    from nanodistill.hub.pull import open_dataset
     from nanodistill.training.runs import latest_run
 
     latest = latest_run(run)
     if dataset is None and latest is not None:
         return dataset_of(latest[0], run)
-    return open_version(dataset, run)
+    return open_dataset(dataset, run)
 
 
 def report(config: DistillationConfig) -> Report:
@@ -182,8 +192,8 @@ def export(
     options: Options | None = None,
     run_id: str | None = None,
     dataset: str | Path | None = None,
-    listen: Listener = silent,
-) -> Exported:
+    listen: Listener = ignore,
+) -> ExportResult:
     """Write the trained student as an MLX folder, a GGUF file or for Ollama, and score it again.
 
     Args:
@@ -192,7 +202,7 @@ def export(
         dataset: score by this version in place of the one that was trained on.
 
     Raises:
-        CheckFailed: it lost more than `export_tolerance` points; what was there stays.
+        VerificationError: it lost more than `export_tolerance` points; what was there stays.
     """
     from nanodistill import exporting
 
@@ -211,8 +221,8 @@ def push(
     dataset: str | Path | None = None,
     run_id: str | None = None,
     allowed: Iterable[str] = (),
-    listen: Listener = silent,
-) -> Pushed:
+    listen: Listener = ignore,
+) -> PushResult:
     """Put the run's dataset version, adapter or exported model on the Hub; `repo` is OWNER/NAME.
 
     Args:
@@ -224,11 +234,11 @@ def push(
 
     Raises:
         InputError: there is nothing to push, or no right to.
-        Stopped: the Hub can't be reached; pushing again goes on.
+        RunIncompleteError: the Hub can't be reached; pushing again goes on.
     """
-    from nanodistill import sharing
+    from nanodistill import publish
 
-    return sharing.push_run(
+    return publish.push_run(
         config,
         repo,
         what,
@@ -241,14 +251,14 @@ def push(
 
 
 def pull(
-    repo: str, into: str | Path, *, kind: RepoType = "dataset", listen: Listener = silent
-) -> Pulled:
+    repo: str, into: str | Path, *, kind: RepoType = "dataset", listen: Listener = ignore
+) -> PullResult:
     """Fetch OWNER/NAME or OWNER/NAME@REVISION from the Hub, check it, and make the folder `into`.
 
     Raises:
         InputError: there is no such repository or revision for us.
-        CheckFailed: what arrived is not what was pushed.
-        Stopped: the Hub can't be reached; pulling again goes on.
+        VerificationError: what arrived is not what was pushed.
+        RunIncompleteError: the Hub can't be reached; pulling again goes on.
     """
     from nanodistill import hub
 
@@ -256,15 +266,15 @@ def pull(
 
 
 def ask(
-    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = silent
-) -> Answer:
+    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = ignore
+) -> StudentAnswer:
     """The student's answer to `text`; the untrained model's with `base`."""
     from nanodistill import evaluation
 
     return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, listen=listen)
 
 
-def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+def run_sync(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` to its end, in a thread of its own where a loop runs already."""
     try:
         asyncio.get_running_loop()
@@ -273,7 +283,7 @@ def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     return wait_for_thread(lambda: anyio.run(work))
 
 
-def twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+def as_async(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     """`work` for code that awaits, in a thread. Cancelling it stops the work and waits for that."""
 
     @functools.wraps(work)
@@ -285,10 +295,95 @@ def twin(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return waiting
 
 
-train_async = twin(train)
-evaluate_async = twin(evaluate)
-export_async = twin(export)
-ask_async = twin(ask)
-push_async = twin(push)
-pull_async = twin(pull)
-report_async = twin(report)
+train_async = as_async(train)
+evaluate_async = as_async(evaluate)
+export_async = as_async(export)
+ask_async = as_async(ask)
+push_async = as_async(push)
+pull_async = as_async(pull)
+report_async = as_async(report)
+
+
+@dataclass(frozen=True)
+class DistillationResult:
+    """What `distill` made: the fused model's folder, the evaluation, the resolved config.
+
+    `metrics` is what `evaluate` found, under the names of `nanodistill eval --json`.
+    """
+
+    model_path: Path
+    metrics: dict[str, Any]
+    config: DistillationConfig
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model_path": str(self.model_path), "metrics": self.metrics}
+
+    def summary(self) -> str:
+        return f"{self.metrics['verdict']}\nThe model is in {self.model_path}"
+
+    def predict(self, text: str) -> str:
+        """The student's answer to `text`, without its thinking."""
+        return str(api.ask(self.config, text).output)
+
+
+def distill(
+    name: str,
+    seed: Rows,
+    instruction: str,
+    teacher: str = "claude-sonnet-4-5",
+    student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
+    augment_factor: int = 50,
+    output_dir: str | Path = "./outputs",
+    response_model: type[BaseModel] | str | None = None,
+    **kwargs: Unpack[DistillOptions],
+) -> DistillationResult:
+    """Make a dataset with the teacher, train the student on it and evaluate it.
+
+    Called again with the same arguments it goes on where it stopped, and does
+    nothing that is done already.
+
+    Args:
+        name: of the run and of its folder under `output_dir`.
+        seed: input/output rows, or a file or Hub dataset of them.
+        instruction: what the student is to do.
+        teacher: a LiteLLM model id, `mlx/MODEL`, or `python:module:function`.
+        student: a Hub id, an MLX folder, a GGUF file or an embedded name.
+        augment_factor: rows wanted for each seed.
+        output_dir: folder that holds the run's folder.
+        response_model: pydantic model of the output, where it is JSON.
+        **kwargs: every other field of `DistillationConfig`, among them
+            `temperature`, `lora_rank`, `litellm_kwargs` and `mlx_lm_kwargs`; see
+            docs/CONFIGURATION.md.
+
+    Raises:
+        ConfigError: with all problems of the arguments at once.
+        RunIncompleteError: the run stopped early and can go on (budget, key, quota, too few rows).
+        MemoryLimitError: the memory guard stopped training after a checkpoint.
+    """
+    config = DistillationConfig(
+        name=name,
+        seed=seed,
+        instruction=instruction,
+        teacher=teacher,
+        student=student,
+        augment_factor=augment_factor,
+        output_dir=output_dir,
+        response_model=response_model,
+        **kwargs,
+    )
+    return distill_config(config)
+
+
+def distill_config(config: DistillationConfig, *, listen: Listener = ignore) -> DistillationResult:
+    """What `distill` does, for a configuration that is already made."""
+    if isinstance(config.metric, str) and ":" in config.metric:
+        load_object(config.metric, field="metric")  # before anything is spent
+    made = api.synthesize(config, listen=listen)
+    with knowing(made.to_json):
+        api.train(config, listen=listen)
+        evaluation = api.evaluate(config, listen=listen)
+        exported = api.export(config, listen=listen)
+    return DistillationResult(exported.path, evaluation.to_json(), config)
+
+
+distill_async = api.as_async(distill)

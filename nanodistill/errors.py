@@ -11,28 +11,28 @@ Two questions decide where an error belongs.
     │   ├── DataError                    all problems of a seed, test or training file at once
     │   ├── ModelError                   a model that is not there, or not what it should be
     │   └── FolderError                  a run folder that can't be used as it is
-    │       ├── DamagedFile              a journal, version or checkpoint that is torn
-    │       ├── RunLocked                another process works on this run
-    │       └── NewerVersion             written by a newer NanoDistill
-    ├── Stopped                      3   stopped early; the work so far is safe
-    │   ├── BudgetReached                max_cost_usd, max_calls, max_tokens_total
-    │   ├── TeacherRefused               bad key, no credit, unknown model, provider down
-    │   ├── TeacherDisagrees             it answers too few of the seeds as the user does
-    │   ├── TooFewRows                   not enough rows came out of the teacher's answers
-    │   ├── NoDataset                    training was asked for before there is a version
-    │   ├── DiskFull
-    │   ├── TooManyOpenFiles
-    │   └── Interrupted            130   by the person, with Ctrl-C or SIGTERM
-    ├── MemoryLimit                  4   the memory guard stopped training; checkpoint written
-    └── CheckFailed                  1   a parity gate or a verify found a difference
+    │       ├── CorruptFileError         a journal, version or checkpoint that is torn
+    │       ├── RunLockedError           another process works on this run
+    │       └── NewerVersionError        written by a newer NanoDistill
+    ├── RunIncompleteError           3   stopped early; the work so far is safe
+    │   ├── BudgetExceededError          max_cost_usd, max_calls, max_tokens_total
+    │   ├── TeacherUnavailableError      bad key, no credit, unknown model, provider down
+    │   ├── LowSeedAgreementError        it answers too few of the seeds as the user does
+    │   ├── TooFewRowsError              not enough rows came out of the teacher's answers
+    │   ├── NoDatasetError               training was asked for before there is a version
+    │   ├── DiskFullError
+    │   ├── TooManyOpenFilesError
+    │   └── RunInterruptedError    130   by the person, with Ctrl-C or SIGTERM
+    ├── MemoryLimitError             4   the memory guard stopped training; checkpoint written
+    └── VerificationError            1   a parity gate or a verify found a difference
 
 *What happens to one teacher call?* `CallError` has the three fates, and
-`nanodistill.teacher.faults` is the only place that chooses between them:
+`nanodistill.providers.error_classifier` is the only place that chooses between them:
 
     CallError
-    ├── Transient        ask again, after `retry_after` seconds if the provider said so
-    ├── RowFailed        this row is lost, its siblings go on
-    └── RunStopped       every further call would fail the same way
+    ├── TransientError          ask again, after `retry_after` seconds if the provider said so
+    ├── RequestRejectedError    this row is lost, its siblings go on
+    └── FatalProviderError      every further call would fail the same way
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nanodistill.records import Usage
+from nanodistill.types import Usage
 
 PROBLEMS_SHOWN = 20
 
@@ -112,49 +112,49 @@ class FolderError(InputError):
     """A run folder that can't be used as it is."""
 
 
-class DamagedFile(FolderError):
+class CorruptFileError(FolderError):
     """A file of ours whose content does not hold together."""
 
 
-class RunLocked(FolderError):
+class RunLockedError(FolderError):
     """Another process is working on the same run."""
 
 
-class NewerVersion(FolderError):
+class NewerVersionError(FolderError):
     """A folder that a newer release of NanoDistill wrote."""
 
 
-class Stopped(NanoDistillError):
+class RunIncompleteError(NanoDistillError):
     """The run stopped before its end. What it has made is safe, and it can go on."""
 
     exit_code = 3
 
 
-class BudgetReached(Stopped):
+class BudgetExceededError(RunIncompleteError):
     """A limit on dollars, calls or tokens that the user set."""
 
 
-class TeacherRefused(Stopped):
+class TeacherUnavailableError(RunIncompleteError):
     """The provider will not answer any call of this run as things stand."""
 
 
-class TeacherDisagrees(Stopped):
+class LowSeedAgreementError(RunIncompleteError):
     """Asked blind, the teacher gave too few of the seeds' outputs (`min_teacher_agreement`)."""
 
 
-class TooFewRows(Stopped):
+class TooFewRowsError(RunIncompleteError):
     """The teacher's answers did not give enough usable rows."""
 
 
-class NoDataset(Stopped):
+class NoDatasetError(RunIncompleteError):
     """There is no dataset version to work on yet."""
 
 
-class DiskFull(Stopped):
+class DiskFullError(RunIncompleteError):
     """No room left on the disk that holds the run."""
 
 
-class TooManyOpenFiles(Stopped):
+class TooManyOpenFilesError(RunIncompleteError):
     """The system lets this process open no further file or connection."""
 
 
@@ -162,28 +162,28 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 
-def too_many_open_files(failed: OSError) -> TooManyOpenFiles | None:
+def too_many_open_files(failed: OSError) -> TooManyOpenFilesError | None:
     """What `failed` says where the limit on open files was met; None otherwise."""
     if failed.errno not in NO_DESCRIPTORS:
         return None
-    return TooManyOpenFiles(
+    return TooManyOpenFilesError(
         "Too many files and connections are open for this process.",
         next_step="Raise the limit (ulimit -n 4096) or lower max_concurrency, then run the "
         "command again: it goes on where it stopped.",
     )
 
 
-def system_limit(failed: OSError) -> Stopped | None:
+def system_limit(failed: OSError) -> RunIncompleteError | None:
     """A full disk or too many open files, told as what they are; None for anything else."""
     return disk_full(failed) or too_many_open_files(failed)
 
 
-def disk_full(failed: OSError) -> DiskFull | None:
+def disk_full(failed: OSError) -> DiskFullError | None:
     """What `failed` says where it is about room on the disk; None if it is about something else."""
     if failed.errno not in FULL:
         return None
     where = "" if failed.filename is None else f" of {failed.filename}"
-    return DiskFull(
+    return DiskFullError(
         f"There is no room left on the disk{where}.",
         next_step="Make room and run the command again: it goes on where it stopped.",
     )
@@ -208,19 +208,19 @@ def refused_by_system(failed: OSError) -> NanoDistillError:
     )
 
 
-class Interrupted(Stopped):
+class RunInterruptedError(RunIncompleteError):
     """A person stopped the run."""
 
     exit_code = 130
 
 
-class MemoryLimit(NanoDistillError):
+class MemoryLimitError(NanoDistillError):
     """The memory guard stopped training after writing a checkpoint."""
 
     exit_code = 4
 
 
-class CheckFailed(NanoDistillError):
+class VerificationError(NanoDistillError):
     """Something was checked and found different from what it claims to be."""
 
 
@@ -249,7 +249,7 @@ class CallError(Exception):
         self.usage = usage
 
 
-class Transient(CallError):
+class TransientError(CallError):
     """Ask again. `retry_after` is the wait in seconds that the provider asked for."""
 
     def __init__(
@@ -270,11 +270,11 @@ class Transient(CallError):
         return self.kind in ("rate_limit", "overloaded")
 
 
-class RowFailed(CallError):
+class RequestRejectedError(CallError):
     """Asking again would bring the same; the row is lost, its siblings go on."""
 
 
-class RunStopped(CallError):
+class FatalProviderError(CallError):
     """Every further call of the run would fail the same way. `way_out`: what a person can do."""
 
     way_out: str | None = None
@@ -290,9 +290,9 @@ def knowing(tell: Callable[[], Mapping[str, object]]) -> Iterator[None]:
         raise
 
 
-def the_only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def unwrap_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What a task group wrapped up, where it is one error; else the group."""
     if len(group.exceptions) > 1:
         return group
     (error,) = group.exceptions
-    return the_only(error) if isinstance(error, BaseExceptionGroup) else error
+    return unwrap_group(error) if isinstance(error, BaseExceptionGroup) else error

@@ -56,5 +56,5 @@ Event = Notice | Progress | Table
 Listener = Callable[[Event], None]
 
 
-def silent(event: Event) -> None:
+def ignore(event: Event) -> None:
     """A listener for when nobody watches."""

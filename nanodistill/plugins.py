@@ -30,9 +30,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from nanodistill.errors import ConfigError, NanoDistillError, Problem, Stopped
-from nanodistill.records import tagged_hash
-from nanodistill.textfiles import expanded, path_problem
+from nanodistill.errors import ConfigError, NanoDistillError, Problem, RunIncompleteError
+from nanodistill.text_files import expanded, path_problem
+from nanodistill.types import tagged_hash
 
 
 @runtime_checkable
@@ -76,7 +76,7 @@ def load_object(reference: str, *, field: str) -> Any:
     return found
 
 
-class UserCodeFailed(Stopped):
+class UserCodeError(RunIncompleteError):
     """A user's own function raised what nobody expected of it."""
 
 
@@ -92,7 +92,7 @@ def user_code(what: str) -> Iterator[None]:
     except NanoDistillError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserCodeFailed(
+        raise UserCodeError(
             f"{what} raised {_in_short(error)}", next_step="Fix it and run the command again."
         ) from error
 

@@ -23,10 +23,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nanodistill.config.data import PromptTemplates
+from nanodistill.config.synthesis_fields import PromptTemplates
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.records import tagged_hash
-from nanodistill.textfiles import Unreadable, can_be_path, expanded, read_text
+from nanodistill.text_files import Unreadable, can_be_path, expanded, read_text
+from nanodistill.types import tagged_hash
 
 GENERATION = "synthetic_generation_system"
 CHAT_SYSTEM, CHAT_TURN = "chat_generation_system", "chat_generation_turn"

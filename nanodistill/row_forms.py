@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nanodistill.data_files import Record, as_text, invalid_text, json_name
 from nanodistill.errors import Problem
-from nanodistill.rowfiles import Record, as_text, json_name, text_fault
 
 CHATS = ("messages", "conversations", "conversation")
 ROLES = {
@@ -133,7 +133,7 @@ def content_of(message: Mapping[str, Any]) -> tuple[str, str | None]:
             text = as_text(content)
         except ValueError as bad:
             return "", str(bad)
-    return text, text_fault(text)
+    return text, invalid_text(text)
 
 
 def _no_text_part(part: Any) -> str | None:

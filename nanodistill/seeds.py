@@ -24,13 +24,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from nanodistill.config.distillation import nearest
+from nanodistill.config.settings import suggest
 from nanodistill.config.wording import shown
+from nanodistill.data_files import (
+    HubDataset,
+    Record,
+    RecordOrProblem,
+    as_text,
+    invalid_text,
+    read_records,
+)
 from nanodistill.dataset.manifest import InputFacts
 from nanodistill.errors import DataError, Problem
-from nanodistill.events import Listener, Notice, silent
-from nanodistill.hubrows import HubDataset, hub_records, split_records
-from nanodistill.records import Seed, canonical_text, tagged_hash
+from nanodistill.events import Listener, Notice, ignore
+from nanodistill.hub_datasets import hub_records, split_records
 from nanodistill.row_forms import (
     CHATS,
     Texts,
@@ -40,14 +47,14 @@ from nanodistill.row_forms import (
     system_text,
     unread_in,
 )
-from nanodistill.rowfiles import Found, Record, as_text, read_records, text_fault
-from nanodistill.textfiles import expanded, path_problem
+from nanodistill.text_files import expanded, path_problem
+from nanodistill.types import Seed, canonical_text, tagged_hash
 
-What = Literal["seed", "test", "training_data"]
+InputKind = Literal["seed", "test", "training_data"]
 
-READ = frozenset({"input", "output", "thinking", *CHATS})
+INPUT_COLUMNS = frozenset({"input", "output", "thinking", *CHATS})
 # A dataset version's own columns, which its rows may carry when they come back.
-OURS = frozenset(
+VERSION_COLUMNS = frozenset(
     {"id", "source", "seed_ids", "cell", "confidence", "teacher", "request_keys", "split"}
 )
 OTHER_NAMES = {
@@ -70,7 +77,7 @@ class Row(Seed):
     where: str = field(default="", compare=False)
 
 
-def load_rows(source: Any, *, what: What, listen: Listener = silent) -> list[Row]:
+def load_rows(source: Any, *, what: InputKind, listen: Listener = ignore) -> list[Row]:
     """All rows of `source`, in order.
 
     A seed that repeats an earlier one counts once, and two that answer the same
@@ -158,7 +165,7 @@ def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
     )
 
 
-def records_of(source: Any, *, what: What, listen: Listener) -> Iterator[Found]:
+def records_of(source: Any, *, what: InputKind, listen: Listener) -> Iterator[RecordOrProblem]:
     """The rows of `source` as they are given, each with its place."""
     if isinstance(source, str | Path):
         return _named_records(source, what, listen)
@@ -171,7 +178,9 @@ def records_of(source: Any, *, what: What, listen: Listener) -> Iterator[Found]:
     raise DataError("The rows can't be read:", [problem])
 
 
-def _named_records(source: str | Path, what: What, listen: Listener) -> Iterator[Found]:
+def _named_records(
+    source: str | Path, what: InputKind, listen: Listener
+) -> Iterator[RecordOrProblem]:
     if _is_hub_id(source):
         return hub_records(str(source), what=what, listen=listen)
     path = expanded(source)
@@ -195,7 +204,7 @@ def _is_datasets_object(source: Any) -> bool:
     return isinstance(source, (library.Dataset, library.IterableDataset, library.DatasetDict))
 
 
-def _listed(rows: Iterable[Any]) -> Iterator[Found]:
+def _listed(rows: Iterable[Any]) -> Iterator[RecordOrProblem]:
     for number, row in enumerate(rows, start=1):
         if isinstance(row, dict):
             yield Record(f"row {number}", row)
@@ -242,15 +251,15 @@ def _put(texts: dict[str, str], name: str, value: Any) -> str | None:
         text = as_text(value)
     except ValueError as bad:
         return str(bad)
-    if wrong := text_fault(text):
+    if wrong := invalid_text(text):
         return wrong
     texts[name] = text
     return None
 
 
 def _meant(name: str, given: Iterable[str]) -> str:
-    candidates = [other for other in given if other not in READ | OURS]
-    if near := nearest(name, candidates):
+    candidates = [other for other in given if other not in INPUT_COLUMNS | VERSION_COLUMNS]
+    if near := suggest(name, candidates):
         return near
     alias = next((c for c in candidates if c.strip().lower() in OTHER_NAMES[name] | {name}), None)
     return f", did you mean '{alias}'? Rename it to '{name}'" if alias else ""
@@ -277,15 +286,15 @@ def _distinct(rows: list[Row], listen: Listener) -> tuple[list[Row], list[Proble
 
 
 def _mention_unread(columns: Iterable[str], called: str, listen: Listener) -> None:
-    unread = [name for name in columns if name not in READ | OURS]
+    unread = [name for name in columns if name not in INPUT_COLUMNS | VERSION_COLUMNS]
     if not unread:
         return
-    named = [f"'{name}'{nearest(name, ['thinking'])}" for name in unread[:COLUMNS_MENTIONED]]
+    named = [f"'{name}'{suggest(name, ['thinking'])}" for name in unread[:COLUMNS_MENTIONED]]
     more = [f"{len(unread) - COLUMNS_MENTIONED} more"] * (len(unread) > COLUMNS_MENTIONED)
     listen(Notice(f"{called}: columns that are not read: {', '.join(chain(named, more))}"))
 
 
-def _called(source: Any, what: What) -> str:
+def _called(source: Any, what: InputKind) -> str:
     return str(source) if isinstance(source, str | Path) else f"`{what}`"
 
 

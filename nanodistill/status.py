@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.dataset.index import current_index
+from nanodistill.console import duration, shown_value
+from nanodistill.dataset.read import current_index
 from nanodistill.evaluation.results import RESULTS, read_results
 from nanodistill.events import Table
-from nanodistill.journal import Sums, read_journal
-from nanodistill.progress import duration, shown_value
-from nanodistill.runfolder import RunFolder, bytes_in
-from nanodistill.training.metrics import standing
+from nanodistill.journal import UsageTotals, read_journal
+from nanodistill.run_dir import RunFolder, bytes_in
+from nanodistill.training.metrics_log import progress_snapshot
 from nanodistill.training.runs import read_index, training_folder
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
@@ -30,7 +30,7 @@ class Status:
 
     folder: Path
     working: tuple[str, ...]
-    stages: dict[str, Sums]
+    stages: dict[str, UsageTotals]
     versions: tuple[dict[str, Any], ...]
     trainings: tuple[dict[str, Any], ...]
     evaluations: tuple[dict[str, Any], ...]
@@ -38,8 +38,8 @@ class Status:
     next: str
 
     @property
-    def spent(self) -> Sums:
-        return sum(self.stages.values(), Sums())
+    def spent(self) -> UsageTotals:
+        return sum(self.stages.values(), UsageTotals())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,7 +74,7 @@ def status_of(config: DistillationConfig, then: Callable[[str], str]) -> Status:
     """The state of the run that `config` describes; `then` makes the line that calls a command.
 
     Raises:
-        DamagedFile: one of the run's files can't be read.
+        CorruptFileError: one of the run's files can't be read.
     """
     run = RunFolder(config.run_folder)
     versions = tuple(_version(entry) for entry in current_index(run).versions)
@@ -92,7 +92,7 @@ def status_of(config: DistillationConfig, then: Callable[[str], str]) -> Status:
     )
 
 
-def _stages(run: RunFolder) -> dict[str, Sums]:
+def _stages(run: RunFolder) -> dict[str, UsageTotals]:
     if not run.journal.exists():
         return {}
     with read_journal(run.journal) as journal:
@@ -116,7 +116,7 @@ def _trainings(run: RunFolder) -> Iterable[dict[str, Any]]:
             "dataset": entry.dataset,
             "student": entry.student,
             "state": "ended" if folder.result.exists() else unfinished,
-            **vars(standing(folder.metrics)),
+            **vars(progress_snapshot(folder.metrics)),
         }
 
 
@@ -170,7 +170,7 @@ def usd(cost: float | None) -> str:
     return "unknown" if cost is None else f"${cost:,.4f}"
 
 
-def _sums_json(sums: Sums) -> dict[str, Any]:
+def _sums_json(sums: UsageTotals) -> dict[str, Any]:
     return {
         "made": sums.calls,
         "answered": sums.answered,
@@ -191,8 +191,8 @@ def _sums_json(sums: Sums) -> dict[str, Any]:
 CALL_COLUMNS = ("stage", "calls", "answered", "refused", "failed", "retried", "mended")
 
 
-def _calls_table(stages: dict[str, Sums]) -> Table:
-    every = {**stages, "in all": sum(stages.values(), Sums())} if len(stages) > 1 else stages
+def _calls_table(stages: dict[str, UsageTotals]) -> Table:
+    every = {**stages, "in all": sum(stages.values(), UsageTotals())} if len(stages) > 1 else stages
     rows = tuple(
         (
             stage,

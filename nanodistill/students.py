@@ -12,14 +12,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.evaluation.verdict import in_words, points
+from nanodistill.evaluation.results import describe_comparison, points
 from nanodistill.events import Listener, Notice, Table
 
 if TYPE_CHECKING:
     from nanodistill.evaluation import EvaluationResult
 
 
-def variants(
+def expand_variants(
     config: DistillationConfig, students: Sequence[str], train_on: Sequence[str]
 ) -> dict[str, DistillationConfig]:
     """The configuration for each student and each `train_on`, by what tells it from the others.
@@ -29,11 +29,11 @@ def variants(
     made: dict[str, DistillationConfig] = {}
     for student, taught in product(students or [config.student], train_on or [config.train_on]):
         words = [student] * (len(students) > 0) + [f"trained on {taught}"] * (len(train_on) > 0)
-        made[", ".join(words) or config.student] = _with(config, student, taught)
+        made[", ".join(words) or config.student] = _with_student(config, student, taught)
     return made
 
 
-def one_by_one(
+def iterate_students(
     made: Mapping[str, DistillationConfig], listen: Listener
 ) -> Iterator[tuple[str, DistillationConfig]]:
     """The same in their order, each told when its turn comes, where there are several."""
@@ -43,29 +43,29 @@ def one_by_one(
         yield name, config
 
 
-def comparison(results: Mapping[str, EvaluationResult]) -> Table:
+def students_table(results: Mapping[str, EvaluationResult]) -> Table:
     """The students by their score, the best first, and each one's base beside it."""
     ranked = sorted(
         results.items(), key=lambda named: named[1].models["student"].score.value, reverse=True
     )
     first = ranked[0][1]
     columns: tuple[str, ...] = ("student", first.measure, "95%", "its base", "against its base")
-    rows = tuple(_line(name, result) for name, result in ranked)
+    rows = tuple(_comparison_row(name, result) for name, result in ranked)
     return Table(f"Students on the same {first.n} {first.subject.split} rows", columns, rows)
 
 
-def _with(config: DistillationConfig, student: str, train_on: str) -> DistillationConfig:
+def _with_student(config: DistillationConfig, student: str, train_on: str) -> DistillationConfig:
     changed: dict[str, Any] = {"student": student, "train_on": train_on}
     same = all(value == vars(config)[name] for name, value in changed.items())
     return config if same else config.model_copy(update=changed)
 
 
-def _line(name: str, result: EvaluationResult) -> tuple[str, ...]:
+def _comparison_row(name: str, result: EvaluationResult) -> tuple[str, ...]:
     student, base = (result.models[model].score for model in ("student", "base"))
     return (
         name,
         f"{points(student.value)}%",
         f"{points(student.low)} to {points(student.high)}",
         f"{points(base.value)}%",
-        in_words(result.paired),
+        describe_comparison(result.paired),
     )

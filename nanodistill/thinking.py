@@ -6,7 +6,7 @@ or a student's. Traces, training rows, evaluation and serving all use the same
 object.
 
 Promised: `parse(format(thinking, output)) == (thinking, output)` for every pair
-that `survives` says yes to. That is the test a trace has to pass before it
+that `round_trips` says yes to. That is the test a trace has to pass before it
 becomes a row; one whose text holds the format's own marks (`</thinking>`, a
 blank line for `plain`) fails it and is rejected as `unrenderable`.
 Not promised: that a text which nobody wrote in the format has any thinking.
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import ThinkingFormat, load_object, user_code
-from nanodistill.records import canonical_json
+from nanodistill.types import canonical_json
 
 Parts = tuple[str | None, str]
 
@@ -103,7 +103,7 @@ class Plain:
         return (thinking.strip(), output.strip()) if blank else (None, output.strip())
 
 
-class Nothing:
+class NoThinking:
     """The output alone; thinking is left out."""
 
     def format(self, thinking: str | None, output: str) -> str:  # noqa: ARG002 - left out
@@ -114,7 +114,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Users:
+class CustomFormat:
     """A user's own format, which knows nothing of absent thinking or foreign texts."""
 
     own: ThinkingFormat
@@ -138,7 +138,7 @@ FORMATS: Mapping[str, Format] = {
     "markdown": Markdown(),
     "json": Json(),
     "plain": Plain(),
-    "none": Nothing(),
+    "none": NoThinking(),
 }
 
 
@@ -155,17 +155,17 @@ def resolve_format(chosen: str | Any) -> Format:
     if not isinstance(own, ThinkingFormat):
         what = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
         raise ConfigError("The thinking format can't be used:", [Problem("thinking_format", what)])
-    return Users(own)
+    return CustomFormat(own)
 
 
-def thinks(chosen: Format) -> bool:
+def has_thinking(chosen: Format) -> bool:
     """Whether rows in this format have any thinking."""
-    return not isinstance(chosen, Nothing)
+    return not isinstance(chosen, NoThinking)
 
 
-def survives(chosen: Format, thinking: str | None, output: str) -> bool:
+def round_trips(chosen: Format, thinking: str | None, output: str) -> bool:
     """Whether what the format writes of this pair reads back the same."""
-    if not thinks(chosen):
+    if not has_thinking(chosen):
         thinking = None
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 

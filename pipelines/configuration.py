@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from nanodistill import DistillationConfig
-from nanodistill.distilling import distill_config
-from nanodistill.progress import shown_on
+from nanodistill.api import distill_config
+from nanodistill.console import console_listener
 
 SEED = [
     {"input": "What is 2+2?", "output": "4"},
@@ -112,7 +112,7 @@ def main() -> None:
         arguments.error("the embedded model is too small to write JSON; leave out --small")
     options = settings(chosen.use_case, small=chosen.small)
     config = DistillationConfig(**options, output_dir=chosen.output_dir)
-    with shown_on(sys.stdout) as listen:
+    with console_listener(sys.stdout) as listen:
         result = distill_config(config, listen=listen)
     print(result.summary())
 

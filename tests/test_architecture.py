@@ -24,17 +24,16 @@ import nanodistill
 
 ROWS = {
     "command": {"cli", "__main__"},
-    "whole": {
-        "api", "distilling", "doctor", "progress", "reporting", "sharing", "status", "students",
-    },
+    "whole": {"api", "console", "publish", "reporting", "status", "students", "system_report"},
     "synthesis": {
-        "curation", "journal", "parsing", "plan", "prompts", "seeds", "synthesis", "teacher",
+        "curation", "engine", "journal", "prompts", "providers", "seeds", "synthesis",
     },
     "training": {"evaluation", "exporting", "serve", "training"},
-    "shared": {"dataset", "hub", "hubrows", "models", "row_forms", "rowfiles"},
+    "shared": {"data_files", "dataset", "hub", "hub_datasets", "metrics", "models", "row_forms"},
     "foundation": {
-        "awake", "config", "errors", "events", "hardware", "heap", "interrupts", "jsontext",
-        "plugins", "records", "redaction", "runfolder", "textfiles", "thinking", "values",
+        "config", "errors", "events", "frozen_gc", "hardware", "interrupts", "jsontext",
+        "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files", "thinking",
+        "types", "values",
     },
 }  # fmt: skip
 BELOW = {
@@ -46,13 +45,13 @@ BELOW = {
     "foundation": set[str](),
 }
 # Libraries that only these rooms import: synthesis runs without MLX, training without LiteLLM.
-MLX = {"models", "training", "evaluation", "exporting", "serve", "teacher.mlx"}
+MLX = {"models", "training", "evaluation", "exporting", "serve", "providers.local_mlx"}
 IMPORTERS = {
-    "litellm": {"teacher"},
-    "instructor": {"teacher"},
+    "litellm": {"providers"},
+    "instructor": {"providers"},
     "mlx": MLX,
     "mlx_lm": MLX,
-    "rich": {"cli", "progress"},
+    "rich": {"cli", "console"},
     "click": {"cli"},
 }
 PACKAGE = Path(nanodistill.__file__).parent
@@ -108,8 +107,17 @@ def test_imports_point_down(graph: grimp.ImportGraph) -> None:
     assert wrong == []
 
 
+def test_no_two_rooms_import_each_other(graph: grimp.ImportGraph) -> None:
+    """Also not inside a function: of two rooms one is above the other."""
+    arrows = {
+        (inner(module).split(".")[0], inner(imported).split(".")[0])
+        for module, imported in imports(graph)
+    }
+    assert sorted(f"{a}, {b}" for a, b in arrows if a < b and (b, a) in arrows) == []
+
+
 def test_errors_and_records_are_the_bottom(graph: grimp.ImportGraph) -> None:
-    bottom = {"nanodistill.errors", "nanodistill.records"}
+    bottom = {"nanodistill.errors", "nanodistill.types"}
     wrong = [
         f"{module} imports {imported}"
         for module, imported in imports(graph)
@@ -124,7 +132,7 @@ def test_the_teacher_knows_local_models_in_one_place(graph: grimp.ImportGraph) -
         for module, imported in imports(graph)
         if row(module) == "synthesis"
         and within(imported, {"models"})
-        and not within(module, {"teacher.mlx"})
+        and not within(module, {"providers.local_mlx"})
     ]
     assert wrong == []
 

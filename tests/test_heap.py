@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from nanodistill.heap import heap_set_aside
+from nanodistill.frozen_gc import frozen_gc
 
 
 class Ring:
@@ -17,11 +17,11 @@ def test_what_was_there_is_left_alone_and_all_is_as_before_afterwards() -> None:
     gc.collect()
     thresholds = gc.get_threshold()
     old = weakref.ref(Ring())
-    with heap_set_aside():
+    with frozen_gc():
         new = weakref.ref(Ring())
         gc.collect()
         assert (old() is None, new() is None) == (False, True)
-        with heap_set_aside():
+        with frozen_gc():
             pass
         assert gc.get_freeze_count()
         assert gc.get_threshold() != thresholds

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from nanodistill.hubrows import HubDataset
+from nanodistill.data_files import HubDataset
 
 COMMIT = "a" * 40
 FILES = {

@@ -14,7 +14,7 @@ MODULES = [
     "nanodistill",
     "nanodistill.config",
     "nanodistill.api",
-    "nanodistill.distilling",
+    "nanodistill.api",
     "nanodistill.cli",
 ]
 

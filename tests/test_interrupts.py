@@ -103,7 +103,7 @@ FORMS = {
             report(error)
     """,
 }
-RAISED = {"KeyboardInterrupt", "CancelledError", "Interrupted"}
+RAISED = {"KeyboardInterrupt", "CancelledError", "RunInterruptedError"}
 
 
 @pytest.mark.parametrize("form", FORMS)

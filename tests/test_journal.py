@@ -10,19 +10,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nanodistill.errors import DamagedFile, DiskFull, FolderError, NewerVersion
+from nanodistill.errors import CorruptFileError, DiskFullError, FolderError, NewerVersionError
 from nanodistill.journal import (
     Attempt,
     Call,
     Journal,
-    Response,
-    Sums,
-    Whole,
+    StoredResponse,
+    UsageTotals,
+    Validated,
+    commit_counter_of,
     open_journal,
     read_journal,
-    seal_of,
 )
-from nanodistill.records import Completion, Usage, tagged_hash
+from nanodistill.types import Completion, Usage, tagged_hash
 
 
 def key(n: int) -> str:
@@ -35,7 +35,7 @@ def call(n: int, text: str = "", **attempt: object) -> Call:
         at=float(n), stage="generate", model="m", key=key(n), cause="first", outcome="answered",
         usage=completion.usage, cost_usd=0.25, latency=0.5,
     )  # fmt: skip
-    return Call(made, Response(key(n), "generate", completion))
+    return Call(made, StoredResponse(key(n), "generate", completion))
 
 
 def failed(n: int) -> Call:
@@ -44,7 +44,9 @@ def failed(n: int) -> Call:
 
 def refusal(n: int) -> Call:
     made = Attempt(float(n), "generate", "m", key(n), "first", "row_failed", "refusal", 200)
-    return Call(made, Response(key(n), "generate", failure="refusal", message="I can't do that."))
+    return Call(
+        made, StoredResponse(key(n), "generate", failure="refusal", message="I can't do that.")
+    )
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_states_tell_old_from_new_and_remarks(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1)])
     with open_journal(path) as journal:
-        journal.commit([call(2), refusal(3), Whole(key(2), by=7)])
+        journal.commit([call(2), refusal(3), Validated(key(2), by=7)])
         states = journal.states(map(key, (1, 2, 3, 4)))
     assert {k: (s.is_old, s.failure, s.finish, s.whole_by) for k, s in states.items()} == {
         key(1): (True, None, "stop", 0),
@@ -92,11 +94,11 @@ def test_sums_by_stage_and_over_all(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1), call(2), refusal(3), failed(4)])
         sums = journal.sums()
-    assert sums["generate"] == Sums(
+    assert sums["generate"] == UsageTotals(
         calls=4, answered=2, failed=2, retries=1, usage=Usage(20, 10, 4, 2), cost_usd=0.5,
         seconds=1.0,
     )  # fmt: skip
-    assert sum(sums.values(), Sums()) == sums["generate"]
+    assert sum(sums.values(), UsageTotals()) == sums["generate"]
 
 
 def test_an_unknown_price_is_no_price(path: Path) -> None:
@@ -122,7 +124,11 @@ def test_files_are_their_owners_alone(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1)])
         files = list(path.parent.iterdir())
-        assert {file.name for file in files} >= {path.name, f"{path.name}-wal", seal_of(path).name}
+        assert {file.name for file in files} >= {
+            path.name,
+            f"{path.name}-wal",
+            commit_counter_of(path).name,
+        }
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
@@ -156,7 +162,7 @@ def test_a_newer_journal_is_left_alone(path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("UPDATE notes SET value = '99' WHERE name = 'format'")
     connection.close()
-    with pytest.raises(NewerVersion, match="format 99"), open_journal(path):
+    with pytest.raises(NewerVersionError, match="format 99"), open_journal(path):
         pass
 
 
@@ -164,7 +170,7 @@ def test_a_newer_journal_is_left_alone(path: Path) -> None:
 def test_another_file_is_no_journal(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match="damaged"), open_journal(path):
+    with pytest.raises(CorruptFileError, match="damaged"), open_journal(path):
         pass
     assert path.read_bytes() == content
 
@@ -174,7 +180,7 @@ def test_another_database_is_no_journal(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE theirs (a)")
     connection.close()
-    with pytest.raises(DamagedFile, match="not a journal of ours"), open_journal(path):
+    with pytest.raises(CorruptFileError, match="not a journal of ours"), open_journal(path):
         pass
 
 
@@ -184,7 +190,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(path: Path) -> None:
         assert journal._writer is not None
         (pages,) = journal._writer.execute("PRAGMA page_count").fetchone()
         journal._writer.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-        with pytest.raises(DiskFull, match="no room left"):
+        with pytest.raises(DiskFullError, match="no room left"):
             journal.commit([call(2, "long " * 10_000), call(3)])
         assert set(journal.responses(map(key, (1, 2, 3)))) == {key(1)}
         journal._writer.execute("PRAGMA max_page_count = 1000000").fetchall()
@@ -197,10 +203,10 @@ def test_a_lost_journal_beside_its_seal_is_damaged(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1)])
     path.unlink()
-    with pytest.raises(DamagedFile, match="0 responses and 0 attempts, while 1 and 1"):  # noqa: SIM117
+    with pytest.raises(CorruptFileError, match="0 responses and 0 attempts, while 1 and 1"):  # noqa: SIM117
         with open_journal(path):
             pass
-    seal_of(path).unlink()
+    commit_counter_of(path).unlink()
     with open_journal(path) as journal:
         assert journal.responses([key(1)]) == {}
 
@@ -208,17 +214,17 @@ def test_a_lost_journal_beside_its_seal_is_damaged(path: Path) -> None:
 def test_an_empty_file_is_no_journal(path: Path) -> None:
     path.parent.mkdir()
     path.touch()
-    with pytest.raises(DamagedFile, match="it is empty"), open_journal(path):
+    with pytest.raises(CorruptFileError, match="it is empty"), open_journal(path):
         pass
-    with pytest.raises(DamagedFile, match="it is empty"), read_journal(path):
+    with pytest.raises(CorruptFileError, match="it is empty"), read_journal(path):
         pass
 
 
 def test_a_torn_seal_is_damage(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1)])
-    seal_of(path).write_bytes(b"0000")
-    with pytest.raises(DamagedFile, match="seal"), open_journal(path):
+    commit_counter_of(path).write_bytes(b"0000")
+    with pytest.raises(CorruptFileError, match="seal"), open_journal(path):
         pass
 
 
@@ -263,7 +269,7 @@ def test_no_cut_goes_unnoticed(
             with open_journal(copy) as journal:
                 assert set(journal.responses(acknowledged)) == acknowledged
                 journal.commit([call(1000)])
-        except DamagedFile:
+        except CorruptFileError:
             assert cut < 1 or garbage
 
 
@@ -274,11 +280,11 @@ def test_an_unacknowledged_tail_is_dropped(cut: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with open_journal(Path(folder) / "run" / "journal.sqlite") as journal:
             journal.commit([call(1), call(2)])
-            seal = seal_of(journal.path).read_bytes()
+            seal = commit_counter_of(journal.path).read_bytes()
             safe = journal.path.with_name("journal.sqlite-wal").stat().st_size
             journal.commit([call(3, "long " * 5000)])
             copy = crashed_copy(journal, Path(folder) / "copy")
-        seal_of(copy).write_bytes(seal)
+        commit_counter_of(copy).write_bytes(seal)
         wal = copy.with_name("journal.sqlite-wal")
         content = wal.read_bytes()
         wal.write_bytes(content[: safe + int((len(content) - safe) * cut)])
@@ -305,7 +311,7 @@ def test_an_answer_takes_the_place_of_a_failure_that_said_nothing_of_the_request
     """Earlier releases kept a server's refusal as a response."""
     refused, answered = refusal(2).response, call(2).response
     assert refused is not None
-    lost = Call(refusal(1).attempt, Response(key(1), "generate", failure="bad_request"))
+    lost = Call(refusal(1).attempt, StoredResponse(key(1), "generate", failure="bad_request"))
     with open_journal(path) as journal:
         journal.commit([lost, refusal(2)])
     with open_journal(path) as journal:

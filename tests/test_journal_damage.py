@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_journal import call, crashed_copy, failed, key, refusal
 
-from nanodistill.errors import DamagedFile
-from nanodistill.journal import Journal, Whole, open_journal, read_journal
-from nanodistill.journal.format import FORMAT
+from nanodistill.errors import CorruptFileError
+from nanodistill.journal import Journal, Validated, open_journal, read_journal
+from nanodistill.journal.store import FORMAT
 
 KEYS = [key(n) for n in range(40)]
 FORMAT_1 = """
@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], l
     folder = tmp_path_factory.mktemp("sound")
     with open_journal(folder / "run" / "journal.sqlite") as journal:
         journal.commit([call(n, "word " * 40 * n) for n in range(12)])
-        journal.commit([refusal(20), failed(21), *(Whole(key(n), 3) for n in range(4))])
+        journal.commit([refusal(20), failed(21), *(Validated(key(n), 3) for n in range(4))])
         assert journal._writer is not None
         journal._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         journal.keep_note("form", "json_schema")
@@ -85,7 +85,7 @@ def test_no_flipped_byte_goes_unnoticed(
                 if write:
                     journal.commit([call(99)])
                     assert journal.responses([key(99)])
-        except DamagedFile:
+        except CorruptFileError:
             pass
 
 
@@ -94,7 +94,7 @@ def test_a_changed_text_is_damage_and_no_answer(tmp_path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(1, "the wanted answer")])
     path.write_bytes(path.read_bytes().replace(b"the wanted answer", b"the wrong! answer"))
-    with open_journal(path) as journal, pytest.raises(DamagedFile, match="checksum") as damage:
+    with open_journal(path) as journal, pytest.raises(CorruptFileError, match="checksum") as damage:
         journal.responses([key(1)])
     assert "Put back" in str(damage.value)
 
@@ -102,7 +102,7 @@ def test_a_changed_text_is_damage_and_no_answer(tmp_path: Path) -> None:
 def old_journal(path: Path) -> None:
     """A journal of format 1 with what one of today holds."""
     with open_journal(path) as journal:
-        journal.commit([call(1), refusal(2), failed(3), Whole(key(1), 7)])
+        journal.commit([call(1), refusal(2), failed(3), Validated(key(1), 7)])
         journal.keep_note("form", "json_schema")
     new = sqlite3.connect(path)
     rows = {
@@ -129,7 +129,7 @@ def old_journal(path: Path) -> None:
 def test_a_journal_of_format_1_goes_on_with_checksums(tmp_path: Path, opened: Any) -> None:
     path = tmp_path / "journal.sqlite"
     with open_journal(tmp_path / "same.sqlite") as journal:
-        journal.commit([call(1), refusal(2), failed(3), Whole(key(1), 7)])
+        journal.commit([call(1), refusal(2), failed(3), Validated(key(1), 7)])
         journal.keep_note("form", "json_schema")
         held = everything(journal)
     old_journal(path)
@@ -151,7 +151,7 @@ def test_a_migration_that_finds_no_room_leaves_the_old_journal(tmp_path: Path) -
     connection.execute("CREATE TABLE notes_1 (name TEXT)")
     connection.commit()
     before = connection.execute("SELECT * FROM responses").fetchall()
-    with pytest.raises(DamagedFile), open_journal(path):
+    with pytest.raises(CorruptFileError), open_journal(path):
         pass
     assert connection.execute("SELECT * FROM responses").fetchall() == before
     connection.execute("DROP TABLE notes_1")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.parsing import Broken, Example, parse_examples
+from nanodistill.synthesis.generation_parser import Example, InvalidExample, parse_examples
 
 ROWS = [Example("2 + 2", "4"), Example("first line\nsecond line", "two\nlines")]
 AS_JSON = [{"input": row.input, "output": row.output} for row in ROWS]
@@ -69,7 +69,7 @@ def test_a_list_that_broke_off_keeps_its_whole_rows() -> None:
 def test_a_row_that_cannot_be_used_is_still_there() -> None:
     rows = parse_examples(json.dumps([{"input": "a"}, {"output": "b"}, 3, {"input": "  "}]))
     assert rows[0] == Example("a")
-    assert [row.why for row in rows if isinstance(row, Broken)] == [
+    assert [row.why for row in rows if isinstance(row, InvalidExample)] == [
         "no input",
         "a row that is int",
         "no input",
@@ -83,7 +83,7 @@ def test_values_that_are_no_text_become_json() -> None:
 
 def test_a_block_without_input_is_broken() -> None:
     rows = parse_examples("## Example 1\nInput: a\n## Example 2\nnothing here\n")
-    assert rows == [Example("a"), Broken("nothing here", "no Input: in the block")]
+    assert rows == [Example("a"), InvalidExample("nothing here", "no Input: in the block")]
 
 
 class Tabbed:
@@ -106,7 +106,7 @@ def test_nothing_is_made_of_nothing(text: str) -> None:
 @given(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists))
 def test_no_text_and_no_data_is_too_odd(text: str, data: Any) -> None:
     for row in parse_examples(text, data=data):
-        assert isinstance(row, Broken) or row.input.strip() == row.input != ""
+        assert isinstance(row, InvalidExample) or row.input.strip() == row.input != ""
 
 
 @given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), min_size=1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
+from nanodistill.console import Lines, console_listener, duration, shown_value
 from nanodistill.events import ROWS, Notice, Progress, Table
-from nanodistill.progress import Lines, duration, shown_on, shown_value
 
 
 def test_a_stage_prints_a_line_now_and_then_and_always_its_end() -> None:
@@ -42,7 +42,7 @@ class Terminal(io.StringIO):
 
 def test_the_panel_shows_the_rows_beside_the_stage_and_leaves_a_line_of_each_stage() -> None:
     out = Terminal()
-    with shown_on(out) as listen:
+    with console_listener(out) as listen:
         listen(Progress(ROWS, 40, 360, "kept"))
         listen(Progress("generate", 9, 9, "calls", 0.0, {"spent": "$0.01"}))
         listen(Progress("trace", 7, 80, "calls", 12.0, {"spent": "$0.02"}))
@@ -53,7 +53,7 @@ def test_the_panel_shows_the_rows_beside_the_stage_and_leaves_a_line_of_each_sta
 
 def test_stages_side_by_side_are_all_in_the_panel() -> None:
     out = Terminal()
-    with shown_on(out) as listen:
+    with console_listener(out) as listen:
         listen(Progress("blind", 9, 9, "calls"))
         listen(Progress("generate", 30, 80, "calls"))
         listen(Progress("trace", 7, 50, "calls"))
@@ -67,7 +67,7 @@ def test_stages_side_by_side_are_all_in_the_panel() -> None:
 
 def test_quiet_keeps_warnings_and_tables() -> None:
     out = io.StringIO()
-    with shown_on(out, quiet=True) as listen:
+    with console_listener(out, quiet=True) as listen:
         listen(Progress("train", 1, 2))
         listen(Notice("First round: 52 to ask."))
         listen(Notice("Mind the gap.", "warning"))
@@ -80,7 +80,7 @@ def test_quiet_keeps_warnings_and_tables() -> None:
 
 def test_markup_in_a_table_is_text() -> None:
     out = io.StringIO()
-    with shown_on(out) as listen:
+    with console_listener(out) as listen:
         listen(Table("Rows", ("input",), (("[bold]not markup[/]",),)))
     assert "[bold]not markup[/]" in out.getvalue()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nanodistill.records import Request, canonical_json, trace_id
+from nanodistill.types import Request, canonical_json, trace_id
 
 REQUEST = Request(
     stage="generate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.redaction import Redactor, is_secret_name, redacted
+from nanodistill.secrets import Redactor, is_secret_name, redacted
 
 
 @pytest.mark.parametrize(

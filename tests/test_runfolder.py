@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nanodistill.errors import DamagedFile, NewerVersion, RunLocked, disk_full
-from nanodistill.runfolder import RunFolder, bytes_in, read_json, write_json
+from nanodistill.errors import CorruptFileError, NewerVersionError, RunLockedError, disk_full
+from nanodistill.run_dir import RunFolder, bytes_in, read_json, write_json
 
 
 def test_a_second_process_on_the_same_half_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.locked("synth"):
-        with pytest.raises(RunLocked, match="another process"), run.locked("synth"):
+        with pytest.raises(RunLockedError, match="another process"), run.locked("synth"):
             pass
         with run.locked("train"):
             pass
@@ -28,7 +28,7 @@ def test_a_second_process_on_the_same_half_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_folder_is_refused_with_both_versions(tmp_path: Path) -> None:
     write_json(tmp_path / "format.json", {"format": 99})
-    refused = pytest.raises(NewerVersion, match="format 99, this one knows 1")
+    refused = pytest.raises(NewerVersionError, match="format 99, this one knows 1")
     with refused, RunFolder(tmp_path).locked("synth"):
         pass
 
@@ -45,7 +45,7 @@ def test_a_small_file_is_replaced_whole_and_leaves_no_part(tmp_path: Path) -> No
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "index.json"
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match=r"index\.json"):
+    with pytest.raises(CorruptFileError, match=r"index\.json"):
         read_json(path)
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from nanodistill.errors import DataError
 from nanodistill.events import Event, Notice
-from nanodistill.records import Seed
 from nanodistill.seeds import Row, describe_input, load_rows
+from nanodistill.types import Seed
 
 PAIRS = [("a cat", "animal"), ("an oak", "plant")]
 ROWS: list[dict[str, Any]] = [{"input": text, "output": label} for text, label in PAIRS]

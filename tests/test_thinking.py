@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanodistill.config.data import THINKING_FORMATS
+from nanodistill.config.synthesis_fields import THINKING_FORMATS
 from nanodistill.errors import ConfigError
-from nanodistill.thinking import FORMATS, resolve_format, survives, thinks
+from nanodistill.thinking import FORMATS, has_thinking, resolve_format, round_trips
 
 THINKING = [name for name in FORMATS if name != "none"]
 MARKS = [
@@ -40,18 +40,18 @@ def test_what_survives_reads_back_the_same(name: str, thinking: str | None, outp
     form = FORMATS[name]
     kept = thinking if name != "none" else None
     same = form.parse(form.format(thinking, output)) == (kept, output)
-    assert survives(form, thinking, output) == same
+    assert round_trips(form, thinking, output) == same
 
 
 @pytest.mark.parametrize("name", THINKING)
 @given(thinking=unmarked.map(str.strip).filter(bool), output=unmarked.map(str.strip).filter(bool))
 def test_ordinary_texts_survive(name: str, thinking: str, output: str) -> None:
-    assert survives(FORMATS[name], thinking, output)
+    assert round_trips(FORMATS[name], thinking, output)
 
 
 @given(thinking=texts, output=texts)
 def test_json_holds_any_text(thinking: str, output: str) -> None:
-    assert survives(FORMATS["json"], thinking, output)
+    assert round_trips(FORMATS["json"], thinking, output)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_json_holds_any_text(thinking: str, output: str) -> None:
 def test_marks_of_the_format_inside_a_text_do_not_survive(
     name: str, thinking: str, output: str
 ) -> None:
-    assert not survives(FORMATS[name], thinking, output)
+    assert not round_trips(FORMATS[name], thinking, output)
 
 
 def test_the_forms_are_those_of_the_configuration_analysis() -> None:
@@ -106,11 +106,11 @@ class Arrow:
 @pytest.mark.parametrize("given_as", [Arrow, Arrow(), f"{__file__}:Arrow"])
 def test_a_users_own_format(given_as: object) -> None:
     form = resolve_format(given_as)
-    assert thinks(form)
+    assert has_thinking(form)
     assert form.parse("because => 4") == ("because", "4")
     assert form.parse("no arrow") == (None, "no arrow")
-    assert survives(form, "because", "4")
-    assert not survives(form, "a => b", "4")
+    assert round_trips(form, "because", "4")
+    assert not round_trips(form, "a => b", "4")
     assert form.format(None, "4") == "4"
 
 

@@ -1,11 +1,9 @@
 """The `nanodistill` command: reads the words, calls the library, says how it ended.
 
     command     what every command is made of
-    stages      plan, synth, train, eval, distill, ask, status, doctor
+    stages      plan, synth, train, eval, distill, ask, report, status, doctor
     datasets    dataset show, verify, diff, edit, prune
-    delivery    export, serve
-    reporting   report
-    hub         push, pull
+    export_serve    export, serve, push, pull
 
 An error of ours ends a command with that error's exit code, and nothing else
 decides exit codes. With `--json` the last line on standard output is one JSON
@@ -23,20 +21,20 @@ from typing import NoReturn
 
 import click
 
-from nanodistill.cli import datasets, delivery, hub, reporting, stages
-from nanodistill.cli.command import Asked, Ending, cli, program
+from nanodistill.cli import datasets, export_serve, stages
+from nanodistill.cli.command import CommandResult, OutputFlags, cli, program
 from nanodistill.cli.pipes import outlives_its_reader
 from nanodistill.errors import NanoDistillError, refused_by_system
 
 INTERRUPTED = 130
 SLOW_TO_LEAVE = frozenset({"mlx.core", "litellm"})
 
-__all__ = ["cli", "datasets", "delivery", "hub", "main", "reporting", "run", "stages"]
+__all__ = ["cli", "datasets", "export_serve", "main", "run", "stages"]
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line and return its exit code."""
-    asked = Asked.of(arguments)
+    asked = OutputFlags.of(arguments)
     try:
         ending = cli.main(
             list(arguments), prog_name="nanodistill", standalone_mode=False, obj=asked
@@ -54,10 +52,10 @@ def run(arguments: Sequence[str]) -> int:
         return asked.failed(refused.exit_code, refused.message, refused.next_step)
     except Exception as error:  # noqa: BLE001 - the last border: said in a line, shown by --debug
         return fault(asked, error)
-    return asked.ended(ending) if isinstance(ending, Ending) else int(ending or 0)
+    return asked.ended(ending) if isinstance(ending, CommandResult) else int(ending or 0)
 
 
-def fault(asked: Asked, error: Exception) -> int:
+def fault(asked: OutputFlags, error: Exception) -> int:
     hint = "This is a fault of NanoDistill; run again with --debug for its traceback."
     return asked.failed(1, f"{type(error).__name__}: {error}", hint)
 

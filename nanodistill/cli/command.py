@@ -1,7 +1,7 @@
 """What every command is made of: its options, how it is called, how it ends.
 
-A command returns an `Ending`; `nanodistill.cli.run` shows it. What the words of
-the command line say about ending (`--json`, `--quiet`, `--debug`) is in `Asked`,
+A command returns an `CommandResult`; `nanodistill.cli.run` shows it. What the words of
+the command line say about ending (`--json`, `--quiet`, `--debug`) is in `OutputFlags`,
 which is known even where the line can't be parsed.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ending:
+class CommandResult:
     """How a command ended: `values` for `--json`, `text` for a person, the `next` command."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Asked:
+class OutputFlags:
     """What a command line says about how to end, known even where it can't be parsed."""
 
     command: str
@@ -52,12 +52,12 @@ class Asked:
     debug: bool
 
     @classmethod
-    def of(cls, arguments: Sequence[str]) -> Asked:
+    def of(cls, arguments: Sequence[str]) -> OutputFlags:
         flags = {word for word in arguments if word.startswith("-")}
         command = next((word for word in arguments if word not in flags), "")
         return cls(command, "--json" in flags, bool({"--quiet", "-q"} & flags), "--debug" in flags)
 
-    def ended(self, ending: Ending) -> int:
+    def ended(self, ending: CommandResult) -> int:
         if self.as_json:
             self._print_json(0, None, ending.next, ending.values)
             return 0
@@ -104,7 +104,7 @@ def can_be_shown(text: str, encoding: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Work:
+class RunContext:
     """A run file that was read, and the listener that shows what happens."""
 
     run_file: Path
@@ -138,7 +138,7 @@ def cli() -> None:
 
 
 def output_options(body: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`, `--quiet` and `--debug`, which every command has: they are in `Asked`."""
+    """`--json`, `--quiet` and `--debug`, which every command has: they are in `OutputFlags`."""
     options = [
         click.option("--json", is_flag=True, expose_value=False, help="End with one line of JSON."),
         click.option("--quiet", "-q", is_flag=True, expose_value=False, help=QUIET_HELP),
@@ -152,11 +152,11 @@ def output_options(body: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def listening(*, to_stderr: bool = False) -> Iterator[Listener]:
     """A listener for the current command, on the stream that is for people."""
-    from nanodistill.progress import shown_on
+    from nanodistill.console import console_listener
 
-    asked: Asked = click.get_current_context().obj
+    asked: OutputFlags = click.get_current_context().obj
     stream = sys.stderr if asked.as_json or to_stderr else sys.stdout
-    with shown_on(stream, quiet=asked.quiet) as listen:
+    with console_listener(stream, quiet=asked.quiet) as listen:
         yield listen
 
 
@@ -172,7 +172,7 @@ class RunCommand(click.Command):
         super().format_epilog(ctx, formatter)
         if not self.parts:
             return
-        from nanodistill.config.tables import described
+        from nanodistill.config.reference import described
 
         fields = [field for part in self.parts for field in described(part)]
         with formatter.section("Fields of RUN.toml that it goes by, and of --set"):
@@ -181,24 +181,24 @@ class RunCommand(click.Command):
 
 def command(
     name: str, group: click.Group = cli, *, to_stderr: bool = False, fields: Sequence[str] = ()
-) -> Callable[[Callable[..., Ending]], click.Command]:
+) -> Callable[[Callable[..., CommandResult]], click.Command]:
     """Make `body(work, **options)` a command on a run file.
 
     Args:
         fields: parts of the configuration that its help is to list.
     """
 
-    def make(body: Callable[..., Ending]) -> click.Command:
+    def make(body: Callable[..., CommandResult]) -> click.Command:
         @output_options
         @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
         @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
         @functools.wraps(body)
-        def run(run_file: Path, overrides: tuple[str, ...], **options: Any) -> Ending:
+        def run(run_file: Path, overrides: tuple[str, ...], **options: Any) -> CommandResult:
             from nanodistill.config import load_config
 
             config = load_config(run_file, overrides)
             with listening(to_stderr=to_stderr) as listen:
-                return body(Work(run_file, config, listen, overrides), **options)
+                return body(RunContext(run_file, config, listen, overrides), **options)
 
         made = click.command(name, cls=RunCommand)(run)
         made.parts = tuple(fields)

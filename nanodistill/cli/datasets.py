@@ -10,8 +10,8 @@ import click
 
 from nanodistill.cli.command import (
     SET_HELP,
-    Ending,
-    Work,
+    CommandResult,
+    RunContext,
     cli,
     command,
     listening,
@@ -19,7 +19,7 @@ from nanodistill.cli.command import (
 )
 from nanodistill.errors import FolderError
 from nanodistill.events import Table
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 if TYPE_CHECKING:
     from nanodistill.dataset import DatasetVersion
@@ -30,11 +30,11 @@ def dataset() -> None:
     """Look at dataset versions, check them, mend them, remove old ones."""
 
 
-def run_of(work: Work) -> RunFolder:
+def run_of(work: RunContext) -> RunFolder:
     return RunFolder(work.config.run_folder)
 
 
-def version_of(work: Work, version: str | None) -> DatasetVersion:
+def version_of(work: RunContext, version: str | None) -> DatasetVersion:
     """The version of the run that was named, else the latest."""
     from nanodistill.dataset import open_version
 
@@ -69,24 +69,24 @@ def run_at(where: Path, overrides: tuple[str, ...]) -> RunFolder | None:
 @click.option("--rejected", is_flag=True, help="Show rejected rows instead, with the reasons.")
 def show(
     where: Path, overrides: tuple[str, ...], version: str | None, rows: int, rejected: bool
-) -> Ending:
+) -> CommandResult:
     """Show a version (the latest) and the list of all."""
-    from nanodistill.dataset import heal_index, open_version
-    from nanodistill.dataset.show import rejected_table, version_tables, versions_table
+    from nanodistill.dataset import open_version, repair_index
+    from nanodistill.dataset.tables import rejected_table, version_tables, versions_table
 
     run = run_at(where, overrides)
     found = open_version(version if run else where, run)
     tables = [rejected_table(found, rows=rows)] if rejected else version_tables(found, rows=rows)
     with listening() as listen:
-        for table in [*tables, *([versions_table(heal_index(run))] if run else [])]:
+        for table in [*tables, *([versions_table(repair_index(run))] if run else [])]:
             listen(table)
-    return Ending(found.manifest.model_dump(mode="json"))
+    return CommandResult(found.manifest.model_dump(mode="json"))
 
 
 @dataset.command("verify")
 @reading_options
 @click.argument("version", required=False)
-def verify(where: Path, overrides: tuple[str, ...], version: str | None) -> Ending:
+def verify(where: Path, overrides: tuple[str, ...], version: str | None) -> CommandResult:
     """Derive every hash of a version again from its files."""
     from nanodistill.dataset import open_version
     from nanodistill.dataset import verify as check
@@ -95,39 +95,41 @@ def verify(where: Path, overrides: tuple[str, ...], version: str | None) -> Endi
     found = check(open_version(version, run).path if run else where)
     said = f"{found.version.name} holds: {found.files} files, {found.rows} rows."
     values = {"version": found.version.name, "files": found.files, "rows": found.rows}
-    return Ending(values | {"fingerprint": found.version.fingerprint}, said)
+    return CommandResult(values | {"fingerprint": found.version.fingerprint}, said)
 
 
 @dataset.command("diff")
 @reading_options
 @click.argument("before", required=False)
 @click.argument("after", required=False)
-def diff(where: Path, overrides: tuple[str, ...], before: str | None, after: str | None) -> Ending:
+def diff(
+    where: Path, overrides: tuple[str, ...], before: str | None, after: str | None
+) -> CommandResult:
     """Which rows came, went or changed between two versions (the last two), and why.
 
     Two folders may be compared without a run file.
     """
     from nanodistill.dataset import diff as compare
-    from nanodistill.dataset.show import diff_tables
+    from nanodistill.dataset.tables import diff_tables
 
     with listening() as listen:
         found = compare(*_pair(where, run_at(where, overrides), before, after))
         for table in diff_tables(found):
             listen(table)
-    return Ending(found.to_json())
+    return CommandResult(found.to_json())
 
 
 def _pair(
     where: Path, run: RunFolder | None, before: str | None, after: str | None
 ) -> tuple[DatasetVersion, DatasetVersion]:
     """The versions to compare. After a folder comes one other, and nothing more."""
-    from nanodistill.dataset import heal_index, open_version
+    from nanodistill.dataset import open_version, repair_index
 
     if run is None:
         if before is None or after is not None:
             raise click.UsageError("A folder is compared with one other: FOLDER OTHER.")
         return open_version(where, None), open_version(before, None)
-    names = heal_index(run).names
+    names = repair_index(run).names
     if before is None and len(names) < 2:
         there = f"the one version {names[0]}" if names else "no dataset version yet"
         raise FolderError(
@@ -142,7 +144,9 @@ def _pair(
 @click.argument("version", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows to this file.")
 @click.option("--from", "mended", type=click.Path(path_type=Path), help="Read them back.")
-def edit(work: Work, version: str | None, out: Path | None, mended: Path | None) -> Ending:
+def edit(
+    work: RunContext, version: str | None, out: Path | None, mended: Path | None
+) -> CommandResult:
     """Write a version to a file to mend by hand, or read it back as a child version."""
     if (out is None) == (mended is None):
         raise click.UsageError("Say either --out FILE or --from FILE.")
@@ -152,24 +156,24 @@ def edit(work: Work, version: str | None, out: Path | None, mended: Path | None)
     return _read_back(work, found, mended or Path())
 
 
-def _written_out(work: Work, version: DatasetVersion, out: Path) -> Ending:
+def _written_out(work: RunContext, version: DatasetVersion, out: Path) -> CommandResult:
     from nanodistill.dataset import export_for_edit
 
     rows = export_for_edit(version, out)
     again = f"{work.then('dataset edit')} {version.name} --from {out}"
-    return Ending({"rows": rows, "file": str(out)}, f"{rows} rows in {out}", again)
+    return CommandResult({"rows": rows, "file": str(out)}, f"{rows} rows in {out}", again)
 
 
-def _read_back(work: Work, version: DatasetVersion, mended: Path) -> Ending:
+def _read_back(work: RunContext, version: DatasetVersion, mended: Path) -> CommandResult:
     from nanodistill.dataset import read_edit, write_version
 
     change = read_edit(version, mended)
     counts = {"changed": change.changed, "dropped": change.dropped, "added": change.added}
     if change.is_empty:
-        return Ending(counts | {"version": version.name}, "Nothing was changed.")
+        return CommandResult(counts | {"version": version.name}, "Nothing was changed.")
     child = write_version(run_of(work), change.draft)
     said = ", ".join(f"{n} {what}" for what, n in counts.items())
-    return Ending(
+    return CommandResult(
         counts | {"version": child.name, "path": str(child.path)},
         f"{child.name}, a child of {version.name}: {said}.",
         work.then("train"),
@@ -179,7 +183,7 @@ def _read_back(work: Work, version: DatasetVersion, mended: Path) -> Ending:
 @command("prune", dataset)
 @click.argument("versions", nargs=-1)
 @click.option("--yes", is_flag=True, help="Remove them, rather than say what would go.")
-def prune(work: Work, versions: tuple[str, ...], yes: bool) -> Ending:
+def prune(work: RunContext, versions: tuple[str, ...], yes: bool) -> CommandResult:
     """Remove versions that nothing refers to; never the latest, nor one trained on."""
     from nanodistill.dataset import prunable
     from nanodistill.dataset import prune as remove
@@ -189,9 +193,11 @@ def prune(work: Work, versions: tuple[str, ...], yes: bool) -> Ending:
         gone = remove(run_of(work), versions or None)
         freed = size(sum(version.bytes for version in gone))
         names = [version.name for version in gone]
-        return Ending({"removed": names}, f"Removed {len(gone)} versions, {freed}.")
+        return CommandResult({"removed": names}, f"Removed {len(gone)} versions, {freed}.")
     found = prunable(run_of(work))
     lines = tuple((v.name, size(v.bytes), v.needed_because or "may go") for v in found)
     work.listen(Table("Versions", ("version", "size", ""), lines))
     free = [v.name for v in found if not v.needed_because]
-    return Ending({"prunable": free}, next=f"{work.then('dataset prune')} --yes" if free else None)
+    return CommandResult(
+        {"prunable": free}, next=f"{work.then('dataset prune')} --yes" if free else None
+    )

@@ -1,4 +1,7 @@
-"""The commands that work on a run."""
+"""The commands that work on a run.
+
+The command that shows what a run came to.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,28 @@ from typing import Any, Protocol
 
 import click
 
-from nanodistill.cli.command import Ending, Work, cli, command, listening, output_options
+from nanodistill.cli.command import (
+    CommandResult,
+    RunContext,
+    cli,
+    command,
+    listening,
+    output_options,
+)
 
 
 @command("synth", fields=("task", "teacher", "data"))
 @click.option("--limit", type=click.IntRange(min=1), help="A preview: make and show this many.")
-def synth(work: Work, limit: int | None) -> Ending:
+def synth(work: RunContext, limit: int | None) -> CommandResult:
     """Ask the teacher and make a dataset version."""
     from nanodistill import api
 
     result = api.synthesize(work.config, limit=limit, listen=work.listen)
     if limit:
         work.listen(result.preview_table())
-    return Ending(result.to_json(), result.summary(), work.then("synth" if limit else "train"))
+    return CommandResult(
+        result.to_json(), result.summary(), work.then("synth" if limit else "train")
+    )
 
 
 def students_options(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,19 +55,21 @@ def students_options(body: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="Stop after the preflight table.")
 @students_options
 def train(
-    work: Work,
+    work: RunContext,
     dataset: str | None,
     dry_run: bool,
     students: tuple[str, ...],
     train_on: tuple[str, ...],
-) -> Ending:
+) -> CommandResult:
     """Train the student, or one after another several, on a dataset version."""
     from nanodistill import api
-    from nanodistill.students import one_by_one, variants
+    from nanodistill.students import expand_variants, iterate_students
 
     results = {
         name: api.train(config, dataset=dataset, dry_run=dry_run, listen=work.listen)
-        for name, config in one_by_one(variants(work.config, students, train_on), work.listen)
+        for name, config in iterate_students(
+            expand_variants(work.config, students, train_on), work.listen
+        )
     }
     following = work.then("train" if dry_run else "eval") + _again(students, train_on)
     return _ending_of_each(results, following)
@@ -69,18 +83,20 @@ def train(
 @click.option("--teacher", is_flag=True, help="Ask the teacher the same rows too; it is paid for.")
 @students_options
 def evaluate(
-    work: Work, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any
-) -> Ending:
+    work: RunContext, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any
+) -> CommandResult:
     """Compare the student with its base on the test split, and several students with each other."""
     from nanodistill import api
-    from nanodistill.students import comparison, one_by_one, variants
+    from nanodistill.students import expand_variants, iterate_students, students_table
 
     results = {
         name: api.evaluate(config, listen=work.listen, **judged)
-        for name, config in one_by_one(variants(work.config, students, train_on), work.listen)
+        for name, config in iterate_students(
+            expand_variants(work.config, students, train_on), work.listen
+        )
     }
     if len(results) > 1:
-        work.listen(comparison(results))
+        work.listen(students_table(results))
     return _ending_of_each(results, f'{work.then("ask")} "…"')
 
 
@@ -89,14 +105,14 @@ class Result(Protocol):
     def summary(self) -> str: ...
 
 
-def _ending_of_each(results: Mapping[str, Result], following: str) -> Ending:
+def _ending_of_each(results: Mapping[str, Result], following: str) -> CommandResult:
     """A single result as it is; several under `students`, by their names."""
     if len(results) == 1:
         (result,) = results.values()
-        return Ending(result.to_json(), result.summary(), following)
+        return CommandResult(result.to_json(), result.summary(), following)
     values = {"students": {name: result.to_json() for name, result in results.items()}}
     told = (f"{name}: {result.summary()}" for name, result in results.items())
-    return Ending(values, "\n".join(told), following)
+    return CommandResult(values, "\n".join(told), following)
 
 
 def _again(students: Sequence[str], train_on: Sequence[str]) -> str:
@@ -107,52 +123,61 @@ def _again(students: Sequence[str], train_on: Sequence[str]) -> str:
 
 
 @command("distill")
-def distill(work: Work) -> Ending:
+def distill(work: RunContext) -> CommandResult:
     """Synthesize, train and evaluate, each where it stands."""
-    from nanodistill.distilling import distill_config
+    from nanodistill.api import distill_config
 
     result = distill_config(work.config, listen=work.listen)
-    return Ending(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
+    return CommandResult(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
 
 
 @command("ask", to_stderr=True, fields=("delivery",))
 @click.argument("text")
 @click.option("--base", is_flag=True, help="Ask the untrained model instead.")
-def ask(work: Work, text: str, base: bool) -> Ending:
+def ask(work: RunContext, text: str, base: bool) -> CommandResult:
     """Answer TEXT with the student."""
     from nanodistill import api
 
     answer = api.ask(work.config, text, base=base, listen=work.listen)
-    return Ending(answer.to_json(), answer.output)
+    return CommandResult(answer.to_json(), answer.output)
 
 
 @command("plan", fields=("task", "teacher", "data"))
-def plan(work: Work) -> Ending:
+def plan(work: RunContext) -> CommandResult:
     """What synthesis would ask and cost, without asking."""
     from nanodistill import api
 
     estimate = api.plan(work.config, listen=work.listen)
-    return Ending(estimate.to_json(), estimate.summary(), work.then("synth"))
+    return CommandResult(estimate.to_json(), estimate.summary(), work.then("synth"))
 
 
 @command("status")
-def status(work: Work) -> Ending:
+def status(work: RunContext) -> CommandResult:
     """What is done, what is left, what it cost."""
     from nanodistill import status as module
 
     state = module.status_of(work.config, work.then)
     for table in state.tables():
         work.listen(table)
-    return Ending(state.to_json(), state.summary(), state.next)
+    return CommandResult(state.to_json(), state.summary(), state.next)
 
 
 @cli.command("doctor")
 @output_options
-def doctor() -> Ending:
+def doctor() -> CommandResult:
     """Chip, memory, BLAS, keys, models at hand."""
-    from nanodistill.doctor import examine
+    from nanodistill.system_report import inspect_system
 
-    findings = examine()
+    findings = inspect_system()
     with listening() as listen:
         listen(findings.table())
-    return Ending(findings.to_json())
+    return CommandResult(findings.to_json())
+
+
+@command("report")
+def report(work: RunContext) -> CommandResult:
+    """Write report.html, one file, with what the run has so far."""
+    from nanodistill import api
+
+    written = api.report(work.config)
+    return CommandResult(written.to_json(), written.summary())

@@ -1,4 +1,10 @@
-"""The whole configuration of a run, put together from its parts."""
+"""The second tier: a bundle of expert settings that fills the same fields.
+
+Only what the user set is passed on; the rest stays with the fields' own
+defaults, so that an `AdvancedConfig()` changes nothing.
+
+The whole configuration of a run, put together from its parts.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +12,84 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from nanodistill.config.advanced import AdvancedConfig
-from nanodistill.config.data import DataSettings, PromptTemplates
-from nanodistill.config.delivery import DeliverySettings
 from nanodistill.config.identity import identity_values
 from nanodistill.config.identity import plain_value as plain_value
-from nanodistill.config.machine import MachineSettings, out_of_order
 from nanodistill.config.mlx_config import cli_args, mlx_lm_config, yaml_text
 from nanodistill.config.mlx_options import effective
-from nanodistill.config.nearest import nearest as nearest
-from nanodistill.config.settings import EACH, Settings
-from nanodistill.config.tables import members, type_text
-from nanodistill.config.task import TaskSettings
-from nanodistill.config.teaching import TeacherSettings
-from nanodistill.config.training import TrainingSettings
+from nanodistill.config.reference import members, type_text
+from nanodistill.config.settings import PROBLEMS, Range, Settings
+from nanodistill.config.settings import suggest as suggest
+from nanodistill.config.synthesis_fields import (
+    DataSettings,
+    PromptTemplates,
+    TaskSettings,
+    TeacherSettings,
+)
+from nanodistill.config.training_fields import (
+    DeliverySettings,
+    MachineSettings,
+    TrainingSettings,
+    out_of_order,
+)
 from nanodistill.config.wording import in_words, shown, unusable
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.records import tagged_hash
-from nanodistill.redaction import redacted
-from nanodistill.runfolder import write_atomic
-from nanodistill.textfiles import expanded
+from nanodistill.run_dir import write_atomic
+from nanodistill.secrets import redacted
+from nanodistill.text_files import expanded
+from nanodistill.types import tagged_hash
+
+SAMPLING = ("top_p", "top_k", "frequency_penalty", "presence_penalty")
+ALL = -1
+FIELD_OF = {
+    "gradient_clip": ("max_grad_norm",),
+    "warmup_steps": ("warmup_steps",),
+    "lr_scheduler": ("lr_scheduler",),
+    "lora_alpha": ("lora_alpha",),
+    "lora_dropout": ("lora_dropout",),
+    "target_modules": ("target_modules",),
+    "memory_limit_gb": ("max_memory_gb", "memory_hard_limit_gb"),
+    "cpu_limit_percent": ("cpu_capacity_percent",),
+}
+
+
+class AdvancedConfig(BaseModel):
+    """Expert settings by the names of the configuration analysis."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_p: Annotated[float, Range(0, 1, liftable=False)] | None = None
+    top_k: Annotated[int, Range(-1)] | None = None
+    """How many of the likeliest tokens are sampled from; -1, all of them, is not sent."""
+    frequency_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
+    presence_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
+    gradient_clip: float | None = None
+    warmup_steps: int | None = None
+    lr_scheduler: Literal["constant", "linear", "cosine"] | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
+    target_modules: list[str] | None = None
+    memory_limit_gb: int | None = None
+    cpu_limit_percent: float | None = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """The set values under the names of DistillationConfig's fields."""
+        chosen = self.model_dump(include=self.model_fields_set, exclude_none=True)
+        sampling = {key: chosen[key] for key in SAMPLING if key in chosen}
+        if sampling.get("top_k") == ALL:
+            del sampling["top_k"]
+        fields = {
+            field: value
+            for key, value in chosen.items()
+            if key not in SAMPLING
+            for field in FIELD_OF[key]
+        }
+        return fields | ({"litellm_kwargs": sampling} if sampling else {})
+
 
 PROMPT_FIELDS = {
     "cot_system": "custom_cot_system_prompt",
@@ -58,7 +117,7 @@ class DistillationConfig(
     """
 
     def __init__(self, /, **values: Any) -> None:
-        own, problems = spelled_out(values)
+        own, problems = expand_aliases(values)
         problems += _unusable(own)
         try:
             super().__init__(**own)
@@ -124,7 +183,7 @@ class DistillationConfig(
         return shown
 
 
-def spelled_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def expand_aliases(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """`values` with other names and bundles as fields, and what is wrong with the bundles."""
     own = dict(values)
     problems: list[Problem] = []
@@ -135,10 +194,10 @@ def spelled_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
         except ValidationError as invalid:
             problems += explain_all(invalid, kind, key)
     names = [*own, *(name for name in filled if name not in own)]
-    return {name: _laid_over(own, filled, name) for name in names}, problems
+    return {name: _merge(own, filled, name) for name in names}, problems
 
 
-def _laid_over(own: Mapping[str, Any], filled: Mapping[str, Any], name: str) -> Any:
+def _merge(own: Mapping[str, Any], filled: Mapping[str, Any], name: str) -> Any:
     """A field's own value; over the filled one, key by key, where both are tables."""
     if name not in own:
         return filled[name]
@@ -167,11 +226,11 @@ def explain_all(invalid: ValidationError, model: type[BaseModel], *above: str) -
 def explain(error: ErrorDetails, model: type[BaseModel], *above: str) -> list[Problem]:
     """The problems of a pydantic error: one, or as many as a table says that it has."""
     where = ".".join(str(part) for part in (*above, *error["loc"]))
-    if EACH in error.get("ctx", {}):
-        told: list[tuple[str, str]] = error["ctx"][EACH]
+    if PROBLEMS in error.get("ctx", {}):
+        told: list[tuple[str, str]] = error["ctx"][PROBLEMS]
         return [Problem(".".join(filter(None, (where, key))), what) for key, what in told]
     if error["type"] == "extra_forbidden":
-        near = nearest(where.rsplit(".", 1)[-1], model.model_fields)
+        near = suggest(where.rsplit(".", 1)[-1], model.model_fields)
         return [Problem(where, f"unknown key{near}")]
     return [Problem(where, in_words(error))]
 

@@ -16,11 +16,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nanodistill.config.mlx_names import DEFAULT_SCALE, OURS
-from nanodistill.config.mlx_options import MlxSettings, optimizer_settings
+from nanodistill.config.mlx_options import DEFAULT_SCALE, OURS, MlxSettings, optimizer_settings
 
 if TYPE_CHECKING:
-    from nanodistill.config.training import TrainingSettings
+    from nanodistill.config.training_fields import TrainingSettings
 
 FLAGS = {
     "fine_tune_type": "--fine-tune-type",

@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from nanodistill.config.nearest import nearest
-from nanodistill.config.ranges import shortened
+from nanodistill.config.settings import shortened, suggest
 from nanodistill.errors import Problem
-from nanodistill.textfiles import LONE_SURROGATE
+from nanodistill.text_files import LONE_SURROGATE
 
 WANTED = {
     "bool_parsing": "true or false",
@@ -42,7 +41,7 @@ def in_words(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [name.strip(" '") for name in expected.replace(" or ", ", ").split(",")]
-        near = nearest(error["input"], known) if isinstance(error["input"], str) else ""
+        near = suggest(error["input"], known) if isinstance(error["input"], str) else ""
         return (
             f"is {shown(error['input'])}{near}; must be {expected}"
             if near

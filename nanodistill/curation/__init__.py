@@ -1,1 +1,1 @@
-"""From candidate rows to kept ones: steps that accept or refuse, the account, the split."""
+"""From candidate rows to kept ones: filters, duplicates, labels, votes, the split."""

@@ -11,10 +11,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from nanodistill.curation.dedup import fingerprint
-from nanodistill.curation.near import NearIndex, words_of
-from nanodistill.curation.sieve import Refused
-from nanodistill.records import Seed, Trace
+from nanodistill.curation.filter_pipeline import Rejected
+from nanodistill.curation.filters import exact_key
+from nanodistill.curation.minhash import NearIndex, words_of
+from nanodistill.types import Seed, Trace
 
 RUN = 8
 
@@ -26,7 +26,7 @@ def runs_of(text: str) -> dict[int, str]:
     return {zlib.crc32(run.encode("utf-8", "surrogatepass")): run for run in runs}
 
 
-class Contamination:
+class ContaminationFilter:
     """Refuses rows that are too near to a test row."""
 
     name = "contamination"
@@ -44,19 +44,19 @@ class Contamination:
     def _learn(self, row: Seed) -> None:
         number = self._near.add(row.input)
         self._ids.append(row.id)
-        self._exact.setdefault(fingerprint(row.input), number)
+        self._exact.setdefault(exact_key(row.input), number)
         for run in runs_of(row.input).keys() - self._wording:
             self._runs.setdefault(run, number)
 
-    def __call__(self, row: Trace) -> Trace | Refused:
+    def __call__(self, row: Trace) -> Trace | Rejected:
         if not self._ids:
             return row
-        if (number := self._exact.get(fingerprint(row.input))) is not None:
-            return Refused("contaminated", f"is the test row {self._ids[number]}")
+        if (number := self._exact.get(exact_key(row.input))) is not None:
+            return Rejected("contaminated", f"is the test row {self._ids[number]}")
         if (near := self._near.nearest(row.input)) is not None:
-            return Refused("contaminated", f"{near[1]:.0%} the test row {self._ids[near[0]]}")
+            return Rejected("contaminated", f"{near[1]:.0%} the test row {self._ids[near[0]]}")
         for run, words in runs_of(row.input).items():
             if run in self._runs:
                 test_id = self._ids[self._runs[run]]
-                return Refused("contaminated", f"shares '{words}' with the test row {test_id}")
+                return Rejected("contaminated", f"shares '{words}' with the test row {test_id}")
         return row

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nanodistill.curation.sieve import Refused
-from nanodistill.records import Seed, Trace, canonical_text
+from nanodistill.curation.filter_pipeline import Rejected
+from nanodistill.types import Seed, Trace, canonical_text
 from nanodistill.values import (
     QUOTES,
     SENTENCE_ENDS,
@@ -313,10 +313,10 @@ class LabelInSet:
     labels: tuple[str, ...]
     name: str = "label in set"
 
-    def __call__(self, row: Trace) -> Trace | Refused:
+    def __call__(self, row: Trace) -> Trace | Rejected:
         label = match_label(row.output, self.labels)
         if label is None:
-            return Refused(
+            return Rejected(
                 "not_a_label", f"'{row.output[:80]}' is none of {', '.join(self.labels)}"
             )
         return row if row.source == "seed" else replace(row, output=label)

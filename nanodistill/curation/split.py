@@ -20,13 +20,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nanodistill.records import Source, Split
+from nanodistill.types import Source, Split
 
 CHOICE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class SplitRow:
     """A kept row as the split sees it.
 
     `groups` are the keys of what it must stay together with. Both sides should have
@@ -41,7 +41,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Sides:
+class SplitAssignment:
     """The split of a run's kept rows, by id, and how many groups there are in all and in valid."""
 
     split_of: dict[str, Split]
@@ -62,12 +62,12 @@ class _Group:
         return len(self.ids)
 
 
-def split_rows(rows: Sequence[Member], *, val_split: float, random_seed: int) -> Sides:
+def split_rows(rows: Sequence[SplitRow], *, val_split: float, random_seed: int) -> SplitAssignment:
     """Put each row on a side."""
     groups = _grouped(rows, random_seed)
     chosen = _chosen(groups, len(rows), val_split) if len(groups) > 1 and val_split > 0 else []
     valid = {id for group in chosen for id in group.ids}
-    return Sides(
+    return SplitAssignment(
         split_of={row.id: "valid" if row.id in valid else "train" for row in rows},
         groups=len(groups),
         valid_groups=len(chosen),
@@ -78,7 +78,7 @@ def _chosen(groups: list[_Group], rows: int, val_split: float) -> list[_Group]:
     """The groups of the validation split."""
     free = [group for group in groups if not group.has_seed] or groups[1:]
     room = min(max(1, round(rows * val_split)), rows - 1)
-    lacking = _Lacking(free, room)
+    lacking = _Deficit(free, room)
     chosen: list[_Group] = []
     too_big: list[_Group] = []
     for group in lacking.in_turn():
@@ -97,7 +97,7 @@ def _chosen(groups: list[_Group], rows: int, val_split: float) -> list[_Group]:
     return chosen
 
 
-class _Lacking:
+class _Deficit:
     """How many rows of each label and cell valid still lacks, and whose turn it is by that."""
 
     def __init__(self, groups: list[_Group], room: int) -> None:
@@ -147,20 +147,20 @@ def _main_label(group: _Group) -> str:
     return min(Counter(group.labels).items(), key=lambda item: (-item[1], item[0]))[0]
 
 
-def _grouped(rows: Sequence[Member], random_seed: int) -> list[_Group]:
+def _grouped(rows: Sequence[SplitRow], random_seed: int) -> list[_Group]:
     """The groups in an order drawn from `random_seed` and the ids alone."""
     families = _Families()
     for row in rows:
         for key in row.groups:
             families.join(f"row {row.id}", f"key {key}")
-    together: dict[str, list[Member]] = defaultdict(list)
+    together: dict[str, list[SplitRow]] = defaultdict(list)
     for row in rows:
         together[families.root(f"row {row.id}")].append(row)
     groups = [_group(members, random_seed) for members in together.values()]
     return sorted(groups, key=lambda group: group.drawn)
 
 
-def _group(members: Iterable[Member], random_seed: int) -> _Group:
+def _group(members: Iterable[SplitRow], random_seed: int) -> _Group:
     ordered = sorted(members, key=lambda row: row.id)
     drawn = hashlib.sha256(f"nanodistill.split.v1\0{random_seed}\0{ordered[0].id}".encode())
     return _Group(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from nanodistill.dataset.diff import VersionDiff, diff
 from nanodistill.dataset.edit import Edit, export_for_edit, read_edit
-from nanodistill.dataset.index import heal_index
 from nanodistill.dataset.manifest import (
     Agreement,
     Calls,
@@ -28,9 +27,15 @@ from nanodistill.dataset.manifest import (
 )
 from nanodistill.dataset.provenance import config_hash, public_config, public_name
 from nanodistill.dataset.prune import Prunable, prunable, prune
-from nanodistill.dataset.verify import Verified, verify
-from nanodistill.dataset.version import DatasetVersion, open_folder, open_version, parse_where
-from nanodistill.dataset.writer import VersionDraft, write_version
+from nanodistill.dataset.read import (
+    DatasetVersion,
+    open_folder,
+    open_version,
+    parse_dataset_ref,
+    repair_index,
+)
+from nanodistill.dataset.verify import VerifyResult, verify
+from nanodistill.dataset.write import VersionDraft, write_version
 
 __all__ = [
     "Agreement",
@@ -45,22 +50,22 @@ __all__ = [
     "SplitFacts",
     "StageCount",
     "TokenUsage",
-    "Verified",
+    "VerifyResult",
     "VersionDiff",
     "VersionDraft",
     "VersionFacts",
     "config_hash",
     "diff",
     "export_for_edit",
-    "heal_index",
     "open_folder",
     "open_version",
-    "parse_where",
+    "parse_dataset_ref",
     "prunable",
     "prune",
     "public_config",
     "public_name",
     "read_edit",
+    "repair_index",
     "verify",
     "write_version",
 ]

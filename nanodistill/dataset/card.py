@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nanodistill.dataset.card_figures import making_section, rows_section
+from nanodistill.dataset.describe import making_section, rows_section
 from nanodistill.dataset.manifest import Manifest
 from nanodistill.dataset.markdown import cell, code_text, fenced, prose, table
 

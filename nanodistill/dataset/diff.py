@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from nanodistill.dataset.manifest import Manifest
 from nanodistill.dataset.provenance import defaults_of_data
+from nanodistill.dataset.read import DatasetVersion
 from nanodistill.dataset.rows import SPLITS
-from nanodistill.dataset.version import DatasetVersion
-from nanodistill.records import canonical_json, canonical_text
+from nanodistill.types import canonical_json, canonical_text
 
 FIELDS = (
     "instruction",
@@ -47,7 +47,7 @@ class RowRef:
 
 
 @dataclass(frozen=True)
-class Change:
+class RowChange:
     """A row before and after, and in which of split, source, thinking and output they differ."""
 
     before: RowRef
@@ -56,7 +56,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Cause:
+class ConfigChange:
     """A difference in how the versions were made: what, and its text in each (None: absent)."""
 
     what: str
@@ -73,8 +73,8 @@ class VersionDiff:
     same: int
     came: tuple[RowRef, ...]
     went: tuple[RowRef, ...]
-    changed: tuple[Change, ...]
-    causes: tuple[Cause, ...]
+    changed: tuple[RowChange, ...]
+    causes: tuple[ConfigChange, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,9 +84,9 @@ def diff(before: DatasetVersion, after: DatasetVersion) -> VersionDiff:
     """The way from `before` to `after`.
 
     Raises:
-        DamagedFile: the rows of one can't be read.
+        CorruptFileError: the rows of one can't be read.
     """
-    old, new = list(_marks(before)), list(_marks(after))
+    old, new = list(_row_digests(before)), list(_row_digests(after))
     by_id, old, new = _paired(old, new, lambda mark: mark.id)
     by_source, old, new = _paired(old, new, lambda mark: (mark.source, mark.input))
     by_input, old, new = _paired(old, new, lambda mark: mark.input)
@@ -104,7 +104,7 @@ def diff(before: DatasetVersion, after: DatasetVersion) -> VersionDiff:
     )
 
 
-class _Mark(NamedTuple):
+class _RowDigest(NamedTuple):
     """What tells a row apart, small enough to hold for all rows of two versions."""
 
     id: str
@@ -114,11 +114,11 @@ class _Mark(NamedTuple):
     texts: bytes
 
 
-def _marks(version: DatasetVersion) -> Iterator[_Mark]:
+def _row_digests(version: DatasetVersion) -> Iterator[_RowDigest]:
     for split in SPLITS:
         for row in version.rows(split):
             texts = canonical_json([row["input"], row["thinking"], row["output"]])
-            yield _Mark(
+            yield _RowDigest(
                 row["id"], split, row["source"], _short(canonical_text(row["input"])), _short(texts)
             )
 
@@ -128,10 +128,10 @@ def _short(text: str) -> bytes:
 
 
 def _paired(
-    old: Iterable[_Mark], new: Iterable[_Mark], key: Any
-) -> tuple[list[tuple[_Mark, _Mark]], list[_Mark], list[_Mark]]:
+    old: Iterable[_RowDigest], new: Iterable[_RowDigest], key: Any
+) -> tuple[list[tuple[_RowDigest, _RowDigest]], list[_RowDigest], list[_RowDigest]]:
     """Pairs of equal key, each row in one at most, and the rows that are left on either side."""
-    waiting: dict[Any, list[_Mark]] = defaultdict(list)
+    waiting: dict[Any, list[_RowDigest]] = defaultdict(list)
     for mark in old:
         waiting[key(mark)].append(mark)
     pairs, left = [], []
@@ -144,11 +144,11 @@ def _paired(
     return pairs, [mark for marks in waiting.values() for mark in marks], left
 
 
-def _differ(a: _Mark, b: _Mark) -> bool:
+def _differ(a: _RowDigest, b: _RowDigest) -> bool:
     return (a.split, a.source, a.texts) != (b.split, b.source, b.texts)
 
 
-def _fetched(version: DatasetVersion, marks: Iterable[_Mark]) -> dict[_Mark, RowRef]:
+def _fetched(version: DatasetVersion, marks: Iterable[_RowDigest]) -> dict[_RowDigest, RowRef]:
     wanted = {(mark.id, mark.split, mark.texts): mark for mark in marks}
     found = {}
     for split in SPLITS:
@@ -160,17 +160,17 @@ def _fetched(version: DatasetVersion, marks: Iterable[_Mark]) -> dict[_Mark, Row
     return found
 
 
-def _change(before: RowRef, after: RowRef) -> Change:
+def _change(before: RowRef, after: RowRef) -> RowChange:
     names = ("split", "source", "input", "thinking", "output")
     differing = (name for name in names if asdict(before)[name] != asdict(after)[name])
-    return Change(before, after, tuple(differing))
+    return RowChange(before, after, tuple(differing))
 
 
-def causes(before: Manifest, after: Manifest) -> Iterator[Cause]:
+def causes(before: Manifest, after: Manifest) -> Iterator[ConfigChange]:
     """What differs in how two versions were made."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     if before.fingerprint in after.parents:
-        yield Cause("made by hand from", None, before.name)
+        yield ConfigChange("made by hand from", None, before.name)
     yield from _differences("", {k: old[k] for k in FIELDS}, {k: new[k] for k in FIELDS})
     settings, later_settings = _of_one_release(before.config, after.config)
     yield from _differences("setting", settings, later_settings)
@@ -178,7 +178,7 @@ def causes(before: Manifest, after: Manifest) -> Iterator[Cause]:
         yield from _differences(called, old[table] or {}, new[table] or {})
     yield from _differences("", _inputs(before), _inputs(after))
     if settings == later_settings and before.config_hash != after.config_hash:
-        yield Cause("a setting that is not shown", None, None)
+        yield ConfigChange("a setting that is not shown", None, None)
     yield from _differences("library", old["libraries"], new["libraries"])
 
 
@@ -197,11 +197,13 @@ def _inputs(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _differences(called: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Cause]:
+def _differences(
+    called: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[ConfigChange]:
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
             what = f"{called} {name}".strip()
-            yield Cause(what, _shown(old.get(name)), _shown(new.get(name)))
+            yield ConfigChange(what, _shown(old.get(name)), _shown(new.get(name)))
 
 
 def _shown(value: Any) -> str | None:

@@ -20,18 +20,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nanodistill.data_files import Record, as_text, invalid_text, read_jsonl
 from nanodistill.dataset.manifest import Manifest, StageCount, VersionFacts
+from nanodistill.dataset.read import DatasetVersion
 from nanodistill.dataset.rows import SPLITS, trace_of
-from nanodistill.dataset.version import DatasetVersion
-from nanodistill.dataset.writer import VersionDraft
+from nanodistill.dataset.write import VersionDraft
 from nanodistill.errors import DataError, InputError, Problem
-from nanodistill.records import Rejection, Split, Trace, canonical_text
-from nanodistill.rowfiles import Record, as_text, read_jsonl, text_fault
-from nanodistill.thinking import Format, resolve_format, survives, thinks
+from nanodistill.thinking import Format, has_thinking, resolve_format, round_trips
+from nanodistill.types import Rejection, Split, Trace, canonical_text
 
 COLUMNS = ("id", "split", "input", "thinking", "output")
 DROPPED = "dropped_by_hand"
-MARKS = "or output holds the thinking format's own marks, or begins or ends with white space"
+FLAG_COLUMNS = "or output holds the thinking format's own marks, or begins or ends with white space"
 
 Placed = tuple[Split, Trace]
 
@@ -120,7 +120,7 @@ class _Reading:
 
     def _trace(self, fields: dict[str, Any]) -> Trace:
         input, output = as_text(fields["input"]), as_text(fields["output"])
-        thinking = (fields.get("thinking") or None) if thinks(self._shape) else None
+        thinking = (fields.get("thinking") or None) if has_thinking(self._shape) else None
         if fields.get("id") is None:
             return _owned(Trace(input, output, "user"), thinking)
         _, before = self._parent[fields["id"]]
@@ -132,8 +132,8 @@ class _Reading:
 
     def _conflicts(self, placed: Placed, before: Placed | None, where: str) -> Iterator[Problem]:
         split, trace = placed
-        if placed != before and not survives(self._shape, trace.thinking, trace.output):
-            yield Problem("thinking", MARKS)
+        if placed != before and not round_trips(self._shape, trace.thinking, trace.output):
+            yield Problem("thinking", FLAG_COLUMNS)
         if before is None or trace.output != before[1].output:
             yield from _unlike_others(trace.output, self._manifest)
         earlier = self._ids.setdefault(trace.id, where)
@@ -194,7 +194,7 @@ def _faults(
         yield Problem(name, f"is no field of a row: {', '.join(COLUMNS)}")
     for name in ("input", "output"):
         try:
-            wrong = text_fault(as_text(fields[name])) if name in fields else "is missing"
+            wrong = invalid_text(as_text(fields[name])) if name in fields else "is missing"
         except ValueError as bad:
             wrong = str(bad)
         if wrong:
@@ -202,7 +202,7 @@ def _faults(
     thinking = fields.get("thinking")
     if thinking is not None and not isinstance(thinking, str):
         yield Problem("thinking", "should be text or null")
-    elif thinking and (wrong := text_fault(thinking)):
+    elif thinking and (wrong := invalid_text(thinking)):
         yield Problem("thinking", wrong)
     if fields.get("split") not in SPLITS:
         yield Problem("split", f"should be one of {', '.join(SPLITS)}")

@@ -27,9 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from nanodistill.errors import DamagedFile, FolderError, NewerVersion
-from nanodistill.records import tagged_hash
-from nanodistill.runfolder import read_json, safe_path, same_elsewhere
+from nanodistill.errors import CorruptFileError, FolderError, NewerVersionError
+from nanodistill.run_dir import read_json, safe_path, same_elsewhere
+from nanodistill.types import tagged_hash
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -266,8 +266,8 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FolderError: the folder holds no dataset version.
-        NewerVersion: it is of a format that this release does not know.
-        DamagedFile: it can't be read as a manifest.
+        NewerVersionError: it is of a format that this release does not know.
+        CorruptFileError: it can't be read as a manifest.
     """
     path = folder / FILE
     if not path.is_file():
@@ -278,7 +278,7 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_json(path)
     found = values.get("format")
     if isinstance(found, int) and found > FORMAT:
-        raise NewerVersion(
+        raise NewerVersionError(
             f"{folder} was written by a newer NanoDistill "
             f"(manifest format {found}, this one knows {FORMAT}).",
             next_step="Update NanoDistill.",
@@ -288,7 +288,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as invalid:
         first = invalid.errors()[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise DamagedFile(
+        raise CorruptFileError(
             f"{path} is no manifest any more: {at}: {first['msg']}.",
             next_step=f"Move {folder} away; synth makes the version again from the journal.",
         ) from invalid

@@ -20,8 +20,8 @@ from nanodistill.config import DataSettings, DistillationConfig, TaskSettings, T
 from nanodistill.config.identity import default_of
 from nanodistill.config.settings import InputPath, ObjectRef
 from nanodistill.dataset.manifest import VersionFacts
-from nanodistill.records import tagged_hash
-from nanodistill.redaction import HIDDEN, Redactor
+from nanodistill.secrets import HIDDEN, Redactor
+from nanodistill.types import tagged_hash
 
 # What the rows do not depend on, and what `inputs` describes.
 WITHOUT_EFFECT = frozenset(

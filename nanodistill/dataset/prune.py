@@ -11,10 +11,10 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from nanodistill.dataset.index import Entry, Index, current_index, save_index, writing
-from nanodistill.dataset.writer import REMOVING, sweep
+from nanodistill.dataset.read import VersionEntry, VersionIndex, current_index, save_index, writing
+from nanodistill.dataset.write import REMOVING, clean_temp
 from nanodistill.errors import Problem, ProblemsError
-from nanodistill.runfolder import RunFolder, bytes_in, read_json, sync_folder
+from nanodistill.run_dir import RunFolder, bytes_in, read_json, sync_folder
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def prunable(run: RunFolder) -> list[Prunable]:
         Prunable(
             name=entry.name,
             bytes=bytes_in(run.datasets / entry.name),
-            needed_because=_needed(entry, index, trained_on),
+            needed_because=_kept_for(entry, index, trained_on),
         )
         for entry in index.versions
     ]
@@ -53,7 +53,7 @@ def prune(run: RunFolder, names: Collection[str] | None) -> list[Prunable]:
         if chosen:
             sync_folder(run.datasets)
             save_index(run, current_index(run))
-            sweep(run)
+            clean_temp(run)
     return chosen
 
 
@@ -73,7 +73,9 @@ def _chosen(versions: list[Prunable], names: Collection[str] | None) -> list[Pru
     return [there[name] for name in dict.fromkeys(names)]
 
 
-def _needed(entry: Entry, index: Index, trained_on: list[tuple[str, str]]) -> str | None:
+def _kept_for(
+    entry: VersionEntry, index: VersionIndex, trained_on: list[tuple[str, str]]
+) -> str | None:
     if entry.name == index.latest:
         return "is the latest"
     for place, text in trained_on:
@@ -86,7 +88,7 @@ def _training_texts(run: RunFolder) -> Iterator[tuple[str, str]]:
     """The JSON files of training: those of each run, and the index of all.
 
     Raises:
-        DamagedFile: one can't be read, so that nobody knows what it refers to.
+        CorruptFileError: one can't be read, so that nobody knows what it refers to.
     """
     for pattern in ("*/*.json", "*.json"):
         for path in sorted(run.training.glob(pattern)):

@@ -6,11 +6,20 @@ the same columns, and `reason` and `detail`.
 
 Writing and reading go a few thousand rows at a time: memory does not grow with
 their number.
+
+The fingerprint: one hash that is the same exactly where the rows are the same.
+
+It is the SHA-256 over a tag, a zero byte, and one line for each row of train,
+valid and test: the canonical JSON of [id, split, messages, source, seed_ids,
+cell, confidence] and a newline. Rows come in order of id (then of split, then of
+the line itself, for a test set that holds the same row twice). Teacher, request
+keys, dates, names and paths are not in it, nor are rejected rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -18,9 +27,9 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanodistill.errors import DamagedFile
-from nanodistill.records import Message, Split, Trace
+from nanodistill.errors import CorruptFileError
 from nanodistill.thinking import Format
+from nanodistill.types import Message, Split, Trace, canonical_json
 
 Row = dict[str, Any]
 
@@ -115,15 +124,33 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one of our files, in order.
 
     Raises:
-        DamagedFile: it can't be read as what we wrote.
+        CorruptFileError: it can't be read as what we wrote.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if file.schema_arrow.names not in (DEFAULT.names, REJECTED.names):
-                raise DamagedFile(f"{path} has other columns than those of a dataset version.")
+                raise CorruptFileError(f"{path} has other columns than those of a dataset version.")
             for batch in file.iter_batches(batch_size=ROWS_READ_AT_ONCE):
                 yield from batch.to_pylist()
     except FileNotFoundError as missing:
-        raise DamagedFile(f"{path} is missing.") from missing
+        raise CorruptFileError(f"{path} is missing.") from missing
     except (pa.ArrowException, OSError, UnicodeDecodeError) as broken:
-        raise DamagedFile(f"{path} can't be read: {broken}.") from broken
+        raise CorruptFileError(f"{path} can't be read: {broken}.") from broken
+
+
+TAG = b"nanodistill.dataset.v1"
+HASHED = ("messages", "source", "seed_ids", "cell", "confidence")
+
+
+def row_line(row: Mapping[str, Any], split: str) -> str:
+    """What the fingerprint sees of a row. Lines sort as their rows do."""
+    return canonical_json([row["id"], split, *(row[name] for name in HASHED)])
+
+
+def fingerprint_of(sorted_lines: Iterable[str]) -> str:
+    """The fingerprint of rows whose lines come in order."""
+    digest = hashlib.sha256(TAG + b"\0")
+    for line in sorted_lines:
+        digest.update(line.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -16,20 +16,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanodistill.dataset.files import file_facts
-from nanodistill.dataset.fingerprint import fingerprint_of, row_line
 from nanodistill.dataset.manifest import FILE, Manifest
-from nanodistill.dataset.rows import REJECTED_FILE, SPLITS, Row, split_file
-from nanodistill.dataset.version import DatasetVersion, open_folder
-from nanodistill.errors import CheckFailed, DamagedFile, Problem
-from nanodistill.records import Split, trace_id
+from nanodistill.dataset.read import DatasetVersion, open_folder
+from nanodistill.dataset.rows import (
+    REJECTED_FILE,
+    SPLITS,
+    Row,
+    fingerprint_of,
+    row_line,
+    split_file,
+)
+from nanodistill.dataset.write import file_facts
+from nanodistill.errors import CorruptFileError, Problem, VerificationError
+from nanodistill.types import Split, trace_id
 
 ROWS_NAMED = 3
 NEVER_NULL = ("id", "messages", "input", "output", "source", "seed_ids", "request_keys")
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """A version that holds, and how much of it was looked at."""
 
     version: DatasetVersion
@@ -37,11 +43,11 @@ class Verified:
     rows: int
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> VerifyResult:
     """Derive everything again from the files in `folder`.
 
     Raises:
-        CheckFailed: with each file that differs and how.
+        VerificationError: with each file that differs and how.
         FolderError: no version lies there, or its manifest can't be read at all.
     """
     version = open_folder(folder)
@@ -50,14 +56,14 @@ def verify(folder: Path) -> Verified:
         found += row_problems(version)
     if found:
         lines = "\n".join(f"  {problem}" for problem in found)
-        raise CheckFailed(
+        raise VerificationError(
             f"{folder} is not what it was when it was written:\n{lines}",
             next_step="Take it from where it came once more, or run synth again: "
             "what the teacher answered is in the journal.",
         )
     counts = version.counts
     rows = counts.kept + counts.test + sum(counts.rejected.values())
-    return Verified(version, len(version.manifest.files) + 1, rows)
+    return VerifyResult(version, len(version.manifest.files) + 1, rows)
 
 
 def file_problems(version: DatasetVersion) -> Iterator[Problem]:
@@ -92,14 +98,14 @@ def manifest_problems(version: DatasetVersion) -> Iterator[Problem]:
 def row_problems(version: DatasetVersion) -> Iterator[Problem]:
     """What the rows themselves say, against the manifest."""
     manifest = version.manifest
-    seen = Seen()
+    seen = RowChecks()
     try:
         lines = heapq.merge(*(_lines(version, split, seen) for split in SPLITS))
         fingerprint = fingerprint_of(lines)
         for row in version.rejected():
             seen.rejected[row["reason"]] += 1
             seen.check(row, REJECTED_FILE, manifest)
-    except DamagedFile as damaged:
+    except CorruptFileError as damaged:
         yield Problem("", damaged.message)
         return
     yield from seen.problems()
@@ -119,7 +125,7 @@ def row_problems(version: DatasetVersion) -> Iterator[Problem]:
 
 
 @dataclass
-class Seen:
+class RowChecks:
     """Counts of the rows read, and which of them contradict themselves."""
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -144,7 +150,7 @@ class Seen:
             yield Problem(file, f"row {', '.join(ids[:ROWS_NAMED])}{more} {what}")
 
 
-def _lines(version: DatasetVersion, split: Split, seen: Seen) -> Iterator[str]:
+def _lines(version: DatasetVersion, split: Split, seen: RowChecks) -> Iterator[str]:
     for row in version.rows(split):
         seen.rows[split] += 1
         seen.check(row, split_file(split), version.manifest)

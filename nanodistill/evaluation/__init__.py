@@ -1,23 +1,17 @@
 """Is the student better than its base, by how much, and how sure is that?
 
-evaluating    evaluate(): the sequence from test rows to a verdict
-asking        ask(): one question to the student
-prompts       what is asked
-contenders    who is asked: base, base with examples, student
-trained       where the student's adapter lies
-generation    missing answers are generated and kept
-answers       every answer, durable, by the hash of what decides it
-generator     the child process that holds the models, seen from the parent
-child         the same from inside; job: what goes between them
-prefix        the beginning that all prompts share is read once
-given         answers from elsewhere: the teacher's
-reading       an answer's text becomes thinking and output
-normalization under which outputs and gold answers are compared
-metrics       what makes an output right
-scoring       readings become figures
-statistics    intervals and paired tests
-verdict       the comparison in words
-results       results.json and predictions.parquet
+pipeline             evaluate(): the sequence from test rows to a verdict
+predict              ask(): one question to the student
+eval_set             the rows that are judged, as prompts
+eval_models          who is compared: base, base with examples, student, teacher
+answer_generation    missing answers are generated and kept
+answer_cache         every answer, durable, by the hash of what decides it
+worker               the process that holds the models
+prompt_prefix        a beginning that all prompts share is read once
+external_answers     answers from elsewhere: the teacher's
+endpoint             a model behind an OpenAI-compatible server
+scorer               answers become predictions and figures
+results              results.json, predictions.parquet, and the verdict in words
 """
 
 from __future__ import annotations
@@ -25,21 +19,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanodistill.evaluation.asking import Answer, Student, ask
-    from nanodistill.evaluation.evaluating import evaluate
-    from nanodistill.evaluation.given import GivenAnswer
+    from nanodistill.evaluation.external_answers import ExternalAnswer
+    from nanodistill.evaluation.pipeline import evaluate
+    from nanodistill.evaluation.predict import Student, StudentAnswer, ask
     from nanodistill.evaluation.results import EvaluationResult
 
 HOMES = {
-    "Answer": "asking",
+    "StudentAnswer": "predict",
     "EvaluationResult": "results",
-    "GivenAnswer": "given",
-    "Student": "asking",
-    "ask": "asking",
-    "evaluate": "evaluating",
+    "ExternalAnswer": "external_answers",
+    "Student": "predict",
+    "ask": "predict",
+    "evaluate": "pipeline",
 }
 
-__all__ = ["Answer", "EvaluationResult", "GivenAnswer", "Student", "ask", "evaluate"]
+__all__ = ["EvaluationResult", "ExternalAnswer", "Student", "StudentAnswer", "ask", "evaluate"]
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from nanodistill.errors import NanoDistillError
-from nanodistill.evaluation.job import Generated, Prompt
+from nanodistill.evaluation.worker import GeneratedAnswer, TaskPrompt
 
 KEY = "NANODISTILL_ENDPOINT_KEY"
 PATIENCE = httpx.Timeout(300, connect=10)
@@ -64,8 +64,8 @@ def find_endpoint(url: str, model: str | None) -> Endpoint:
 
 
 def ask_endpoint(
-    endpoint: Endpoint, prompts: Sequence[Prompt], max_new_tokens: int, at_once: int
-) -> Iterator[Generated]:
+    endpoint: Endpoint, prompts: Sequence[TaskPrompt], max_new_tokens: int, at_once: int
+) -> Iterator[GeneratedAnswer]:
     """The answers as they come.
 
     Raises:
@@ -74,7 +74,7 @@ def ask_endpoint(
     before = time.perf_counter()
     with _client(endpoint.url) as client, ThreadPoolExecutor(at_once) as pool:
 
-        def ask(prompt: Prompt) -> dict[str, Any]:
+        def ask(prompt: TaskPrompt) -> dict[str, Any]:
             body = {
                 "model": endpoint.name,
                 "messages": prompt.messages,
@@ -88,7 +88,7 @@ def ask_endpoint(
             for done in as_completed(waiting):
                 answer = done.result()
                 now = time.perf_counter()
-                yield Generated(
+                yield GeneratedAnswer(
                     key=waiting[done].key, seconds=now - before, peak_memory=0, **answer
                 )
                 before = now

@@ -1,4 +1,6 @@
-"""What an evaluation found, and its two files.
+"""The comparison in words, as strong as the numbers and no stronger.
+
+What an evaluation found, and its two files.
 
 `results.json` holds every figure, `predictions.parquet` one line for each row
 and model with what was asked, wanted and said: together all that a report, a
@@ -14,13 +16,51 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, model_validator
 
-from nanodistill.evaluation.contenders import BASE, SHOWN_AS, STUDENT, TEACHER
-from nanodistill.evaluation.prompts import JudgedRow
-from nanodistill.evaluation.statistics import Estimate, Paired
-from nanodistill.evaluation.verdict import in_words, points
+from nanodistill.evaluation.eval_models import BASE, DISPLAY_NAMES, STUDENT, TEACHER
+from nanodistill.evaluation.eval_set import EvalExample
 from nanodistill.events import Table
-from nanodistill.records import FinishReason
-from nanodistill.runfolder import checked, read_json, write_json
+from nanodistill.run_dir import checked, read_json, write_json
+from nanodistill.stats import SIGNIFICANT, Paired, ScoreEstimate
+from nanodistill.types import FinishReason
+
+FEWEST = next(n for n in range(1, 100) if 2 / 2**n < SIGNIFICANT)
+"""Rows below which no paired test of right and wrong can tell a difference."""
+
+
+def describe_comparison(paired: Paired) -> str:
+    """As in "ahead by 46 points (95%: 31 to 59), p < 0.001, 80 rows"."""
+    rows = f"{paired.n} row{'' if paired.n == 1 else 's'}"
+    found = f"{_standing(paired)}, {probability(paired.p)}"
+    if paired.is_significant:
+        return f"{found}, {rows}"
+    return f"not distinguishable from chance on {rows}: {found}{_few(paired)}"
+
+
+def points(share: float) -> str:
+    """A share as points, "46" or "0.4": whole ones where they say enough."""
+    value = 100 * share
+    return f"{value:.1f}" if 0 < abs(value) < 1 else f"{value:.0f}"
+
+
+def _standing(paired: Paired) -> str:
+    interval = f"(95%: {points(paired.low)} to {points(paired.high)})"
+    if paired.diff == 0:
+        return f"level {interval}"
+    word = "ahead" if paired.diff > 0 else "behind"
+    low, high = (paired.low, paired.high) if paired.diff > 0 else (-paired.high, -paired.low)
+    unit = "point" if points(abs(paired.diff)) == "1" else "points"
+    return f"{word} by {points(abs(paired.diff))} {unit} (95%: {points(low)} to {points(high)})"
+
+
+def probability(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _few(paired: Paired) -> str:
+    if paired.test == "bootstrap" or paired.n >= FEWEST:
+        return ""
+    return f"; fewer than {FEWEST} rows can show no difference"
+
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
@@ -29,7 +69,7 @@ RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 class Prediction:
     """One model's answer to one row, as it was read and scored. Tokens are None if unknown."""
 
-    row: JudgedRow
+    row: EvalExample
     model: str
     text: str
     thinking: str | None
@@ -84,8 +124,8 @@ class ModelScore:
     """
 
     metric: str
-    score: Estimate
-    exact: Estimate
+    score: ScoreEstimate
+    exact: ScoreEstimate
     unreadable: int
     cut_off: int
     details: Mapping[str, Any]
@@ -145,7 +185,7 @@ class EvaluationResult:
     @property
     def verdict(self) -> str:
         """The comparison with the base in a sentence."""
-        said = f"student against base: {in_words(self.paired)}"
+        said = f"student against base: {describe_comparison(self.paired)}"
         if self.subject.split == "valid":
             said += "; these are validation rows, which training was steered by"
         return said
@@ -175,7 +215,7 @@ class EvaluationResult:
     def summary(self) -> str:
         """The verdict against each of the others, and where the results lie."""
         others = [
-            f"against {SHOWN_AS[name]}: {in_words(paired)}"
+            f"against {DISPLAY_NAMES[name]}: {describe_comparison(paired)}"
             for name, paired in self.against.items()
             if name != BASE
         ]
@@ -213,7 +253,7 @@ class _Score(BaseModel):
     value: float
     low: float
     high: float
-    exact: Estimate
+    exact: ScoreEstimate
     unreadable: int
     cut_off: int
     details: dict[str, Any]
@@ -240,7 +280,7 @@ class Written(BaseModel):
     def _compares(self) -> Self:
         if not {STUDENT, BASE} <= self.models.keys() or BASE not in self.against:
             raise ValueError("student and base are not both there")
-        if unknown := self.models.keys() - SHOWN_AS.keys():
+        if unknown := self.models.keys() - DISPLAY_NAMES.keys():
             raise ValueError(f"there is no model called {', '.join(sorted(unknown))}")
         return self
 
@@ -258,7 +298,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """What `save` wrote in `folder`, as plain values.
 
     Raises:
-        DamagedFile: it does not hold what an evaluation writes.
+        CorruptFileError: it does not hold what an evaluation writes.
     """
     found = read_json(folder / RESULTS)
     checked(folder / RESULTS, found, Written, by="an evaluation", next_step=EVALUATE_AGAIN)
@@ -268,7 +308,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 def _line(name: str, score: ModelScore) -> tuple[str, ...]:
     interval = f"{points(score.score.low)} to {points(score.score.high)}"
     return (
-        SHOWN_AS[name],
+        DISPLAY_NAMES[name],
         f"{points(score.score.value)}%",
         interval,
         f"{points(score.exact.value)}%",
@@ -291,7 +331,7 @@ def _write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from nanodistill.runfolder import write_atomic
+    from nanodistill.run_dir import write_atomic
 
     text, number = pa.string(), pa.int64()
     schema = pa.schema(

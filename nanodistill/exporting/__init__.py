@@ -1,18 +1,18 @@
 """A trained student becomes files that run elsewhere: an MLX folder, a GGUF file, Ollama.
 
-exporting    export(): the sequence from a training run to a checked result
-source       which adapter on which base, and what it learned from
-forms        the forms to try, from the smallest to the one that loses nothing
-maker        the child process that makes files, seen from the parent
-child        the same from inside; job: what goes between them
-fuse         adapter and base become one model
-folder       the fused model's folder: weights, tokenizer, template
-parity       the exported model is scored again before anything is replaced
-manifest     nanodistill.json: where an exported model comes from
-template     the chat template, with the instruction in it on request
-gguf         a GGUF file of a Llama-family student, by our own writer
-converter    llama.cpp's converter for all others, in an environment of its own
-ollama       a Modelfile beside the GGUF file
+    pipeline            export(): from a training run to a checked result
+    targets             what each kind of export makes, where, and how it is scored
+    trained_adapter     which adapter on which base, and what it learned from
+    worker              the process that makes files
+    mlx_folder          fused weights, in the smallest form that keeps the score
+    tokenizer_export    tokenizer, special tokens and chat template beside the weights
+    gguf_writer, gguf_vocabulary    a GGUF file of a Llama-family student
+    llama_cpp           llama.cpp's converter, and llama.cpp itself as a check
+    ollama              a Modelfile beside the GGUF file
+    parity              the exported model is scored before it replaces anything
+    export_manifest     nanodistill.json: where an exported model comes from
+
+It is called `exporting`, for `export` is the function that the package exports.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanodistill.exporting.exporting import Exported, export
+    from nanodistill.exporting.pipeline import ExportResult, export
 
-__all__ = ["Exported", "export"]
+__all__ = ["ExportResult", "export"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from nanodistill.exporting import exporting
+        from nanodistill.exporting import pipeline
 
-        return getattr(exporting, name)
+        return getattr(pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.errors import InputError, ModelError
-from nanodistill.exporting.special import adds_bos, end_tokens, special_tokens
-from nanodistill.models.templates import read_template
+from nanodistill.exporting.tokenizer_export import adds_bos, end_tokens, special_tokens
+from nanodistill.models.chat_templates import read_template
 
 SYSTEM, PROMPT, RESPONSE, SECOND = "@@system@@", "@@prompt@@", "@@response@@", "@@second@@"
 QUOTES = '"""'

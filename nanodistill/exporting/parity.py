@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from nanodistill.config import DistillationConfig
-from nanodistill.evaluation.answers import Answers
-from nanodistill.evaluation.contenders import STUDENT, Contender
-from nanodistill.evaluation.generation import Wanted, generate_missing
-from nanodistill.evaluation.job import Generated
-from nanodistill.evaluation.metrics import TaskFacts, choose_metric
-from nanodistill.evaluation.prompts import judged_set
-from nanodistill.evaluation.reading import output_format
+from nanodistill.evaluation.answer_cache import AnswerCache
+from nanodistill.evaluation.answer_generation import PendingAnswers, generate_missing
+from nanodistill.evaluation.eval_models import STUDENT, EvalModel
+from nanodistill.evaluation.eval_set import eval_set
 from nanodistill.evaluation.results import Prediction
-from nanodistill.evaluation.scoring import Judge
+from nanodistill.evaluation.scorer import Scorer
+from nanodistill.evaluation.worker import GeneratedAnswer
 from nanodistill.events import Event, Listener, Progress
-from nanodistill.exporting import llamacpp
-from nanodistill.exporting.source import Source
+from nanodistill.exporting import llama_cpp
+from nanodistill.exporting.trained_adapter import TrainedAdapter
+from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
+from nanodistill.metrics.output_parser import output_format
 from nanodistill.models.resolve import resolve_model
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +73,27 @@ class Parity:
         )
 
 
-class Gate:
+class ParityCheck:
     """Scores exported models against the adapter. Raises InputError if there are no rows."""
 
     def __init__(
-        self, config: DistillationConfig, run: RunFolder, source: Source, listen: Listener
+        self, config: DistillationConfig, run: RunFolder, source: TrainedAdapter, listen: Listener
     ) -> None:
         self._config = config
         self._run = run
         self._source = source
         self._listen = listen
         manifest = source.dataset.manifest
-        self._judged = judged_set(source.dataset)
+        self._judged = eval_set(source.dataset)
         facts = TaskFacts(manifest.labels, manifest.response_schema)
         self._metric = choose_metric(config, facts, self._judged.golds).metric
         form = output_format(manifest.thinking_format, source.train_on)
-        self._judge = Judge(self._metric, form, self._judged.rows)
+        self._judge = Scorer(self._metric, form, self._judged.rows)
 
     def check(self, folder: Path) -> Parity:
         """How the model in `folder` does against the adapter, in MLX."""
         kwargs = self._source.tokenizer_kwargs
-        exported = Contender(STUDENT, resolve_model(str(folder)), tokenizer_kwargs=kwargs)
+        exported = EvalModel(STUDENT, resolve_model(str(folder)), tokenizer_kwargs=kwargs)
         by_adapter, by_exported = self._answers(self._adapter, exported)
         return self._compared(by_adapter, by_exported, "mlx")
 
@@ -101,16 +101,16 @@ class Gate:
         """How a GGUF file does against the adapter, in llama.cpp."""
         (adapter,) = self._answers(self._adapter)
         prompts = [row.messages for row in self._judge.rows]
-        found = llamacpp.ask(file, prompts, self._config.max_new_tokens, self._listen)
+        found = llama_cpp.ask(file, prompts, self._config.max_new_tokens, self._listen)
         generated = [
-            Generated(key="", seconds=0.0, peak_memory=0, **asdict(each)) for each in found
+            GeneratedAnswer(key="", seconds=0.0, peak_memory=0, **asdict(each)) for each in found
         ]
         return self._compared(adapter, self._judge.generated(STUDENT, generated), "llama.cpp")
 
     @property
-    def _adapter(self) -> Contender:
+    def _adapter(self) -> EvalModel:
         source = self._source
-        return Contender(
+        return EvalModel(
             STUDENT, source.base, source.adapter, tokenizer_kwargs=source.tokenizer_kwargs
         )
 
@@ -131,11 +131,11 @@ class Gate:
             scored_in=program,
         )
 
-    def _answers(self, *contenders: Contender) -> list[list[Prediction]]:
+    def _answers(self, *contenders: EvalModel) -> list[list[Prediction]]:
         rows, limit = self._judged.rows, self._config.max_new_tokens
-        wanted = [Wanted(one, rows, one.keys(rows, limit)) for one in contenders]
+        wanted = [PendingAnswers(one, rows, one.keys(rows, limit)) for one in contenders]
         with self._run.locked("eval"):
-            answers = Answers(self._run.evaluation / "answers.jsonl")
+            answers = AnswerCache(self._run.evaluation / "answers.jsonl")
             generate_missing(wanted, answers, self._config, self._progress)
         return [
             self._judge.generated(one.contender.name, [answers[key] for key in one.keys])

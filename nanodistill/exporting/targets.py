@@ -17,12 +17,10 @@ from typing import Any, Literal, Protocol
 
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Listener, Notice
-from nanodistill.exporting import llamacpp
-from nanodistill.exporting.converter import convert, program_in
-from nanodistill.exporting.forms import mlx_forms
-from nanodistill.exporting.gguf.architectures import check_writable, unwritable
-from nanodistill.exporting.job import Form, GgufType, Job
-from nanodistill.exporting.maker import make
+from nanodistill.exporting import llama_cpp
+from nanodistill.exporting.gguf_writer import check_writable, unwritable
+from nanodistill.exporting.llama_cpp import convert, program_in
+from nanodistill.exporting.mlx_folder import mlx_forms
 from nanodistill.exporting.ollama import (
     TWO_TURNS,
     chat_template,
@@ -30,13 +28,18 @@ from nanodistill.exporting.ollama import (
     modelfile,
     pieces_of,
 )
-from nanodistill.exporting.parity import Gate, Parity
-from nanodistill.exporting.source import Source
-from nanodistill.exporting.template import bake, with_instruction
-from nanodistill.exporting.tokenizer import tokenizer_folder, write_tokenizer
-from nanodistill.models.gguf import convert_gguf
-from nanodistill.models.templates import read_template
-from nanodistill.runfolder import RunFolder, write_atomic
+from nanodistill.exporting.parity import Parity, ParityCheck
+from nanodistill.exporting.tokenizer_export import (
+    bake,
+    tokenizer_folder,
+    with_instruction,
+    write_tokenizer,
+)
+from nanodistill.exporting.trained_adapter import TrainedAdapter
+from nanodistill.exporting.worker import ExportJob, Form, GgufType, run_export_job
+from nanodistill.models.chat_templates import read_template
+from nanodistill.models.gguf.convert import convert_gguf
+from nanodistill.run_dir import RunFolder, write_atomic
 
 To = Literal["mlx", "gguf", "ollama"]
 Reader = Literal["llama.cpp", "mlx"]
@@ -48,7 +51,7 @@ NOT_READ_BACK = (
     "what the converter was given is scored, and not the file: NanoDistill can't read it back, "
     "and llama.cpp (pip install xllamacpp) is not installed"
 )
-UNPACKED = "unpacked"
+DEQUANTIZED = "unpacked"
 FIRST_TURN_ALONE = (
     "Ollama's template language can't say this chat template for more than one turn; "
     "the first turn is exact"
@@ -97,14 +100,14 @@ class Target(Protocol):
 
     def build(self, form: Form, folder: Path) -> None: ...
 
-    def score(self, gate: Gate, folder: Path) -> Parity: ...
+    def score(self, gate: ParityCheck, folder: Path) -> Parity: ...
 
 
 def target_for(
     to: To,
     config: DistillationConfig,
     run: RunFolder,
-    source: Source,
+    source: TrainedAdapter,
     options: Options,
     listen: Listener,
 ) -> Target:
@@ -114,7 +117,7 @@ def target_for(
     if options.converter is None:
         check_writable(source.base_config, source.base_name)
     place = run.root / "ollama" if to == "ollama" else run.root / "gguf" / options.gguf_type
-    reader: Reader = "llama.cpp" if llamacpp.is_at_hand() else "mlx"
+    reader: Reader = "llama.cpp" if llama_cpp.is_available() else "mlx"
     gguf = GgufTarget(place, source, options, config.name, listen, reader)
     return gguf if to == "gguf" else OllamaTarget(gguf, config)
 
@@ -124,7 +127,7 @@ class MlxTarget:
     """The folder that `mlx_lm.load` takes."""
 
     place: Path
-    source: Source
+    source: TrainedAdapter
     options: Options
     to: To = "mlx"
 
@@ -142,12 +145,12 @@ class MlxTarget:
 
     def build(self, form: Form, folder: Path) -> None:
         base = self.source.base.path
-        make(Job(str(base), str(self.source.adapter), form, str(folder), {}))
+        run_export_job(ExportJob(str(base), str(self.source.adapter), form, str(folder), {}))
         write_tokenizer(self.source, folder)
         if self.options.bake_instruction:
             bake(folder, self.source.instruction)
 
-    def score(self, gate: Gate, folder: Path) -> Parity:
+    def score(self, gate: ParityCheck, folder: Path) -> Parity:
         return gate.check(folder)
 
 
@@ -156,7 +159,7 @@ class GgufTarget:
     """One file that llama.cpp loads. `reader` scores it: llama.cpp, or MLX by reading it back."""
 
     place: Path
-    source: Source
+    source: TrainedAdapter
     options: Options
     name: str
     listen: Listener
@@ -193,26 +196,26 @@ class GgufTarget:
                     "tokenizer": str(tokenizer),
                     "template": self._template(tokenizer),
                 }
-                make(Job(base, adapter, form, str(folder / self.file), settings))
+                run_export_job(ExportJob(base, adapter, form, str(folder / self.file), settings))
         else:
             self._convert(self.options.converter, folder)
 
     def _convert(self, environment: Path, folder: Path) -> None:
         """By llama.cpp's converter, which is given the whole model unpacked."""
         program = program_in(environment, self.listen)
-        unpacked = folder / UNPACKED
+        unpacked = folder / DEQUANTIZED
         unpacked.mkdir()
         base, adapter = self.source.base.path, str(self.source.adapter)
-        make(Job(str(base), adapter, "plain", str(unpacked), {}))
+        run_export_job(ExportJob(str(base), adapter, "plain", str(unpacked), {}))
         write_tokenizer(self.source, unpacked)
         if self.options.bake_instruction:
             bake(unpacked, self.source.instruction)
         convert(program, unpacked, folder / self.file, self.options.gguf_type, self.name)
 
-    def score(self, gate: Gate, folder: Path) -> Parity:
+    def score(self, gate: ParityCheck, folder: Path) -> Parity:
         """In llama.cpp, or by reading the file back, or, where that can't be read here, by what
         the converter was given."""
-        given = folder / UNPACKED
+        given = folder / DEQUANTIZED
         try:
             if self.reader == "llama.cpp":
                 return gate.check_in_llamacpp(folder / self.file)
@@ -224,7 +227,7 @@ class GgufTarget:
         finally:
             shutil.rmtree(given, ignore_errors=True)
 
-    def _read_back(self, gate: Gate, folder: Path) -> Parity:
+    def _read_back(self, gate: ParityCheck, folder: Path) -> Parity:
         read = folder / "read-back"
         read.mkdir()
         convert_gguf(folder / self.file, read)
@@ -273,7 +276,7 @@ class OllamaTarget:
         self.gguf.build(form, folder)
         write_atomic(folder / "Modelfile", text.encode())
 
-    def score(self, gate: Gate, folder: Path) -> Parity:
+    def score(self, gate: ParityCheck, folder: Path) -> Parity:
         return self.gguf.score(gate, folder)
 
     def _modelfile(self) -> str:

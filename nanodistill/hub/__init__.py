@@ -1,10 +1,10 @@
 """Handing things on through the Hub, and fetching them: push and pull.
 
-    parcel    what is pushed: files by their path in a repository, and a tag
-    scan      keys, local paths and addresses that must not leave this machine
-    client    the way to the Hub: endpoint, token, and its refusals as our errors
-    push      a parcel becomes a commit and a tag; again, and nothing is sent
-    pull      a dataset version or a model at a revision, checked, in a folder
+    upload_bundle    what is pushed: files by their path in a repository, and a tag
+    secret_scan      keys, local paths and addresses that must not leave this machine
+    client           the way to the Hub: endpoint, token, and its refusals as our errors
+    push             a bundle becomes a commit and a tag; again, and nothing is sent
+    pull             a dataset version or a model at a revision, checked, in a folder
 
 huggingface_hub does the talking, so HF_ENDPOINT, HF_TOKEN, HF_HOME and
 HF_HUB_OFFLINE mean here what they mean there.
@@ -13,18 +13,18 @@ HF_HUB_OFFLINE mean here what they mean there.
 from __future__ import annotations
 
 from nanodistill.hub.client import Hub
-from nanodistill.hub.parcel import Parcel, dataset_parcel
-from nanodistill.hub.pull import Pulled, fetch_dataset, pull
-from nanodistill.hub.push import Pushed, push
-from nanodistill.hub.scan import Finding, scan
+from nanodistill.hub.pull import PullResult, fetch_dataset, pull
+from nanodistill.hub.push import PushResult, push
+from nanodistill.hub.secret_scan import Finding, scan
+from nanodistill.hub.upload_bundle import UploadBundle, dataset_bundle
 
 __all__ = [
     "Finding",
     "Hub",
-    "Parcel",
-    "Pulled",
-    "Pushed",
-    "dataset_parcel",
+    "PullResult",
+    "PushResult",
+    "UploadBundle",
+    "dataset_bundle",
     "fetch_dataset",
     "pull",
     "push",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanodistill.config.access import address_problem, key_problem, without_login
-from nanodistill.errors import InputError, Stopped
-from nanodistill.hub.parcel import RepoType
+from nanodistill.errors import InputError, RunIncompleteError
+from nanodistill.hub.upload_bundle import RepoType
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -27,11 +27,11 @@ NO_TOKEN = "Log in with `hf auth login`, or set HF_TOKEN."
 AGAIN = "Run the same command again; what was sent already is not sent twice."
 
 
-class Stale(Stopped):
+class ConflictError(RunIncompleteError):
     """Somebody else changed the repository while we looked at it."""
 
 
-class NoSuchRepository(InputError):
+class RepositoryNotFoundError(InputError):
     """The Hub has no such repository for us; it does not say whether it is there for others."""
 
 
@@ -39,7 +39,7 @@ class NoSuchRevision(InputError):
     """The repository has no such tag, branch or commit."""
 
 
-class Offline(InputError):
+class OfflineError(InputError):
     """HF_HUB_OFFLINE is set, and the work takes the Hub."""
 
 
@@ -99,7 +99,7 @@ def commit_of(sha: str | None, hub: Hub) -> str:
     """The commit that a Hub names.
 
     Raises:
-        Stopped: it names none.
+        RunIncompleteError: it names none.
     """
     if sha is None or not COMMIT.match(sha):
         raise _no_hub(hub, f"it names the commit {sha!r}")
@@ -107,12 +107,12 @@ def commit_of(sha: str | None, hub: Hub) -> str:
 
 
 @contextmanager
-def border(hub: Hub, repo: str, kind: RepoType) -> Iterator[None]:
+def translate_errors(hub: Hub, repo: str, kind: RepoType) -> Iterator[None]:
     """Turn what huggingface_hub raises about `repo` into errors of ours.
 
     Raises:
         NoSuchRepository, InputError: asking again would bring the same.
-        Stopped: the network, the Hub or somebody else was in the way; it can go on.
+        RunIncompleteError: the network, the Hub or somebody else was in the way; it can go on.
         Stale: the repository is not any more as we read it.
     """
     import httpx
@@ -140,7 +140,7 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
     match error:
         case errors.OfflineModeIsEnabled():
             told = f"HF_HUB_OFFLINE is set, so {repo} can't be asked for."
-            return Offline(told, next_step="Unset it.")
+            return OfflineError(told, next_step="Unset it.")
         case errors.RevisionNotFoundError():
             there = f"{hub.name}/{_page(repo, kind)}"
             return NoSuchRevision(
@@ -153,7 +153,7 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
                 next_step=f"Ask for access at {hub.name}/{_page(repo, kind)}",
             )
         case errors.RepositoryNotFoundError():
-            return NoSuchRepository(
+            return RepositoryNotFoundError(
                 f"{hub.name} has no {kind} {repo}, or it is private and this account "
                 "may not see it.",
                 next_step=f"Look at the name and at the account. {NO_TOKEN}",
@@ -190,11 +190,13 @@ def _refusal(refused: HfHubHTTPError, hub: Hub, repo: str, kind: RepoType) -> Ex
             next_step="Use a token with the right to write there, or another owner's name.",
         )
     if status in (409, 412):
-        return Stale(f"{repo} was changed meanwhile ({status}): {said}.", next_step=AGAIN)
+        return ConflictError(f"{repo} was changed meanwhile ({status}): {said}.", next_step=AGAIN)
     if status in (408, 425, 429) or status >= 500:
         wait = refused.response.headers.get("Retry-After", "")
         hint = f" It asks to wait {wait} seconds." if wait.isdigit() else ""
-        return Stopped(f"{hub.name} answered with {status}: {said}.{hint}", next_step=AGAIN)
+        return RunIncompleteError(
+            f"{hub.name} answered with {status}: {said}.{hint}", next_step=AGAIN
+        )
     if status == 404:
         return _no_hub(hub, f"404: {said}")
     if status == 413:
@@ -208,16 +210,16 @@ def _refusal(refused: HfHubHTTPError, hub: Hub, repo: str, kind: RepoType) -> Ex
     )
 
 
-def _no_hub(hub: Hub, told: str) -> Stopped:
-    return Stopped(
+def _no_hub(hub: Hub, told: str) -> RunIncompleteError:
+    return RunIncompleteError(
         f"{hub.name} does not answer as a Hub: {told}.",
         next_step="Look at HF_ENDPOINT, and whether a proxy or a log-in page stands in between. "
         f"{AGAIN}",
     )
 
 
-def _unreachable(hub: Hub, failed: Exception) -> Stopped:
-    return Stopped(
+def _unreachable(hub: Hub, failed: Exception) -> RunIncompleteError:
+    return RunIncompleteError(
         f"{hub.name} can't be reached: {_first_line(failed)}.",
         next_step=f"Look at the network and at HF_ENDPOINT. {AGAIN}",
     )

@@ -17,28 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanodistill.dataset.files import make_durable
+from nanodistill.data_files import HubDataset
 from nanodistill.dataset.manifest import FILE, read_manifest
+from nanodistill.dataset.read import DatasetVersion, open_folder, open_version, parse_dataset_ref
 from nanodistill.dataset.verify import verify
-from nanodistill.errors import CheckFailed, FolderError, InputError, Stopped
-from nanodistill.events import Listener, Notice, silent
+from nanodistill.dataset.write import fsync_tree
+from nanodistill.errors import FolderError, InputError, RunIncompleteError, VerificationError
+from nanodistill.events import Listener, Notice, ignore
 from nanodistill.hub.client import (
     SECONDS_TO_ANSWER,
     Hub,
-    NoSuchRepository,
-    Offline,
-    border,
+    OfflineError,
+    RepositoryNotFoundError,
     commit_of,
+    translate_errors,
 )
-from nanodistill.hub.hashes import is_same, remote_hashes
-from nanodistill.hub.parcel import RepoType
-from nanodistill.hubrows import HubDataset
-from nanodistill.runfolder import safe_path, same_elsewhere
-from nanodistill.textfiles import expanded, path_problem
+from nanodistill.hub.upload_bundle import RepoType, is_same, remote_hashes
+from nanodistill.run_dir import RunFolder, safe_path, same_elsewhere
+from nanodistill.text_files import expanded, path_problem
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PullResult:
     """What a pull came to. `version` and `fingerprint` are a dataset's, None of a model."""
 
     repo: str
@@ -85,15 +85,15 @@ def pull(
     *,
     kind: RepoType = "dataset",
     hub: Hub | None = None,
-    listen: Listener = silent,
-) -> Pulled:
+    listen: Listener = ignore,
+) -> PullResult:
     """Fetch `owner/name` or `owner/name@revision`, check it and put it into the folder `into`.
 
     Raises:
         InputError: there is no such repository or revision for us.
         FolderError: it holds no dataset version, or `into` holds something else.
-        CheckFailed: what arrived is not what was pushed.
-        Stopped: the Hub can't be reached.
+        VerificationError: what arrived is not what was pushed.
+        RunIncompleteError: the Hub can't be reached.
     """
     hub, meant = hub or Hub(), parse_repo(where)
     into = _place(into)
@@ -101,15 +101,29 @@ def pull(
         return _put(meant, kind, _model_snapshot(meant, hub, listen), into)
     try:
         snapshot = _dataset_snapshot(meant, hub, listen)
-    except NoSuchRepository as missing:
-        raise NoSuchRepository(
+    except RepositoryNotFoundError as missing:
+        raise RepositoryNotFoundError(
             missing.message, next_step=f"{missing.next_step} A model is pulled with --model."
         ) from missing
     verify(snapshot.folder)
     return _put(meant, kind, snapshot, into)
 
 
-def fetch_dataset(where: HubDataset, *, hub: Hub | None = None, listen: Listener = silent) -> Path:
+def open_dataset(where: str | Path | None, run: RunFolder | None) -> DatasetVersion:
+    """The version that is meant; one on the Hub is fetched and verified.
+
+    Raises:
+        NoDatasetError: the latest was asked for and the run has none yet.
+        FolderError: there is no such version or folder.
+        InputError, VerificationError, RunIncompleteError: a Hub id that can't be fetched.
+    """
+    meant = parse_dataset_ref(where)
+    if isinstance(meant, HubDataset):
+        return open_folder(fetch_dataset(meant))
+    return open_version(where, run)
+
+
+def fetch_dataset(where: HubDataset, *, hub: Hub | None = None, listen: Listener = ignore) -> Path:
     """The folder of a dataset version in huggingface_hub's cache, downloaded and verified.
 
     Raises:
@@ -153,9 +167,9 @@ def parse_repo(where: str) -> HubDataset:
 def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     """From the Hub; where that can't be reached, what the cache holds of this revision."""
     try:
-        with border(hub, where.repo, "dataset"):
+        with translate_errors(hub, where.repo, "dataset"):
             hub.api.dataset_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
-    except (Stopped, Offline) as unreached:
+    except (RunIncompleteError, OfflineError) as unreached:
         if (cached := _cached(where, hub)) is None:
             raise
         listen(Notice(f"{unreached.message} Taking the copy of {where} in the cache.", "warning"))
@@ -180,7 +194,7 @@ def _downloaded(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     """The manifest first: it lists the other files, and its commit is the one they are taken of."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    with border(hub, where.repo, "dataset"):
+    with translate_errors(hub, where.repo, "dataset"):
         try:
             manifest = hub.api.hf_hub_download(
                 where.repo,
@@ -207,10 +221,10 @@ def _check_sizes(where: HubDataset, folder: Path, hub: Hub) -> None:
     """See that what is about to be fetched is as large as the manifest says.
 
     Raises:
-        CheckFailed: it is not, or it is not there.
+        VerificationError: it is not, or it is not there.
     """
     listed = read_manifest(folder).files
-    with border(hub, where.repo, "dataset"):
+    with translate_errors(hub, where.repo, "dataset"):
         there = hub.api.get_paths_info(
             where.repo, list(listed), revision=folder.name, repo_type="dataset"
         )
@@ -221,7 +235,7 @@ def _check_sizes(where: HubDataset, folder: Path, hub: Hub) -> None:
             f"{name} has {sizes.get(name, 'no')} bytes, the manifest says {listed[name].bytes}"
             for name in wrong
         )
-        raise CheckFailed(f"{where} is not what was pushed: {told}.")
+        raise VerificationError(f"{where} is not what was pushed: {told}.")
 
 
 def _listed(folder: Path) -> tuple[str, ...]:
@@ -229,7 +243,7 @@ def _listed(folder: Path) -> tuple[str, ...]:
 
 
 def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
-    with border(hub, where.repo, "model"):
+    with translate_errors(hub, where.repo, "model"):
         info = hub.api.model_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
         commit = commit_of(info.sha, hub)
         hashes = remote_hashes(hub.api, where.repo, "model", commit)
@@ -245,7 +259,7 @@ def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
         or not is_same(snapshot.folder / name, hashes[name])
     ]
     if wrong:
-        raise CheckFailed(
+        raise VerificationError(
             f"{where} did not arrive as the Hub has it: {', '.join(wrong)}.",
             next_step=f"Remove {snapshot.folder} and pull again.",
         )
@@ -255,12 +269,13 @@ def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
 def _refuse_unsafe(where: HubDataset, names: Iterable[str]) -> None:
     """
     Raises:
-        CheckFailed: a file's name leads out of the folder, or two would be one file somewhere.
+        VerificationError: a file's name leads out of the folder, or two would be one file
+            somewhere.
     """
     try:
         same_elsewhere(map(safe_path, names))
     except ValueError as wrong:
-        raise CheckFailed(f"{where} can't be put into a folder: {wrong}.") from wrong
+        raise VerificationError(f"{where} can't be put into a folder: {wrong}.") from wrong
 
 
 def _snapshot(
@@ -268,7 +283,7 @@ def _snapshot(
 ) -> Snapshot:
     names = tuple(names)
     listen(Notice(f"fetching {len(names)} files of {repo} at {commit[:8]}"))
-    with border(hub, repo, kind):
+    with translate_errors(hub, repo, kind):
         folder = hub.api.snapshot_download(
             repo,
             repo_type=kind,
@@ -280,7 +295,7 @@ def _snapshot(
     return Snapshot(Path(folder), names)
 
 
-def _put(where: HubDataset, kind: RepoType, snapshot: Snapshot, into: Path) -> Pulled:
+def _put(where: HubDataset, kind: RepoType, snapshot: Snapshot, into: Path) -> PullResult:
     reused = into.is_dir() and any(into.iterdir())
     if reused and not snapshot.is_in(into):
         raise FolderError(
@@ -289,7 +304,7 @@ def _put(where: HubDataset, kind: RepoType, snapshot: Snapshot, into: Path) -> P
     if not reused:
         _copy(snapshot, into)
     manifest = read_manifest(into) if kind == "dataset" else None
-    return Pulled(
+    return PullResult(
         repo=where.repo,
         kind=kind,
         commit=snapshot.commit,
@@ -309,7 +324,7 @@ def _copy(snapshot: Snapshot, into: Path) -> None:
     for name in snapshot.names:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(snapshot.folder / name, part / name)
-    make_durable(part)
+    fsync_tree(part)
     part.rename(into)
 
 

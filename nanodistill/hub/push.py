@@ -16,26 +16,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanodistill.errors import InputError, Stopped
-from nanodistill.events import Listener, Notice, silent
+from nanodistill.errors import InputError, RunIncompleteError
+from nanodistill.events import Listener, Notice, ignore
 from nanodistill.hub.client import (
     AGAIN,
     SECONDS_TO_ANSWER,
+    ConflictError,
     Hub,
-    NoSuchRepository,
-    Stale,
-    border,
+    RepositoryNotFoundError,
     commit_of,
+    translate_errors,
 )
-from nanodistill.hub.hashes import Known, is_same, remote_hashes, size_of
-from nanodistill.hub.parcel import Parcel
-from nanodistill.hub.scan import check
+from nanodistill.hub.secret_scan import check
+from nanodistill.hub.upload_bundle import Known, UploadBundle, is_same, remote_hashes, size_of
 
-LOOKS = 3
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """What a push came to. `uploaded` are the files sent, `commit` where the tag points."""
 
     repo: str
@@ -61,14 +60,14 @@ class Pushed:
 
 
 def push(
-    parcel: Parcel,
+    parcel: UploadBundle,
     repo: str,
     *,
     public: bool = False,
     hub: Hub | None = None,
     allowed: Iterable[str] = (),
-    listen: Listener = silent,
-) -> Pushed:
+    listen: Listener = ignore,
+) -> PushResult:
     """Put `parcel` into the repository `repo`, which is made where it is missing.
 
     Args:
@@ -78,19 +77,19 @@ def push(
     Raises:
         InputError: no token, no right, something in it that must not leave this machine, a
             public repository that was not asked for, or a tag that holds something else.
-        Stopped: the network, the Hub or other pushes were in the way; run it again.
+        RunIncompleteError: the network, the Hub or other pushes were in the way; run it again.
     """
     hub = hub or Hub()
     check(parcel, secrets=[hub.known_token()], allowed=allowed, listen=listen)
-    work = Push(parcel, repo, public, hub, listen)
+    work = PushRun(parcel, repo, public, hub, listen)
     said = ""
-    for _ in range(LOOKS):
+    for _ in range(MAX_ATTEMPTS):
         try:
             return work.once()
-        except Stale as stale:
+        except ConflictError as stale:
             said = stale.message.rstrip(".")
             listen(Notice(f"{repo} changed while it was looked at ({said}); looking again"))
-    raise Stopped(f"{repo} is being changed by others: {said}.", next_step=AGAIN)
+    raise RunIncompleteError(f"{repo} is being changed by others: {said}.", next_step=AGAIN)
 
 
 @dataclass(frozen=True)
@@ -104,16 +103,16 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Push:
+class PushRun:
     """One push on its way."""
 
-    parcel: Parcel
+    parcel: UploadBundle
     repo: str
     public: bool
     hub: Hub
     listen: Listener
 
-    def once(self) -> Pushed:
+    def once(self) -> PushResult:
         remote = self._look_or_create()
         if not remote.private and not self.public:
             raise InputError(
@@ -127,7 +126,7 @@ class Push:
         commit = remote.commit
         if changed or outdated:
             commit = self._commit(remote, changed, outdated)
-        with border(self.hub, self.repo, self.parcel.kind):
+        with translate_errors(self.hub, self.repo, self.parcel.kind):
             self.hub.api.create_tag(
                 self.repo, tag=self.parcel.tag, revision=commit, repo_type=self.parcel.kind
             )
@@ -136,13 +135,13 @@ class Push:
     def _look_or_create(self) -> Remote:
         try:
             return self._look()
-        except NoSuchRepository:
+        except RepositoryNotFoundError:
             self._create()
             return self._look()
 
     def _look(self) -> Remote:
         kind, api = self.parcel.kind, self.hub.api
-        with border(self.hub, self.repo, kind):
+        with translate_errors(self.hub, self.repo, kind):
             info = api.repo_info(self.repo, repo_type=kind, timeout=SECONDS_TO_ANSWER)
             refs = api.list_repo_refs(self.repo, repo_type=kind)
             tags = {tag.name: tag.target_commit for tag in refs.tags}
@@ -150,18 +149,18 @@ class Push:
         return Remote(commit, private, self._hashes(commit), tags)
 
     def _hashes(self, commit: str) -> dict[str, Known]:
-        with border(self.hub, self.repo, self.parcel.kind):
+        with translate_errors(self.hub, self.repo, self.parcel.kind):
             return remote_hashes(self.hub.api, self.repo, self.parcel.kind, commit)
 
     def _create(self) -> None:
         seen = "public" if self.public else "private"
         self.listen(Notice(f"making the {seen} {self.parcel.kind} repository {self.repo}"))
-        with border(self.hub, self.repo, self.parcel.kind):
+        with translate_errors(self.hub, self.repo, self.parcel.kind):
             self.hub.api.create_repo(
                 self.repo, private=not self.public, repo_type=self.parcel.kind, exist_ok=True
             )
 
-    def _tagged_already(self, remote: Remote, commit: str) -> Pushed:
+    def _tagged_already(self, remote: Remote, commit: str) -> PushResult:
         if changed := self._changed(self._hashes(commit)):
             raise InputError(
                 f"{self.repo} has a tag {self.parcel.tag} already, and it holds something else: "
@@ -184,7 +183,7 @@ class Push:
         contents = {path: self.parcel.files[path] for path in changed}
         size = sum(map(size_of, contents.values()))
         self.listen(Notice(f"sending {len(contents)} files, {size / 1e6:.1f} MB, to {self.repo}"))
-        with border(self.hub, self.repo, self.parcel.kind):
+        with translate_errors(self.hub, self.repo, self.parcel.kind):
             done = self.hub.api.create_commit(
                 self.repo,
                 [
@@ -205,10 +204,10 @@ class Push:
         removed: tuple[str, ...],
         *,
         reused: bool,
-    ) -> Pushed:
+    ) -> PushResult:
         kind = self.parcel.kind
         page = f"datasets/{self.repo}" if kind == "dataset" else self.repo
-        return Pushed(
+        return PushResult(
             repo=self.repo,
             kind=kind,
             tag=self.parcel.tag,

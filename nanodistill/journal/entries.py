@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nanodistill.records import Completion, Usage
+from nanodistill.types import Completion, Usage
 
 Cause = Literal["first", "retry", "longer", "repair"]
 Outcome = Literal["answered", "refused", "failed", "row_failed", "stopped"]
@@ -39,10 +39,10 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class StoredResponse:
     """What a request came to for good: a completion, or a failure that asking again won't mend.
 
-    `whole_by`: see `Whole`; 0 is nothing.
+    `whole_by`: see `Validated`; 0 is nothing.
     """
 
     key: str
@@ -58,22 +58,22 @@ class Call:
     """What one commit makes durable together."""
 
     attempt: Attempt
-    response: Response | None = None
+    response: StoredResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Validated:
     """The remark that the completion under `key` was found whole by the rules `by`."""
 
     key: str
     by: int
 
 
-Record = Call | Whole
+Record = Call | Validated
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CallState:
     """What can be said of a response without reading its text.
 
     `is_old`: it was there when the journal was opened.
@@ -94,7 +94,7 @@ class Unpriced:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class UsageTotals:
     """The ledger of one stage, or of several added up.
 
     `calls` are all attempts; `answered` of them brought a completion, `refused`
@@ -115,8 +115,10 @@ class Sums:
     unpriced: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in Sums.__slots__})
+    def __add__(self, other: UsageTotals) -> UsageTotals:
+        return UsageTotals(
+            **{name: getattr(self, name) + getattr(other, name) for name in UsageTotals.__slots__}
+        )
 
     @property
     def known_cost(self) -> float | None:

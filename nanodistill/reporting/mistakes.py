@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.evaluation.contenders import SHOWN_AS, STUDENT
-from nanodistill.evaluation.metrics.labels import OTHER, UNREADABLE
-from nanodistill.reporting.judged import Evaluation
-from nanodistill.reporting.sheets import Cell, Sheet, number, share, text
+from nanodistill.evaluation.eval_models import DISPLAY_NAMES, STUDENT
+from nanodistill.metrics.row_metrics import OTHER_LABEL, UNREADABLE
+from nanodistill.reporting.evaluation_data import Evaluation
+from nanodistill.reporting.report_tables import Table, TableCell, number, share, text
 
 LABELS_IN_A_MATRIX = 16
 CONFUSIONS_LISTED = 20
@@ -17,7 +17,7 @@ SHADES = 8
 
 
 @dataclass(frozen=True)
-class Square:
+class ConfusionCell:
     """A count in the matrix; `shade` is 0 (none) to `SHADES` (the whole row)."""
 
     count: int
@@ -34,10 +34,10 @@ class Confusion:
     model: str
     shown_as: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Square, ...]], ...]
+    rows: tuple[tuple[str, tuple[ConfusionCell, ...]], ...]
 
 
-def mistake_sheets(found: Evaluation) -> list[Sheet]:
+def mistake_sheets(found: Evaluation) -> list[Table]:
     made = [_labels(found), _fields(found), _most_confused(found), _single_figures(found)]
     return [sheet for sheet in made if sheet is not None]
 
@@ -58,7 +58,8 @@ def _confusion(name: str, matrix: Mapping[str, Any]) -> Confusion:
     used = [
         place
         for place, column in enumerate(matrix["columns"])
-        if column not in (OTHER, UNREADABLE) or any(row[place] for row in matrix["rows"].values())
+        if column not in (OTHER_LABEL, UNREADABLE)
+        or any(row[place] for row in matrix["rows"].values())
     ]
     columns = tuple(matrix["columns"][place] for place in used)
     rows = tuple(
@@ -68,20 +69,20 @@ def _confusion(name: str, matrix: Mapping[str, Any]) -> Confusion:
         )
         for gold, row in matrix["rows"].items()
     )
-    return Confusion(name, SHOWN_AS[name], columns, rows)
+    return Confusion(name, DISPLAY_NAMES[name], columns, rows)
 
 
-def _square(gold: str, said: str, count: int, whole: int) -> Square:
+def _square(gold: str, said: str, count: int, whole: int) -> ConfusionCell:
     shade = -(-SHADES * count // whole) if whole else 0
-    return Square(count, shade, gold == said, gold, said)
+    return ConfusionCell(count, shade, gold == said, gold, said)
 
 
-def _labels(found: Evaluation) -> Sheet | None:
+def _labels(found: Evaluation) -> Table | None:
     """Of the rows of each label, how many each model got right, and its F1."""
     by_model = _details(found, "labels")
     if not by_model:
         return None
-    names = [SHOWN_AS[model] for model in by_model]
+    names = [DISPLAY_NAMES[model] for model in by_model]
     columns = ("label", "rows", *(f"{name}: right" for name in names), *(f"{n}: F1" for n in names))
     labels = next(iter(by_model.values()))
     rows = [
@@ -94,31 +95,31 @@ def _labels(found: Evaluation) -> Sheet | None:
         for label in labels
     ]
     mean = [number(found.models[model].details["macro_f1"], ".2f") for model in by_model]
-    blank = [Cell("", "number") for _ in by_model]
-    rows.append((text("mean of the labels"), Cell("", "number"), *blank, *mean))
-    return Sheet("Accuracy and F1 by label", columns, tuple(rows))
+    blank = [TableCell("", "number") for _ in by_model]
+    rows.append((text("mean of the labels"), TableCell("", "number"), *blank, *mean))
+    return Table("Accuracy and F1 by label", columns, tuple(rows))
 
 
-def _fields(found: Evaluation) -> Sheet | None:
+def _fields(found: Evaluation) -> Table | None:
     by_model = _details(found, "fields")
     if not by_model:
         return None
     paths = sorted({path for fields in by_model.values() for path in fields})
     rows = tuple(
         (
-            Cell(path or "(the whole answer)", "code"),
+            TableCell(path or "(the whole answer)", "code"),
             *(share(fields[path]["accuracy"] if path in fields else None, model)
               for model, fields in by_model.items()),
         )
         for path in paths
     )  # fmt: skip
-    return Sheet(
-        "Accuracy by field", ("field", *(SHOWN_AS[model] for model in by_model)), rows,
+    return Table(
+        "Accuracy by field", ("field", *(DISPLAY_NAMES[model] for model in by_model)), rows,
         "A field that a model made up counts as wrong.",
     )  # fmt: skip
 
 
-def _most_confused(found: Evaluation) -> Sheet | None:
+def _most_confused(found: Evaluation) -> Table | None:
     """In place of a matrix that nobody could read."""
     details = found.models[STUDENT].details
     if "confusion" not in details or len(details["confusion"]["rows"]) <= LABELS_IN_A_MATRIX:
@@ -132,10 +133,10 @@ def _most_confused(found: Evaluation) -> Sheet | None:
     ]
     ordered = sorted(wrong, key=lambda one: -one[0])[:CONFUSIONS_LISTED]
     rows = tuple((text(gold), text(said), number(n)) for n, gold, said in ordered)
-    return Sheet("What the student confuses most", ("gold answer", "student said", "rows"), rows)
+    return Table("What the student confuses most", ("gold answer", "student said", "rows"), rows)
 
 
-def _single_figures(found: Evaluation) -> Sheet | None:
+def _single_figures(found: Evaluation) -> Table | None:
     """Other figures of the metric, by their names."""
     names = list(
         dict.fromkeys(name for one in found.models.values() for name in _plain(one.details))
@@ -145,13 +146,13 @@ def _single_figures(found: Evaluation) -> Sheet | None:
     rows = tuple(
         (
             text(name.replace("_", " ")),
-            *(number(one.details[name], ".3g") if name in one.details else Cell("–", "number")
+            *(number(one.details[name], ".3g") if name in one.details else TableCell("–", "number")
               for one in found.models.values()),
         )
         for name in names
     )  # fmt: skip
-    columns = ("figure", *(SHOWN_AS[model] for model in found.models))
-    return Sheet("Further figures of the metric", columns, rows)
+    columns = ("figure", *(DISPLAY_NAMES[model] for model in found.models))
+    return Table("Further figures of the metric", columns, rows)
 
 
 def _plain(details: Mapping[str, Any]) -> Iterator[str]:

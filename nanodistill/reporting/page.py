@@ -2,6 +2,8 @@
 
 Its content security policy allows the two scripts' and the style's hashes and nothing else, so
 that markup which got in by a mistake of ours could still run nothing and load nothing.
+
+Writing report.html: gathered, cleaned, rendered, replaced whole.
 """
 
 from __future__ import annotations
@@ -10,12 +12,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nanodistill.config import DistillationConfig
+from nanodistill.reporting.collect import ReportData, collect
+from nanodistill.reporting.scrub import Scrubber
+from nanodistill.run_dir import RunFolder, write_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
 
 ASSETS = resources.files("nanodistill.reporting") / "assets"
 STYLES = ("uPlot.min.css", "style.css")
@@ -80,3 +90,49 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report lies and what it says first. `parts` are those that it has."""
+
+    path: Path
+    verdict: str
+    parts: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"report": str(self.path), "verdict": self.verdict, "parts": list(self.parts)}
+
+    def summary(self) -> str:
+        return f"{self.verdict}\nReport in {self.path}"
+
+
+def write_report(config: DistillationConfig, run: RunFolder) -> Report:
+    """Write `run`'s report.html with what there is.
+
+    Raises:
+        InputError: nothing was done in the run yet.
+        CorruptFileError: one of the run's files can't be read.
+    """
+    story = collect(config, run)
+    told: dict[str, Any] = Scrubber.of(config).clean(asdict(story))
+    page = render(told, _data(told))
+    write_atomic(run.report, page.encode("utf-8", "replace"))
+    return Report(run.report, told["headline"]["verdict"], _parts(story))
+
+
+def _data(told: dict[str, Any]) -> dict[str, Any]:
+    """What the script needs: the curves and the rows."""
+    curves = {training["run"]: training["curves"] for training in told["trainings"]}
+    return {"curves": curves, "rows": told["rows"]}
+
+
+def _parts(story: ReportData) -> tuple[str, ...]:
+    there = {
+        "scores": story.scores,
+        "rows": story.rows,
+        "training": story.trainings,
+        "dataset": story.dataset,
+        "spend": story.spend,
+    }
+    return tuple(name for name, part in there.items() if part)

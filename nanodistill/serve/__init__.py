@@ -1,14 +1,12 @@
 """The student behind OpenAI's chat interface, on this machine.
 
-serving      serve(): load the model, listen, end cleanly
-served       which model, and how it was trained to be asked
-limits       how much the server takes on
-app          the HTTP side: routes, key, body, queue, streams
-wire         requests read, answers and errors written, in OpenAI's words
-answering    from a request to an answer or a stream of it
-schema       what answer is wanted: free text, any JSON, JSON of a schema
-constraint   only tokens that the schema allows are drawn (llguidance)
-splitting    thinking and content told apart while they come
+server              serve(): load the model, listen, end cleanly
+served_model        which model, and how it was trained to be asked
+app                 the HTTP side: limits, callers, routes, key, body, queue, streams
+protocol            requests read, answers and errors written, in OpenAI's words
+completions         from a request to an answer or a stream of it
+guided_decoding     only tokens that a JSON schema allows are drawn (llguidance)
+reasoning_parser    thinking and content told apart while they come
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanodistill.serve.limits import Limits
-    from nanodistill.serve.serving import serve, serve_async
+    from nanodistill.serve.app import Limits
+    from nanodistill.serve.server import serve, serve_async
 
-HOMES = {"Limits": "limits", "serve": "serving", "serve_async": "serving"}
+HOMES = {"Limits": "app", "serve": "server", "serve_async": "server"}
 
 __all__ = ["Limits", "serve", "serve_async"]
 

@@ -1,4 +1,6 @@
-"""The HTTP side: routes, key, body, queue, streams.
+"""How much the server takes on.
+
+The HTTP side: routes, key, body, queue, streams.
 
     POST /v1/chat/completions     GET /v1/models     GET /health
 
@@ -25,16 +27,42 @@ import anyio
 from aiohttp import web
 
 from nanodistill.events import Listener, Notice
-from nanodistill.records import tagged_hash
-from nanodistill.serve.answering import Answering, Ask, Ended
-from nanodistill.serve.limits import Limits
-from nanodistill.serve.splitting import Piece
-from nanodistill.serve.wire import ChatRequest, Envelope, Refused, read_request
+from nanodistill.serve.completions import CompletionRequest, Completions, Ended
+from nanodistill.serve.protocol import APIError, ChatRequest, ResponseBuilder, read_request
+from nanodistill.serve.reasoning_parser import Piece
+from nanodistill.types import tagged_hash
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
-    from nanodistill.serve.served import Choice
+    from nanodistill.serve.served_model import ServedModel
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is beyond these is refused, with a status that says so.
+
+    `batch` requests are answered at once and `queue` more may wait. `seconds`
+    is the time that one request may take, waiting included; `grace` how long
+    requests may go on after the server was told to stop. `body` is in bytes;
+    `schema_seconds` may pass until a request's schema is understood, and until an answer is
+    checked against it. A connection without a request, or with half of its
+    headers, is closed after `header_seconds`.
+    """
+
+    batch: int
+    queue: int = 64
+    seconds: float = 300.0
+    grace: float = 20.0
+    body: int = 1 << 20
+    body_seconds: float = 30.0
+    header_seconds: float = 20.0
+    schema_seconds: float = 10.0
+
+    @property
+    def requests(self) -> int:
+        return self.batch + self.queue
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,11 +84,11 @@ class Queue:
     def place(self) -> Iterator[None]:
         """Raises Refused if there is none."""
         if self.draining:
-            raise Refused(503, "The server is shutting down.", retry_after=5)
+            raise APIError(503, "The server is shutting down.", retry_after=5)
         if self.inside >= self.limits.requests:
             waiting = self.inside - self.limits.batch
             wait = self.seconds * waiting / self.limits.batch
-            raise Refused(
+            raise APIError(
                 429,
                 f"{self.limits.batch} requests are being answered and {waiting} wait; "
                 "there is no place for more.",
@@ -81,7 +109,7 @@ class Service:
     """The handlers, and what they share."""
 
     def __init__(
-        self, choice: Choice, answering: Answering, limits: Limits, listen: Listener
+        self, choice: ServedModel, answering: Completions, limits: Limits, listen: Listener
     ) -> None:
         self.queue = Queue(limits)
         self.busy: set[RequestHandler] = set()
@@ -130,7 +158,7 @@ class Service:
             except TimeoutError as late:
                 raise self._late() from late
 
-    async def _whole(self, ask: Ask) -> web.Response:
+    async def _whole(self, ask: CompletionRequest) -> web.Response:
         texts = {"thinking": "", "content": ""}
         async with aclosing(self._answering.pieces(ask)) as pieces:
             async for piece in pieces:
@@ -144,7 +172,7 @@ class Service:
         return web.json_response(answer)
 
     async def _stream(
-        self, request: web.Request, asked: ChatRequest, ask: Ask, deadline: float
+        self, request: web.Request, asked: ChatRequest, ask: CompletionRequest, deadline: float
     ) -> web.StreamResponse:
         """Server-sent events. What goes wrong before the first piece still has a status."""
         envelope = self._envelope()
@@ -174,7 +202,7 @@ class Service:
     async def _send_pieces(
         self,
         response: web.StreamResponse,
-        envelope: Envelope,
+        envelope: ResponseBuilder,
         asked: ChatRequest,
         first: Piece | Ended,
         rest: AsyncGenerator[Piece | Ended],
@@ -189,18 +217,18 @@ class Service:
 
     async def _body(self, request: web.Request) -> Any:
         if request.content_type != "application/json":
-            raise Refused(415, "Send the body as application/json.")
+            raise APIError(415, "Send the body as application/json.")
         try:
             with anyio.fail_after(self._limits.body_seconds):
                 return json.loads(await request.read())
         except TimeoutError as slow:
-            raise Refused(408, "The body did not come in time.") from slow
+            raise APIError(408, "The body did not come in time.") from slow
         except (ValueError, RecursionError) as broken:
-            raise Refused(400, f"The body is not JSON: {broken}") from broken
+            raise APIError(400, f"The body is not JSON: {broken}") from broken
 
     def _check_model(self, name: str) -> None:
         if name != self._choice.name:
-            raise Refused(
+            raise APIError(
                 404,
                 f"There is no model {name!r} here; there is {self._choice.name!r}.",
                 code="model_not_found",
@@ -215,12 +243,12 @@ class Service:
             "owned_by": "nanodistill",
         }
 
-    def _envelope(self) -> Envelope:
-        return Envelope(self._choice.name, self._fingerprint)
+    def _envelope(self) -> ResponseBuilder:
+        return ResponseBuilder(self._choice.name, self._fingerprint)
 
-    def _late(self) -> Refused:
+    def _late(self) -> APIError:
         seconds = self._limits.seconds
-        return Refused(
+        return APIError(
             503, f"The answer was not there after {seconds:g} s.", code="timeout", retry_after=5
         )
 
@@ -232,19 +260,19 @@ class Service:
         except ConnectionResetError:
             raise  # nobody is left to be told
         except web.HTTPException as other:
-            return _error(Refused(other.status, other.reason), other.headers)
+            return _error(APIError(other.status, other.reason), other.headers)
         except Exception as failed:  # noqa: BLE001 - one request's failure is not the server's
             return _error(self._failure(failed))
         finally:
             self.busy.discard(request.protocol)
 
-    def _failure(self, failed: Exception) -> Refused:
+    def _failure(self, failed: Exception) -> APIError:
         """What a client is told; what is not its doing is told to whoever serves."""
-        if isinstance(failed, Refused):
+        if isinstance(failed, APIError):
             return failed
         told = f"{type(failed).__name__}: {failed}"
         self._listen(Notice(f"a request failed: {told}", "warning"))
-        return Refused(500, "The answer could not be computed.")
+        return APIError(500, "The answer could not be computed.")
 
 
 @dataclass(frozen=True)
@@ -262,14 +290,14 @@ class Callers:
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host", "")
         if host and not self._is_ours(host):
-            raise Refused(
+            raise APIError(
                 403,
                 f"The server is not called {host!r}. Whoever serves can allow a name: "
                 "--allowed-host NAME",
                 code="host_not_allowed",
             )
         if not self._may_call(request):
-            raise Refused(
+            raise APIError(
                 403, "Pages of other sites may not use this server.", code="origin_not_allowed"
             )
         asks = "Access-Control-Request-Method" in request.headers
@@ -329,7 +357,7 @@ def _with_key(api_key: str | None) -> Any:
         if api_key is not None and request.path != "/health":
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, wanted):
-                raise Refused(401, "Wrong or missing API key.", code="invalid_api_key")
+                raise APIError(401, "Wrong or missing API key.", code="invalid_api_key")
         return await handler(request)
 
     return check
@@ -344,7 +372,7 @@ async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n")
 
 
-def _error(refused: Refused, headers: Mapping[str, str] | None = None) -> web.Response:
+def _error(refused: APIError, headers: Mapping[str, str] | None = None) -> web.Response:
     kept = {name: held for name, held in (headers or {}).items() if name == "Allow"}
     if refused.retry_after is not None:
         kept["Retry-After"] = str(refused.retry_after)

@@ -16,20 +16,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nanodistill.curation.filter_pipeline import Rejected
 from nanodistill.curation.labels import match_label
-from nanodistill.curation.sieve import Refused
-from nanodistill.curation.vote import choose
-from nanodistill.records import Completion, Message, Request, ThinkingSource, Trace, canonical_json
+from nanodistill.curation.voting import choose
+from nanodistill.engine.response_validation import LABEL_TOKENS, Answer, Failure
 from nanodistill.synthesis.task import Task
-from nanodistill.synthesis.teaching import Teaching
-from nanodistill.teacher.answers import LABEL_TOKENS, Answer, Failure
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
 from nanodistill.thinking import FORMATS, Format, without_tags
+from nanodistill.types import Completion, Message, Request, ThinkingSource, Trace, canonical_json
 
 BLIND: dict[str, Any] = {"temperature": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedAnswer:
     """What one answer came down to."""
 
     output: str
@@ -39,7 +39,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedAnswer:
     """No answer came: the class of the failed call and its message."""
 
     kind: str
@@ -73,10 +73,10 @@ def answer_form(task: Task, *, think: bool) -> str:
     return "\n".join(parts)
 
 
-class Asker:
+class AnswerRequester:
     """Makes the requests that put inputs to the teacher, and reads what comes back."""
 
-    def __init__(self, task: Task, teacher: Teaching) -> None:
+    def __init__(self, task: Task, teacher: TeacherProtocol) -> None:
         self._task = task
         self._teacher = teacher
 
@@ -118,30 +118,32 @@ class Asker:
             ordinal=ordinal,
         )
 
-    def said(self, requests: Iterable[Request], each: int) -> Iterator[list[Said | Failed]]:
+    def said(
+        self, requests: Iterable[Request], each: int
+    ) -> Iterator[list[ParsedAnswer | FailedAnswer]]:
         """What was said to each input, from settled requests, `each` to an input."""
-        said: list[Said | Failed] = []
+        said: list[ParsedAnswer | FailedAnswer] = []
         for outcome in self._teacher.outcomes(requests):
             said.append(self.read(outcome))
             if len(said) == each:
                 yield said
                 said = []
 
-    def read(self, outcome: Answer | Failure) -> Said | Failed:
+    def read(self, outcome: Answer | Failure) -> ParsedAnswer | FailedAnswer:
         if isinstance(outcome, Failure):
-            return Failed(outcome.kind, outcome.message)
+            return FailedAnswer(outcome.kind, outcome.message)
         return read_answer(self._task, outcome)
 
 
-def read_answer(task: Task, answer: Answer) -> Said:
+def read_answer(task: Task, answer: Answer) -> ParsedAnswer:
     """Output and thinking of an answer."""
     thinking, output = _parts(task, answer)
     if not task.thinks:
-        return Said(output, None, None, answer.keys)
+        return ParsedAnswer(output, None, None, answer.keys)
     source: ThinkingSource | None = "teacher" if thinking else None
     if not thinking and answer.completion.reasoning:
         thinking, source = answer.completion.reasoning.strip(), "native"
-    return Said(output, thinking or None, source, answer.keys)
+    return ParsedAnswer(output, thinking or None, source, answer.keys)
 
 
 def _parts(task: Task, answer: Answer) -> tuple[str | None, str]:
@@ -160,12 +162,14 @@ def read_text(form: Format, completion: Completion) -> tuple[str | None, str]:
     return thinking, output
 
 
-def resolve(task: Task, row: Trace, said: Sequence[Said | Failed]) -> Trace | Refused | Failed:
+def resolve(
+    task: Task, row: Trace, said: Sequence[ParsedAnswer | FailedAnswer]
+) -> Trace | Rejected | FailedAnswer:
     """The row with the answer that was given, or voted for."""
-    answers = [one for one in said if isinstance(one, Said) and one.output]
+    answers = [one for one in said if isinstance(one, ParsedAnswer) and one.output]
     if not answers:
-        failures = [one for one in said if isinstance(one, Failed)]
-        return failures[0] if failures else Refused("empty_output", "the answer was empty")
+        failures = [one for one in said if isinstance(one, FailedAnswer)]
+        return failures[0] if failures else Rejected("empty_output", "the answer was empty")
     outputs = [_canonical(task, one.output) for one in answers]
     schema = task.response.schema if task.response else None
     vote = choose(outputs, asked=len(said), schema=schema)

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.curation.near import words_of
+from nanodistill.curation.minhash import words_of
 from nanodistill.prompts import CHAT_SYSTEM, CHAT_TURN, GENERATION
-from nanodistill.records import Message, Request, Seed, tagged_hash
-from nanodistill.synthesis.coverage import LABEL, Axis, Cell
+from nanodistill.synthesis.coverage import LABEL, Axis, Cell, Slot
 from nanodistill.synthesis.task import Task
-from nanodistill.synthesis.teaching import Teaching
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.types import Message, Request, Seed, tagged_hash
 
 AVOIDED = 8
 REMEMBERED = 100
@@ -34,15 +34,7 @@ ROOM = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A row that is wanted."""
-
-    number: int
-    cell: Cell
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
+class GenerationCall:
     """One generation call: its slots, the seeds that it shows, and its place in the plan.
 
     `turn` counts the calls of its label, `ordinal` those that say the same.
@@ -59,7 +51,7 @@ class Call:
         return self.slots[0].cell.label
 
 
-class Memory:
+class RecentInputs:
     """Inputs of earlier rounds, the latest of each label, for calls to keep away from."""
 
     def __init__(self) -> None:
@@ -77,17 +69,17 @@ class Memory:
         return tuple(text for text, _ in ranked[:AVOIDED])
 
 
-class Caller:
+class CallPlanner:
     """Makes calls of slots, and counts what has been called for."""
 
-    def __init__(self, task: Task, memory: Memory) -> None:
+    def __init__(self, task: Task, memory: RecentInputs) -> None:
         self._task = task
         self._memory = memory
         self._turns: Counter[str | None] = Counter()
         self._said: Counter[object] = Counter()
-        self._rotations: dict[str | None, tuple[Rotation, Rotation]] = {}
+        self._rotations: dict[str | None, tuple[SeedRotation, SeedRotation]] = {}
 
-    def calls(self, slots: Sequence[Slot]) -> list[Call]:
+    def calls(self, slots: Sequence[Slot]) -> list[GenerationCall]:
         """Calls for all of `slots`, in order of their first ones."""
         is_chat = self._task.config.generation == "chat"
         size = 1 if is_chat else self._task.config.examples_per_call
@@ -101,7 +93,7 @@ class Caller:
         ]
         return [self._call(group) for group in sorted(groups, key=lambda group: group[0].number)]
 
-    def _call(self, slots: tuple[Slot, ...]) -> Call:
+    def _call(self, slots: tuple[Slot, ...]) -> GenerationCall:
         label = slots[0].cell.label
         turn = self._turns[label]
         self._turns[label] += 1
@@ -109,8 +101,8 @@ class Caller:
         if self._task.config.generation == "chat":
             said = (slots[0].cell, tuple(seed.id for seed in chosen))
             self._said[said] += 1
-            return Call(slots, chosen, (), turn, self._said[said] - 1)
-        return Call(slots, chosen, self._avoided(slots, chosen), turn, 0)
+            return GenerationCall(slots, chosen, (), turn, self._said[said] - 1)
+        return GenerationCall(slots, chosen, self._avoided(slots, chosen), turn, 0)
 
     def _shown(self, label: str | None, turn: int) -> tuple[Seed, ...]:
         """The label's own seeds in rotation; in a structured call, others up to the number."""
@@ -119,8 +111,8 @@ class Caller:
             own = task.seeds_of(label)
             others = [seed for seed in task.seeds if seed not in own]
             self._rotations[label] = (
-                Rotation(own, task.config.random_seed),
-                Rotation(others, task.config.random_seed),
+                SeedRotation(own, task.config.random_seed),
+                SeedRotation(others, task.config.random_seed),
             )
         of_label, of_others = self._rotations[label]
         chosen = of_label.at(turn, few)
@@ -136,7 +128,7 @@ class Caller:
         return self._memory.nearest(slots[0].cell.label, about)
 
 
-class Rotation:
+class SeedRotation:
     """A window that moves on with each turn over an order that changes with each cycle."""
 
     def __init__(self, seeds: Sequence[Seed], random_seed: int) -> None:
@@ -159,7 +151,7 @@ class Rotation:
 
 
 @dataclass(frozen=True)
-class Writer:
+class PromptBuilder:
     """Puts calls into words."""
 
     task: Task
@@ -172,7 +164,7 @@ class Writer:
         as_text = self.task.config.generation == "chat" or self.task.parser is not None
         return None if as_text else self.task.rows_schema
 
-    def request(self, call: Call, teacher: Teaching) -> Request:
+    def request(self, call: GenerationCall, teacher: TeacherProtocol) -> Request:
         return teacher.request(
             "generate",
             self.messages(call),
@@ -181,7 +173,7 @@ class Writer:
             ordinal=call.ordinal,
         )
 
-    def messages(self, call: Call) -> list[Message]:
+    def messages(self, call: GenerationCall) -> list[Message]:
         if self.task.config.generation == "chat":
             return list(self._as_chat(call))
         return [
@@ -210,7 +202,7 @@ class Writer:
         facts = {"instruction": self.task.instruction, "policy": self.policy}
         return self.task.prompts.render(GENERATION, **facts)
 
-    def _as_chat(self, call: Call) -> Iterator[Message]:
+    def _as_chat(self, call: GenerationCall) -> Iterator[Message]:
         if CHAT_SYSTEM in self.task.prompts.templates:
             yield {"role": "system", "content": self.task.prompts.render(CHAT_SYSTEM)}
         for seed in call.shown:
@@ -219,7 +211,7 @@ class Writer:
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
 
     def _written(self, seed: Seed) -> str:
-        return shown(seed) if self.task.whole_rows else seed.input
+        return shorten(seed) if self.task.whole_rows else seed.input
 
     def _turn(self, cell: Cell) -> str:
         label = "" if cell.label is None else self._says(LABEL, cell.label)
@@ -229,10 +221,10 @@ class Writer:
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 
-    def _as_order(self, call: Call) -> str:
+    def _as_order(self, call: GenerationCall) -> str:
         parts = []
         if call.shown:
-            parts.append("Examples:\n\n" + "\n\n".join(map(shown, call.shown)))
+            parts.append("Examples:\n\n" + "\n\n".join(map(shorten, call.shown)))
         parts.append(self._wish(call))
         if call.avoid:
             listed = "\n".join(f"- {text[:LONGEST_SHOWN]}" for text in call.avoid)
@@ -240,7 +232,7 @@ class Writer:
         parts.append(self._form(len(call.slots)) + f"\nThis is batch {call.turn + 1}.")
         return "\n\n".join(parts)
 
-    def _wish(self, call: Call) -> str:
+    def _wish(self, call: GenerationCall) -> str:
         n = len(call.slots)
         what = "one new input" if n == 1 else f"{n} new inputs"
         lines = [f"Write {what}{self._right_answer(call.label, n)}."]
@@ -279,7 +271,7 @@ class Writer:
         return f'Answer with JSON: {{"examples": [{row}]}}{many}.'
 
 
-def shown(seed: Seed) -> str:
+def shorten(seed: Seed) -> str:
     return f"Input: {seed.input[:LONGEST_SHOWN]}\nOutput: {seed.output[:LONGEST_SHOWN]}"
 
 

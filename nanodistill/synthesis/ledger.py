@@ -1,19 +1,72 @@
-"""Where rows end: kept, rejected with a reason, or failed with their call."""
+"""Rows put aside on disk, in order, so that a run's memory does not grow with its rows.
+
+Where rows end: kept, rejected with a reason, or failed with their call.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import IO, Any, Self
 
-from nanodistill.curation.accounting import Accounts
-from nanodistill.curation.sieve import StepCounts
-from nanodistill.records import Rejection, Trace
-from nanodistill.synthesis.generation import Slot
-from nanodistill.synthesis.shelf import Shelf
+from nanodistill.curation.filter_pipeline import Accounts, FilterCounts
+from nanodistill.synthesis.coverage import Slot
+from nanodistill.types import Rejection, Trace
+
+FIELDS = tuple(field.name for field in fields(Trace))
+
+
+class RowSpool:
+    """Kept and rejected rows in a scratch file that goes away with this object."""
+
+    def __init__(self) -> None:
+        self._file: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by __exit__
+            "w+", encoding="utf-8", errors="surrogatepass"
+        )
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, row: Trace | Rejection) -> None:
+        self._file.write(json.dumps(as_held(row), ensure_ascii=False) + "\n")
+        self._size += 1
+
+    def traces(self) -> Iterator[Trace]:
+        return (as_trace(held) for held in self._lines())
+
+    def rejections(self) -> Iterator[Rejection]:
+        for held in self._lines():
+            yield Rejection(as_trace(held["trace"]), held["reason"], held["detail"])
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        self._file.seek(0)
+        yield from map(json.loads, self._file)
+        self._file.seek(0, 2)
+
+
+def as_held(row: Trace | Rejection) -> dict[str, Any]:
+    if isinstance(row, Rejection):
+        return {"trace": as_held(row.trace), "reason": row.reason, "detail": row.detail}
+    return {name: getattr(row, name) for name in FIELDS}
+
+
+def as_trace(held: dict[str, Any]) -> Trace:
+    lists = {name: tuple(held[name]) for name in ("seed_ids", "request_keys")}
+    return Trace(**{**held, **lists})
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class SlottedRow:
     """A row on its way, with the slot that it is meant to fill."""
 
     slot: Slot
@@ -27,10 +80,10 @@ class Ledger:
     `words` has for each reason what was said the first time that a row was lost for it.
     """
 
-    kept: Shelf
-    rejected: Shelf
+    kept: RowSpool
+    rejected: RowSpool
     accounts: Accounts = field(default_factory=Accounts)
-    steps: StepCounts = field(default_factory=StepCounts)
+    steps: FilterCounts = field(default_factory=FilterCounts)
     words: dict[str, str] = field(default_factory=dict)
 
     def request(self, cell: str, n: int = 1) -> None:

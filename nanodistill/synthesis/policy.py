@@ -21,16 +21,16 @@ from typing import Any
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
 
-from nanodistill.config.nearest import nearest
-from nanodistill.curation.near import words_of
-from nanodistill.curation.response import object_schema
-from nanodistill.errors import TeacherRefused
+from nanodistill.config.settings import suggest
+from nanodistill.curation.minhash import words_of
+from nanodistill.curation.response_model import object_schema
+from nanodistill.engine.response_validation import Failure
+from nanodistill.errors import TeacherUnavailableError
 from nanodistill.events import Listener, Notice
-from nanodistill.records import Message, Request, Seed, tagged_hash
-from nanodistill.runfolder import checked, read_json, write_json
+from nanodistill.run_dir import checked, read_json, write_json
 from nanodistill.synthesis.task import Task
-from nanodistill.synthesis.teaching import Teaching
-from nanodistill.teacher.answers import Failure
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.types import Message, Request, Seed, tagged_hash
 
 DELETE = "Mend it by hand, or delete it to have the policy made anew."
 SEEDS_SHOWN = 40
@@ -90,7 +90,7 @@ class TaskPolicy(BaseModel):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPolicy:
     """A policy.json that is there."""
 
     policy: TaskPolicy
@@ -103,7 +103,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedPolicy:
     """The policy of a run, and what it was made from, where it is new."""
 
     policy: TaskPolicy
@@ -115,18 +115,18 @@ def hash_of(policy: TaskPolicy) -> str:
     return tagged_hash("nanodistill.policy.v1", policy.model_dump(exclude_defaults=True))
 
 
-def read_policy(path: Path) -> Stored | None:
+def read_policy(path: Path) -> StoredPolicy | None:
     """The policy in the run folder, if there is one.
 
     Raises:
-        DamagedFile: it can't be used any more, for example after a slip in editing.
+        CorruptFileError: it can't be used any more, for example after a slip in editing.
     """
     if not path.exists():
         return None
-    return checked(path, read_json(path), Stored, next_step=DELETE)
+    return checked(path, read_json(path), StoredPolicy, next_step=DELETE)
 
 
-def keep_policy(path: Path, settled: Settled) -> None:
+def keep_policy(path: Path, settled: ResolvedPolicy) -> None:
     """Write a new policy down; one that was there stays as it is."""
     if settled.made_from is not None:
         was_made = hash_of(settled.policy)
@@ -193,11 +193,13 @@ def spread(seeds: Sequence[Seed], most: int) -> list[Seed]:
     return [seeds[at * len(seeds) // most] for at in range(most)]
 
 
-async def settle_policy(task: Task, teacher: Teaching, path: Path, listen: Listener) -> Settled:
+async def resolve_policy(
+    task: Task, teacher: TeacherProtocol, path: Path, listen: Listener
+) -> ResolvedPolicy:
     """The policy of this run: a person's, the one that is there, or a new one.
 
     Raises:
-        TeacherRefused: the teacher could not describe the task.
+        TeacherUnavailableError: the teacher could not describe the task.
     """
     request = policy_request(task, teacher)
     made_from = request.key if task.config.extract_policy else derivation_key(task)
@@ -206,18 +208,18 @@ async def settle_policy(task: Task, teacher: Teaching, path: Path, listen: Liste
         old = "" if stored.made_from == made_from else " It was made from other seeds or settings."
         listen(Notice(f"policy.json was edited and is used as it stands.{old}"))
         for name in sorted(stored.policy.further.keys() - task.config.policy_dimensions.keys()):
-            guess = nearest(name, TaskPolicy.model_fields)
+            guess = suggest(name, TaskPolicy.model_fields)
             what = f"policy.json has '{name}', taken as a dimension of your own{guess}"
             listen(Notice(what, "warning"))
-        return Settled(stored.policy)
+        return ResolvedPolicy(stored.policy)
     if stored is not None and stored.made_from == made_from:
-        return Settled(stored.policy)
+        return ResolvedPolicy(stored.policy)
     if task.config.extract_policy:
-        return Settled(await _extracted(request, teacher), made_from)
-    return Settled(derived_policy(task), made_from)
+        return ResolvedPolicy(await _extracted(request, teacher), made_from)
+    return ResolvedPolicy(derived_policy(task), made_from)
 
 
-def policy_request(task: Task, teacher: Teaching) -> Request:
+def policy_request(task: Task, teacher: TeacherProtocol) -> Request:
     schema = policy_schema(task.config.policy_dimensions)
     params = {"temperature": 0.0}
     return teacher.request("policy", policy_messages(task), schema=schema, params=params)
@@ -229,11 +231,11 @@ def derivation_key(task: Task) -> str:
     return tagged_hash("nanodistill.derived.v1", [task.instruction, list(task.labels), shown])
 
 
-async def _extracted(request: Request, teacher: Teaching) -> TaskPolicy:
+async def _extracted(request: Request, teacher: TeacherProtocol) -> TaskPolicy:
     await teacher.settle([request])
     (outcome,) = await to_thread.run_sync(lambda: list(teacher.outcomes([request])))
     if isinstance(outcome, Failure):
-        raise TeacherRefused(
+        raise TeacherUnavailableError(
             f"The teacher could not describe the task ({outcome.kind}): {outcome.message}",
             next_step="Run again to ask once more, take a stronger teacher, or set "
             "extract_policy = false.",

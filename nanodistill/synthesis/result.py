@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanodistill.curation.accounting import Tally
+from nanodistill.curation.filter_pipeline import Tally
 from nanodistill.dataset import DatasetVersion
 from nanodistill.events import Table
-from nanodistill.records import Trace, Usage
-from nanodistill.synthesis.seedrows import BlindCheck
+from nanodistill.synthesis.seed_agreement import SeedAgreement
+from nanodistill.types import Trace, Usage
 
 LONGEST_SHOWN = 160
 
@@ -34,7 +34,7 @@ class SynthesisResult:
     cost_usd: float | None
     dataset: DatasetVersion | None
     stopped_because: str
-    blind_check: BlindCheck | None = None
+    blind_check: SeedAgreement | None = None
     preview: tuple[Trace, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

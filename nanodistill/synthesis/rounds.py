@@ -1,4 +1,20 @@
-"""Round after round until the rows are there: ask, read, sift, count.
+"""How many slots each round of structured generation takes.
+
+Rounds begin small, so that calls soon know of earlier rows to keep away from, and grow by a
+quarter of what was taken before. How many rows are wanted in all has no part in that: a run
+that wants more later takes the same first rounds, and their answers are in the journal. Only
+where growing alone would not be through in three quarters of `max_rounds` are all rounds larger.
+
+Calls that a finished run did without.
+
+A call that failed too often in a session leaves no answer in the journal, so
+another session would ask it again. As long as rows are wanted that is right. A
+run that has got its rows elsewhere is finished: asking would cost money and
+make another dataset of the same configuration. So the end of a run notes in
+the journal what it did without, and the same run again leaves it at that. With
+other settings or inputs it is another run, and asks.
+
+Round after round until the rows are there: ask, read, sift, count.
 
 A round takes the slots that are still open, in plan order, and asks for all of
 them. When every call of the round has its outcome, the rows are read in plan
@@ -20,9 +36,10 @@ is told with the reason and what was said.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import islice
 from math import ceil
 from typing import Literal
@@ -31,22 +48,81 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from nanodistill.errors import TooFewRows, the_only
+from nanodistill.dataset import config_hash
+from nanodistill.engine.response_index import FailedRequest
+from nanodistill.errors import TooFewRowsError, unwrap_group
 from nanodistill.events import Listener, Notice
-from nanodistill.records import Request
-from nanodistill.synthesis.announcing import announced, outlook
-from nanodistill.synthesis.answering import Answering
-from nanodistill.synthesis.forecast import Forecast
-from nanodistill.synthesis.generation import Call, Caller, Memory, Slot, Writer
-from nanodistill.synthesis.ledger import Ledger, Placed
-from nanodistill.synthesis.reading import Reader
-from nanodistill.synthesis.sizes import round_size
+from nanodistill.journal import Journal
+from nanodistill.synthesis.answer_stage import AnswerStage
+from nanodistill.synthesis.cost_preview import ProgressForecast, announce_costs, forecast_costs
+from nanodistill.synthesis.coverage import Slot
+from nanodistill.synthesis.generation import (
+    CallPlanner,
+    GenerationCall,
+    PromptBuilder,
+    RecentInputs,
+)
+from nanodistill.synthesis.generation_parser import GenerationParser
+from nanodistill.synthesis.ledger import Ledger, SlottedRow
 from nanodistill.synthesis.task import Task
-from nanodistill.synthesis.teaching import Teaching
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.types import Request, tagged_hash
+
+SMALLEST_ROUND = 128
+GROWTH = 4
+
+
+def round_size(number: int, *, taken: int, left: int, wanted: int, max_rounds: int) -> int:
+    """Slots of the round of this `number`, from 1.
+
+    `taken` were in rounds before it, `left` are still open of those `wanted`.
+    """
+    main = max(1, max_rounds * 3 // 4)
+    if number > main:
+        return max(SMALLEST_ROUND, left)
+    grown = max(SMALLEST_ROUND, taken // GROWTH)
+    return grown if _reach(main) >= wanted else max(grown, ceil(wanted / main))
+
+
+def _reach(rounds: int) -> int:
+    """Slots that so many rounds take if they grow by themselves."""
+    taken = 0
+    for _ in range(rounds):
+        taken += max(SMALLEST_ROUND, taken // GROWTH)
+    return taken
+
+
+NOTE = "done without"
+
+
+def abandon_requests(
+    journal: Journal, task: Task, lost: Mapping[str, FailedRequest], stopped: str
+) -> None:
+    """Note what a run that is complete did without; one that is not wants it still."""
+    if lost or journal.note(NOTE) is not None:
+        kept = {key: astuple(why) for key, why in lost.items()} if stopped == "complete" else {}
+        journal.keep_note(NOTE, json.dumps({"run": _identity(task), "lost": kept}))
+
+
+def abandoned_requests(journal: Journal, task: Task) -> dict[str, FailedRequest]:
+    """What this very run did without when it was complete."""
+    note = journal.note(NOTE)
+    if note is None:
+        return {}
+    held = json.loads(note)
+    if held["run"] != _identity(task):
+        return {}
+    return {key: FailedRequest(*why) for key, why in held["lost"].items()}
+
+
+def _identity(task: Task) -> str:
+    rows = [[row.id for row in some] for some in (task.seeds, task.test)]
+    return tagged_hash("nanodistill.run.v1", [config_hash(task.config), rows])
+
 
 LARGEST_ROUND = 10_000
 MOST_LARGE_ROUNDS = 10
-ABREAST = 2
+MAX_CONCURRENT_ROUNDS = 2
 MOST_KEPT = 1000
 NEW_ENOUGH = 0.05
 BARREN_ROUNDS, BARREN_ROWS = 2, 20
@@ -63,8 +139,8 @@ StopReason = Literal["complete", "saturated", "failing", "max_rounds", "preview"
 class Requests(Collection[Request]):
     """The requests of some calls, made when they are needed, each time the same ones."""
 
-    calls: Sequence[Call]
-    make: Callable[[Call], Request]
+    calls: Sequence[GenerationCall]
+    make: Callable[[GenerationCall], Request]
 
     def __contains__(self, request: object) -> bool:
         return any(each == request for each in self)
@@ -82,7 +158,7 @@ class Round:
 
     number: int
     slots: Sequence[Slot]
-    calls: Sequence[Call]
+    calls: Sequence[GenerationCall]
     requests: Collection[Request]
     asked: anyio.Event = field(default_factory=anyio.Event)
     error: Exception | None = None
@@ -96,7 +172,7 @@ class Barren:
     lost: Counter[str]
 
 
-class Open:
+class SlotPool:
     """The slots that are still to be filled: left over from complete rounds, and new ones."""
 
     def __init__(self, slots: Iterator[Slot], wanted: int) -> None:
@@ -126,10 +202,10 @@ class Rounds:
     def __init__(
         self,
         task: Task,
-        teacher: Teaching,
-        writer: Writer,
-        reader: Reader,
-        answering: Answering,
+        teacher: TeacherProtocol,
+        writer: PromptBuilder,
+        reader: GenerationParser,
+        answering: AnswerStage,
         *,
         in_turn: bool = False,
     ) -> None:
@@ -139,8 +215,8 @@ class Rounds:
         self._reader = reader
         self._answering = answering
         self._in_turn = in_turn
-        self._memory = Memory()
-        self._caller = Caller(task, self._memory)
+        self._memory = RecentInputs()
+        self._caller = CallPlanner(task, self._memory)
 
     async def fill(
         self, slots: Iterator[Slot], wanted: int, ledger: Ledger, listen: Listener
@@ -148,19 +224,19 @@ class Rounds:
         """Run rounds until the first `wanted` of `slots` are filled, or something else ends it."""
         try:
             async with anyio.create_task_group() as tasks:
-                reason = await self._fill(tasks, Open(slots, wanted), ledger, listen)
+                reason = await self._fill(tasks, SlotPool(slots, wanted), ledger, listen)
         except BaseExceptionGroup as group:
-            raise the_only(group) from None
+            raise unwrap_group(group) from None
         return reason
 
     async def _fill(
-        self, tasks: TaskGroup, open_: Open, ledger: Ledger, listen: Listener
+        self, tasks: TaskGroup, open_: SlotPool, ledger: Ledger, listen: Listener
     ) -> StopReason:
         under_way: deque[Round] = deque()
         barren: list[Barren] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
-        forecast = Forecast(open_.wanted, self._teacher.account)
+        forecast = ProgressForecast(open_.wanted, self._teacher.account)
         listen(forecast.progress(0))
         while True:
             while not saturated and self._may_begin(open_, under_way):
@@ -194,10 +270,10 @@ class Rounds:
         return "saturated" if saturated else "max_rounds"
 
     @staticmethod
-    def _may_begin(open_: Open, under_way: Sequence[Round]) -> bool:
+    def _may_begin(open_: SlotPool, under_way: Sequence[Round]) -> bool:
         """Whether another round has slots: new ones, or those that nothing under way may fill."""
         if under_way:
-            return len(under_way) < ABREAST and open_.fresh > 0
+            return len(under_way) < MAX_CONCURRENT_ROUNDS and open_.fresh > 0
         return len(open_) > 0
 
     def _ahead(self, under_way: Sequence[Round], good: float) -> float:
@@ -205,15 +281,17 @@ class Rounds:
         asked = sum(len(round_.slots) for round_ in under_way if round_.asked.is_set())
         return asked * good * (0.5 if self._task.asks_answers else 1.0)
 
-    async def _begun(self, number: int, open_: Open, listen: Listener) -> Round:
+    async def _begun(self, number: int, open_: SlotPool, listen: Listener) -> Round:
         size = self.size(open_, number)
         slots = await to_thread.run_sync(open_.take, size)
         calls = await to_thread.run_sync(self._caller.calls, slots)
         requests = await to_thread.run_sync(self._requests, calls)
         if number == 1:
             survey = await self._teacher.survey(requests)
-            whole = await outlook(calls, survey, open_.wanted, self._answering, self._teacher)
-            listen(announced(survey, len(calls), whole))
+            whole = await forecast_costs(
+                calls, survey, open_.wanted, self._answering, self._teacher
+            )
+            listen(announce_costs(survey, len(calls), whole))
         return Round(number, slots, calls, requests)
 
     async def _ask(self, tasks: TaskGroup, round_: Round) -> None:
@@ -241,7 +319,7 @@ class Rounds:
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
     ) -> StopReason:
         """The first calls that `fill` would make, until `limit` rows are there."""
-        open_ = Open(slots, wanted)
+        open_ = SlotPool(slots, wanted)
         asked = await to_thread.run_sync(open_.take, self.size(open_, 1))
         calls = await to_thread.run_sync(self._caller.calls, asked)
         found, before = 0, ledger.lost()
@@ -255,7 +333,7 @@ class Rounds:
             raise no_rows(lost, ledger)
         return "preview"
 
-    def size(self, open_: Open, number: int) -> int:
+    def size(self, open_: SlotPool, number: int) -> int:
         """How many slots a round takes.
 
         Chat calls learn nothing from earlier rounds, so one round asks for all.
@@ -269,13 +347,13 @@ class Rounds:
         )
         return min(largest, size)
 
-    def _requests(self, calls: Sequence[Call]) -> Collection[Request]:
+    def _requests(self, calls: Sequence[GenerationCall]) -> Collection[Request]:
         """The calls' requests, kept where there are not so many that memory would grow."""
         requests = Requests(calls, lambda call: self._writer.request(call, self._teacher))
         return list(requests) if len(calls) <= MOST_KEPT else requests
 
     async def _bring_home(
-        self, calls: Sequence[Call], requests: Iterable[Request], ledger: Ledger
+        self, calls: Sequence[GenerationCall], requests: Iterable[Request], ledger: Ledger
     ) -> set[int]:
         """Read what some settled calls brought; numbers of the slots that it filled."""
         outcomes = self._teacher.outcomes(requests)
@@ -283,7 +361,7 @@ class Rounds:
         rows = await self._answering.finish(placed, ledger)
         return await to_thread.run_sync(self._keep, rows, ledger)
 
-    def _keep(self, rows: Sequence[Placed], ledger: Ledger) -> set[int]:
+    def _keep(self, rows: Sequence[SlottedRow], ledger: Ledger) -> set[int]:
         for placed in rows:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
@@ -296,13 +374,13 @@ def is_failing(lost: Counter[str]) -> bool:
     return lost.total() > 2 * known
 
 
-def no_rows(lost: Counter[str], ledger: Ledger) -> TooFewRows:
+def no_rows(lost: Counter[str], ledger: Ledger) -> TooFewRowsError:
     """What rounds without rows come to: the reasons, what was said, and what to do."""
     told = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
     reason = next(reason for reason, _ in lost.most_common() if reason not in KNOWN_ALREADY)
     words = ledger.words[reason]
     way_out = WAYS_OUT.get(reason, "Mend what it says")
-    return TooFewRows(
+    return TooFewRowsError(
         f"Of the last {lost.total():,} rows asked for hardly one was good; lost: {told}."
         + (f" {reason}: {words}" if words else ""),
         next_step=f"{way_out}, look at a preview (synth --limit 20), and run the same command: "
@@ -324,7 +402,7 @@ WAYS_OUT: Mapping[str, str] = {
 }
 
 
-def _first_calls(calls: Sequence[Call], rows: int) -> Sequence[Call]:
+def _first_calls(calls: Sequence[GenerationCall], rows: int) -> Sequence[GenerationCall]:
     """As many of `calls`, from the first, as bring so many rows."""
     brought = 0
     for place, call in enumerate(calls, start=1):

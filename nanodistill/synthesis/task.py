@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanodistill.config import DistillationConfig
+from nanodistill.curation.filters import Verifier
 from nanodistill.curation.labels import find_labels, listed_labels, match_label, spellings_told
-from nanodistill.curation.response import Response, load_response, object_schema
-from nanodistill.curation.verify import Verifier
+from nanodistill.curation.response_model import Response, load_response, object_schema
 from nanodistill.errors import ConfigError, DataError, Problem
 from nanodistill.events import Listener, Notice
 from nanodistill.plugins import ResponseParser, load_object
 from nanodistill.prompts import Prompts, make_prompts, text_or_file
-from nanodistill.records import Seed, tagged_hash
+from nanodistill.providers.lazy_imports import quiet
 from nanodistill.seeds import Row, load_rows
-from nanodistill.teacher.libraries import quiet
-from nanodistill.thinking import FORMATS, Format, resolve_format, thinks
+from nanodistill.thinking import FORMATS, Format, has_thinking, resolve_format
+from nanodistill.types import Seed, tagged_hash
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Task:
     @property
     def thinks(self) -> bool:
         """Whether rows have thinking."""
-        return thinks(self.form)
+        return has_thinking(self.form)
 
     @property
     def plans_labels(self) -> bool:

@@ -1,14 +1,16 @@
 """LoRA training on MLX-LM's own loop, in a child process that the command supervises.
 
-    trainer      train(): preflight, supervise, result
-    options      what is trained and how, resolved from configuration and hardware
-    encode       rows become tokens, under the student's tokenizer and template
-    preflight    what would go wrong, before the model is loaded
-    runs         the folder of a training run, and the index of all
-    supervisor   the parent's side: starts the child, follows it, mends what it died of
-    child        the child's side: loads the student and trains it
-    loop         updates, validation, checkpoints, inside mlx-lm's loop
-    batches, loss, optimizer, adapters, checkpoints, guard, metrics    its parts
+    trainer             train(): preflight, supervise, result
+    training_options    what is trained and how, resolved from configuration and hardware
+    tokenize            rows become tokens, under the student's tokenizer and template
+    preflight           what would go wrong, before the model is loaded
+    runs                the folder of a training run, and the index of all
+    student_identity    which student it is, and the date of its template
+    supervisor          starts the child, follows it, decides what its death means
+    worker              the child: loads the student and trains it
+    loop                updates, validation, checkpoints, inside mlx-lm's loop
+    batches, forward, optimizer, adapters, checkpoints, resource_guard, metrics_log    its parts
+    validation_score    the task score of the validation rows
 
 The parent imports mlx for nothing but the tokenizer's loader and never holds
 the model: what the child takes is gone when it ends.

@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from nanodistill.training.tokens import TokenRows
+from nanodistill.training.tokenize import TokenRows
 
 PADDING_GOAL = 0.04
 WINDOWS = (4, 8, 16, 32, 64, 128)
@@ -35,7 +35,7 @@ Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Deal:
+class BatchSampler:
     """How rows of these lengths are dealt out. `window` is in rows; at least one update's."""
 
     lengths: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Deal:
 
 
 @lru_cache(maxsize=2)
-def _epoch(deal: Deal, epoch: int) -> list[Rows]:
+def _epoch(deal: BatchSampler, epoch: int) -> list[Rows]:
     random = np.random.Generator(np.random.PCG64([deal.seed, epoch]))
     order = random.permutation(len(deal.lengths))
     updates: list[Rows] = []
@@ -77,17 +77,17 @@ def _cut(rows: Rows, size: int, random: np.random.Generator) -> list[Rows]:
 
 def fit_window(
     lengths: NDArray[np.int64], rows_per_update: int, batches: int, multiple: int, seed: int
-) -> Deal:
+) -> BatchSampler:
     """The freest deal whose first epoch pads less than `PADDING_GOAL`, else the tightest."""
     full = -(-len(lengths) // rows_per_update)
     for updates in (*(w for w in WINDOWS if w < full), full):
-        deal = Deal(lengths, rows_per_update, updates * rows_per_update, seed)
+        deal = BatchSampler(lengths, rows_per_update, updates * rows_per_update, seed)
         if padding_share(deal, batches, multiple) < PADDING_GOAL:
             break
     return deal
 
 
-def padding_share(deal: Deal, batches: int, multiple: int, epoch: int = 0) -> float:
+def padding_share(deal: BatchSampler, batches: int, multiple: int, epoch: int = 0) -> float:
     """The share of padding among all the places of an epoch's batches."""
     places = tokens = 0
     for rows in _epoch(deal, epoch):
@@ -113,7 +113,7 @@ def split(rows: Rows, lengths: NDArray[np.int64], batches: int) -> list[Rows]:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TrainingBatch:
     """Rows side by side, and where their targets are.
 
     `inputs` is rows x width. `where` points into the flat outputs of the model
@@ -132,7 +132,7 @@ class Batch:
 
 def assemble(
     source: TokenRows, rows: Sequence[int] | Rows, *, weight: float, multiple: int
-) -> Batch:
+) -> TrainingBatch:
     """The batch of `rows`; none at all give a batch of one place that weighs nothing."""
     width = padded(max((len(source[row]) for row in rows), default=2), multiple)
     inputs = np.zeros((max(1, len(rows)), width), np.int32)
@@ -145,7 +145,7 @@ def assemble(
         targets.append(tokens[prompt:])
     count = sum(map(len, targets))
     filled = padded(max(1, count), multiple)
-    return Batch(
+    return TrainingBatch(
         inputs=inputs,
         where=_filled(where, filled),
         targets=_filled(targets, filled),
@@ -165,7 +165,7 @@ def _filled(parts: Sequence[NDArray[np.integer]], size: int) -> NDArray[np.int32
 
 def batches_of_update(
     source: TokenRows, rows: Rows, batches: int, multiple: int
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """An update's batches, weighted so that every target token counts the same.
 
     mlx-lm's loop divides the sum of an update's gradients by the number of batches; the weights
@@ -176,7 +176,7 @@ def batches_of_update(
         yield assemble(source, part, weight=weight, multiple=multiple)
 
 
-def batches_for_scoring(source: TokenRows, multiple: int) -> Iterator[Batch]:
+def batches_for_scoring(source: TokenRows, multiple: int) -> Iterator[TrainingBatch]:
     """All rows once, each target token weighing 1."""
     for group in by_tokens(source, PLACES):
         yield assemble(source, group, weight=1.0, multiple=multiple)

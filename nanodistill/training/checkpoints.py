@@ -24,9 +24,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nanodistill.errors import DamagedFile, DiskFull, FolderError
-from nanodistill.runfolder import sync_folder
-from nanodistill.training.options import BESIDE_THE_POINT
+from nanodistill.errors import CorruptFileError, DiskFullError, FolderError
+from nanodistill.run_dir import sync_folder
+from nanodistill.training.training_options import NON_IDENTITY_FIELDS
 
 KEPT = 2
 STATE, ADAPTER, OPTIMIZER = "state.json", "adapter.safetensors", "optimizer.safetensors"
@@ -106,7 +106,7 @@ class Checkpoints:
         """Write a checkpoint and drop those no longer kept. Durable when this returns.
 
         Raises:
-            DiskFull: no room; the checkpoints that were there are untouched.
+            DiskFullError: no room; the checkpoints that were there are untouched.
         """
         target = self._folder / name_of(state.update)
         part = self._folder / f".{target.name}.part"
@@ -121,7 +121,7 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
             if not is_full(self._folder):
                 raise
-            raise DiskFull(
+            raise DiskFullError(
                 f"There is no room left on the disk of {self._folder} for a checkpoint.",
                 next_step="Make room and run the command again: it goes on from the one before.",
             ) from failed
@@ -137,7 +137,7 @@ class Checkpoints:
         for path in sorted(self._paths(), reverse=True):
             try:
                 return self.read(path)
-            except DamagedFile:
+            except CorruptFileError:
                 if damaged is not None:
                     damaged.append(path)
         return None
@@ -150,16 +150,16 @@ class Checkpoints:
         try:
             for name in (ADAPTER, OPTIMIZER):
                 if not (path / name).is_file() or _digest(path / name) != value["files"][name]:
-                    raise DamagedFile(f"{path / name} is not what its checkpoint says.")
+                    raise CorruptFileError(f"{path / name} is not what its checkpoint says.")
             self._refuse_foreign(path, value)
             return Checkpoint(path, State.from_json(value["state"]), value["machine"])
         except (KeyError, TypeError, AttributeError) as wrong:
-            raise DamagedFile(f"{path / STATE} is no checkpoint's: {wrong!r}.") from wrong
+            raise CorruptFileError(f"{path / STATE} is no checkpoint's: {wrong!r}.") from wrong
 
     def _refuse_foreign(self, path: Path, value: Mapping[str, Any]) -> None:
         mine = {"data": self._identity.data, **self._identity.options}
         its = {"data": value["data"], **value["options"]}
-        decide = (mine | its).keys() - BESIDE_THE_POINT
+        decide = (mine | its).keys() - NON_IDENTITY_FIELDS
         differing = [key for key in sorted(decide) if mine.get(key) != its.get(key)]
         if differing:
             shown = ", ".join(f"{k} ({its.get(k)} there, {mine.get(k)} here)" for k in differing)
@@ -223,7 +223,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as broken:
-        raise DamagedFile(f"{path / STATE} can't be read: {broken}.") from broken
+        raise CorruptFileError(f"{path / STATE} can't be read: {broken}.") from broken
     return value
 
 
@@ -235,5 +235,5 @@ def _digest(path: Path) -> str:
 def _arrays(path: Path) -> dict[str, mx.array]:
     arrays = mx.load(str(path))
     if not isinstance(arrays, dict):
-        raise DamagedFile(f"{path} holds no table of arrays.")
+        raise CorruptFileError(f"{path} holds no table of arrays.")
     return arrays

@@ -14,7 +14,7 @@ tenths on what is known or not needed. So, where the model allows it:
 None of it changes the loss or its gradient by more than rounding, but for
 dropout, whose draw the shared tokens have in common within a batch. It is right
 only for a model that is embedding, blocks and norm, then an output layer and
-nothing else, whose attention takes a cache. `choose_forward` finds out: the
+nothing else, whose attention takes a cache. `select_forward_by_agreement` finds out: the
 output layer on the body's outputs must give the model's logits to the bit, and
 outputs behind shared tokens must be those of whole rows but for rounding. What
 fails that is computed as the model does it (`WholeForward`).
@@ -32,8 +32,8 @@ from mlx.nn.layers.linear import Identity
 from mlx.nn.losses import cross_entropy
 from mlx_lm.models.base import create_causal_mask
 
-from nanodistill.training.batches import PLACES, Batch, assemble, by_tokens
-from nanodistill.training.tokens import Ints, TokenRows
+from nanodistill.training.batches import PLACES, TrainingBatch, assemble, by_tokens
+from nanodistill.training.tokenize import Ints, TokenRows
 
 ROUNDING = {mx.float32: 1e-3, mx.float16: 0.05, mx.bfloat16: 0.05}
 """Largest difference of outputs, as a share of the largest output, that is still rounding."""
@@ -49,7 +49,7 @@ class Forward(Protocol):
     @property
     def prefix(self) -> int: ...
 
-    def arrays(self, split: str, batch: Batch, /) -> Arrays:
+    def arrays(self, split: str, batch: TrainingBatch, /) -> Arrays:
         """What `loss` takes of a batch of that split."""
 
     def loss(
@@ -66,7 +66,7 @@ class WholeForward:
     def __init__(self, model: Module) -> None:
         self._model = model
 
-    def arrays(self, _: str, batch: Batch, /) -> Arrays:
+    def arrays(self, _: str, batch: TrainingBatch, /) -> Arrays:
         return (mx.array(batch.inputs), *places_of(batch))
 
     def loss(
@@ -84,7 +84,7 @@ class SplitForward:
     def __init__(self, model: Module) -> None:
         self._body, self._head = model["model"], head_of(model)
 
-    def arrays(self, _: str, batch: Batch, /) -> Arrays:
+    def arrays(self, _: str, batch: TrainingBatch, /) -> Arrays:
         return (mx.array(batch.inputs), *places_of(batch))
 
     def loss(
@@ -94,7 +94,7 @@ class SplitForward:
 
     def outputs(self, inputs: mx.array, where: mx.array) -> mx.array:
         """What the body gives at the places `where`."""
-        return chosen(self._body(inputs[:, :-1]), where)
+        return gathered(self._body(inputs[:, :-1]), where)
 
 
 class SharedForward:
@@ -115,10 +115,10 @@ class SharedForward:
         self._lower = view(body, layers=body.layers[:frozen], norm=Identity()) if frozen else None
         upper = view(body, layers=body.layers[frozen:], embed_tokens=Identity())
         self._upper = upper if frozen else body
-        self._below: list[Before] | None = None
+        self._below: list[ForwardPrefix] | None = None
         self._shared = mx.array(shared[None]) if self.prefix else None
         if self._shared is not None and self._lower is not None:
-            met = [Remembered() for _ in range(frozen)]
+            met = [KVRecorder() for _ in range(frozen)]
             self._shared = self._lower(self._shared, cache=met)
             self._below = [self._before(seen) for seen in met]
             mx.eval(self._shared, [(seen.keys, seen.values) for seen in met])
@@ -145,7 +145,7 @@ class SharedForward:
             mx.eval([kept[row] for row in group])
         self._kept[split] = [kept[row] for row in range(len(rows))]
 
-    def arrays(self, split: str, batch: Batch, /) -> Arrays:
+    def arrays(self, split: str, batch: TrainingBatch, /) -> Arrays:
         if split not in self._kept or not batch.lines:
             return (mx.array(batch.inputs), *places_of(batch))
         width = batch.inputs.shape[1]
@@ -162,26 +162,26 @@ class SharedForward:
         lower = inputs[:, :-1]
         if inputs.ndim == 2:
             lower = self._run_lower(lower)
-        return chosen(self._upper(lower, cache=self._before_upper()), where)
+        return gathered(self._upper(lower, cache=self._before_upper()), where)
 
     def _run_lower(self, inputs: mx.array) -> mx.array:
         if self._lower is None:
             return inputs
         return mx.stop_gradient(self._lower(inputs, cache=self._below))
 
-    def _before_upper(self) -> list[Before] | None:
+    def _before_upper(self) -> list[ForwardPrefix] | None:
         """The shared tokens in the trained layers, through which gradients flow."""
         if self._shared is None:
             return None
-        met = [Remembered() for _ in range(self._depth)]
+        met = [KVRecorder() for _ in range(self._depth)]
         self._upper(self._shared, cache=met)
         return [self._before(seen) for seen in met]
 
-    def _before(self, seen: Remembered) -> Before:
-        return Before(seen.keys, seen.values, additive=self._on_cpu)
+    def _before(self, seen: KVRecorder) -> ForwardPrefix:
+        return ForwardPrefix(seen.keys, seen.values, additive=self._on_cpu)
 
 
-class Remembered:
+class KVRecorder:
     """A layer's cache that sees the shared tokens go by."""
 
     offset = 0
@@ -198,7 +198,7 @@ class Remembered:
         return None if n == 1 else "causal"
 
 
-class Before:
+class ForwardPrefix:
     """A layer's cache that puts the shared tokens before every row.
 
     An additive mask is quicker than "causal" on a CPU, where choosing costs 25 times as much
@@ -211,7 +211,7 @@ class Before:
         self.offset = keys.shape[-2]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return joined(self._keys, keys), joined(self._values, values)
+        return concatenated(self._keys, keys), concatenated(self._values, values)
 
     def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
         if not return_array and not self._additive and not window_size:
@@ -222,12 +222,12 @@ class Before:
         return mx.where(seen, mx.array(0, self._keys.dtype), mx.finfo(self._keys.dtype).min)
 
 
-def joined(shared: mx.array, own: mx.array) -> mx.array:
+def concatenated(shared: mx.array, own: mx.array) -> mx.array:
     spread = mx.broadcast_to(shared, (own.shape[0], *shared.shape[1:]))
     return mx.concatenate([spread, own], axis=-2)
 
 
-def choose_forward(
+def select_forward_by_agreement(
     model: Module, rows: TokenRows, *, shared: int, frozen: int, on_cpu: bool
 ) -> Forward:
     """The forward pass with the least work that is right for `model`, tried on some of `rows`.
@@ -280,7 +280,7 @@ def agree(split: SplitForward, shared: SharedForward, rows: TokenRows) -> bool:
     return float(apart) < ROUNDING[one.dtype]
 
 
-def chosen(outputs: mx.array, where: mx.array) -> mx.array:
+def gathered(outputs: mx.array, where: mx.array) -> mx.array:
     return outputs.reshape(-1, outputs.shape[-1])[where]
 
 
@@ -306,5 +306,5 @@ def weighted(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx
     return (losses * weights).sum(), (weights > 0).sum()
 
 
-def places_of(batch: Batch) -> Arrays:
+def places_of(batch: TrainingBatch) -> Arrays:
     return mx.array(batch.where), mx.array(batch.targets), mx.array(batch.weights)

@@ -1,4 +1,6 @@
-"""Training, inside mlx-lm's own loop.
+"""What stays the same through a run, and how its validations are taken and compared.
+
+Training, inside mlx-lm's own loop.
 
 `mlx_lm.tuner.trainer.train` steps through batches, accumulates, averages over
 workers and compiles the step. It takes a loss, an optimizer and a generator of
@@ -17,31 +19,150 @@ ends it and begins another from the last checkpoint with a smaller rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.tuner.trainer import TrainingArgs
 from mlx_lm.tuner.trainer import train as mlx_lm_train
 
-from nanodistill.errors import CheckFailed, MemoryLimit
+from nanodistill.errors import MemoryLimitError, VerificationError
 from nanodistill.hardware import GIB
 from nanodistill.training import adapters
-from nanodistill.training.batches import Batch, Rows, batches_of_update
-from nanodistill.training.checkpoints import ADAPTER, Checkpoint, State, Validation
-from nanodistill.training.course import Course, Recent, StopAsked, is_better, mean_loss
-from nanodistill.training.optimizer import LOSS, NORM, Updates, build_optimizer
+from nanodistill.training.batches import (
+    BatchSampler,
+    Rows,
+    TrainingBatch,
+    batches_for_scoring,
+    batches_of_update,
+)
+from nanodistill.training.checkpoints import ADAPTER, Checkpoint, Checkpoints, State, Validation
+from nanodistill.training.forward import Forward
+from nanodistill.training.metrics_log import MetricsWriter
+from nanodistill.training.optimizer import LOSS, NORM, TrackedOptimizer, build_optimizer
+from nanodistill.training.resource_guard import ResourceGuard
+from nanodistill.training.tokenize import TokenRows
+from nanodistill.training.training_options import TrainingOptions
+
+if TYPE_CHECKING:
+    from mlx.nn.layers.base import Module
+
+
+class StopRequested(Exception):
+    """A person, or the death of the command, asks training to end."""
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """All that stays the same through a run.
+
+    `batches` of `micro_batch` rows make an update; widths of batches are multiples of
+    `multiple`. `hold_memory` is called inside mlx-lm's loop, which has just set a limit of its
+    own.
+    """
+
+    model: Module
+    options: TrainingOptions
+    forward: Forward
+    deal: BatchSampler
+    train: TokenRows
+    valid: TokenRows | None
+    micro_batch: int
+    multiple: int
+    score: Callable[[], float] | None
+    checkpoints: Checkpoints
+    adapter: Path
+    adapter_config: str
+    metrics: MetricsWriter
+    guard: ResourceGuard
+    stop_asked: Callable[[], bool]
+    hold_memory: Callable[[], None]
+
+    def look(self) -> None:
+        """Return when work may go on.
+
+        Raises:
+            MemoryLimitError: it may not.
+            StopAsked: it should not.
+        """
+        self.guard.check()
+        if self.stop_asked():
+            raise StopRequested
+
+    @property
+    def batches(self) -> int:
+        """Batches to an update."""
+        return math.ceil(self.options.rows_per_update / self.micro_batch)
+
+
+class MovingStats:
+    """The updates since the last record, and the time they took."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+        self._rows = self._tokens = self._updates = 0
+        self._loss = 0.0
+        self._norm = 0.0
+
+    def add(self, loss: float, norm: float, rows: int, tokens: int) -> None:
+        self._updates += 1
+        self._loss += loss
+        self._norm = norm
+        self._rows += rows
+        self._tokens += tokens
+
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """For work that is no training."""
+        since = monotonic()
+        yield
+        self._since += monotonic() - since
+
+    def figures(self) -> dict[str, float]:
+        seconds = max(1e-9, monotonic() - self._since)
+        return {
+            "loss": self._loss / self._updates,
+            "gradient_norm": self._norm,
+            "tokens_per_second": self._tokens / seconds,
+            "rows_per_second": self._rows / seconds,
+        }
+
+
+def mean_loss(course: TrainingContext) -> float:
+    """Mean loss of the validation rows' target tokens."""
+    valid = course.valid
+    if valid is None:
+        raise AssertionError("no validation rows")
+    total, count = 0.0, 0
+    for batch in batches_for_scoring(valid, course.multiple):
+        course.look()
+        arrays = course.forward.arrays("valid", batch)
+        loss, _ = course.forward.loss(*arrays)
+        total += float(loss)
+        count += batch.target_tokens
+    return total / count
+
+
+def is_better(found: Validation, best: Validation | None) -> bool:
+    """By score where there is one, a tie going to the smaller loss; else by loss."""
+    if best is None:
+        return True
+    if found.score is None or best.score is None:
+        return found.loss < best.loss
+    return (found.score, -found.loss) > (best.score, -best.loss)
+
 
 Ending = Literal["done", "early", "stopped"]
 
 SMALLER = 0.25
 """What a roll-back does to the learning rate."""
 SMOOTHING = 0.9
-HOPELESS = 1.5
+DIVERGENCE_FACTOR = 1.5
 MARGIN = 4.0
 """A smoothed loss of so many times the untrained student's, and so many nats, is no loss of
 learning. The margin is wide, as the first loss may be of few rows that happen to be easy."""
@@ -49,29 +170,29 @@ TICK_SECONDS = 2.0
 NEVER = 1 << 60
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """Training went wrong in a way that a smaller learning rate may mend."""
 
 
-def run(course: Course, found: Checkpoint | None) -> tuple[Ending, State]:
+def run(course: TrainingContext, found: Checkpoint | None) -> tuple[Ending, State]:
     """Train to the end, or until stopping is asked for, from `found` or from the beginning.
 
     Raises:
-        MemoryLimit: the guard stopped it, after a checkpoint.
-        CheckFailed: it diverged, again after a roll-back.
+        MemoryLimitError: the guard stopped it, after a checkpoint.
+        VerificationError: it diverged, again after a roll-back.
     """
     stored = found is not None
     while True:
         session = Session(course, found, stored=stored)
         try:
             return session.run(), session.state
-        except Diverged as diverged:
+        except DivergedError as diverged:
             found, stored = _rolled_back(course, session.state, str(diverged)), False
 
 
-def _rolled_back(course: Course, state: State, what: str) -> Checkpoint:
+def _rolled_back(course: TrainingContext, state: State, what: str) -> Checkpoint:
     if state.rollbacks:
-        raise CheckFailed(
+        raise VerificationError(
             f"Training diverged again after a roll-back: {what}. "
             f"The best checkpoint so far is kept.",
             next_step="Set a smaller learning_rate, or a warm-up (warmup_steps), and train again.",
@@ -91,20 +212,20 @@ def _rolled_back(course: Course, state: State, what: str) -> Checkpoint:
 class Session:
     """One way through mlx-lm's loop, from a checkpoint or the beginning."""
 
-    def __init__(self, course: Course, found: Checkpoint | None, *, stored: bool) -> None:
+    def __init__(self, course: TrainingContext, found: Checkpoint | None, *, stored: bool) -> None:
         self.course = course
         self.deal = course.deal
         self.total = course.options.updates(self.deal.updates_per_epoch)
         self.state = State() if found is None else found.state
         config = course.options.mlx_lm(self.total)
-        self.updates = Updates(
+        self.updates = TrackedOptimizer(
             build_optimizer(config, self.state.rate), course.options.settings.max_grad_norm
         )
         if found is not None:
             course.model.load_weights(list(found.adapter().items()), strict=False)
         self.updates.start(course.model, None if found is None else found.optimizer())
         self._ending: Ending = "stopped"
-        self._recent = Recent()
+        self._recent = MovingStats()
         self._begun = monotonic() - self.state.seconds
         self._unsaved = not stored
         self._told = monotonic()
@@ -155,9 +276,9 @@ class Session:
                     yield self.course.forward.arrays("train", batch)
                 self._after_update(rows)
             self._finish()
-        except StopAsked:
+        except StopRequested:
             self._save()
-        except MemoryLimit:
+        except MemoryLimitError:
             self._save()
             raise
 
@@ -168,7 +289,7 @@ class Session:
             self.course.look()
         self._begun += monotonic() - since
 
-    def _batches_of(self, rows: Rows) -> Iterator[Batch]:
+    def _batches_of(self, rows: Rows) -> Iterator[TrainingBatch]:
         course = self.course
         return batches_of_update(course.train, rows, course.batches, course.multiple)
 
@@ -180,7 +301,7 @@ class Session:
             if self.state.update not in done:
                 self._validate()
         self._save()
-        self._recent = Recent()
+        self._recent = MovingStats()
 
     @property
     def _eval_every(self) -> int:
@@ -214,13 +335,15 @@ class Session:
     def _check(self, loss: float, norm: float) -> None:
         state = self.state
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise Diverged(f"update {state.update} had a loss of {loss} and a gradient of {norm}")
+            raise DivergedError(
+                f"update {state.update} had a loss of {loss} and a gradient of {norm}"
+            )
         if state.first_loss is None:
             state.first_loss = state.smoothed_loss = loss
         before = state.first_loss if state.smoothed_loss is None else state.smoothed_loss
         state.smoothed_loss = SMOOTHING * before + (1 - SMOOTHING) * loss
-        if state.smoothed_loss > HOPELESS * state.first_loss + MARGIN:
-            raise Diverged(
+        if state.smoothed_loss > DIVERGENCE_FACTOR * state.first_loss + MARGIN:
+            raise DivergedError(
                 f"after update {state.update} the loss is {state.smoothed_loss:.2f}, "
                 f"much more than the {state.first_loss:.2f} of the beginning"
             )
@@ -229,7 +352,7 @@ class Session:
         """A record of the latest updates when one is due, else a tick now and then."""
         if self._is_due(self.course.options.log_every(self.total)):
             self._record("train")
-            self._recent = Recent()
+            self._recent = MovingStats()
         elif monotonic() - self._told > TICK_SECONDS:
             self._record("tick")
 
@@ -267,7 +390,7 @@ class Session:
         if state.first_loss is None:
             state.first_loss = loss
         if not math.isfinite(loss):
-            raise Diverged(f"after update {state.update} the validation loss is {loss}")
+            raise DivergedError(f"after update {state.update} the validation loss is {loss}")
         found = Validation(state.update, loss, score)
         better = is_better(found, state.best)
         state.validations.append(found)

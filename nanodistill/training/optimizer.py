@@ -42,7 +42,7 @@ def build_optimizer(config: Mapping[str, Any], rate: float) -> optim.Optimizer:
     return CLASSES[name](learning_rate=scaled, **config["optimizer_config"][name])
 
 
-class Updates:
+class TrackedOptimizer:
     """An optimizer for mlx-lm's loop: clips, and leaves the figures of an update in its state."""
 
     def __init__(self, optimizer: optim.Optimizer, max_norm: float | None) -> None:

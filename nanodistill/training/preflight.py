@@ -21,14 +21,16 @@ from nanodistill.errors import ConfigError
 from nanodistill.events import Listener, Table
 from nanodistill.hardware import GIB, Hardware, detect_hardware, preset
 from nanodistill.models.resolve import ResolvedModel
-from nanodistill.runfolder import RunFolder
-from nanodistill.training.batches import Deal, fit_window
-from nanodistill.training.child import Job
-from nanodistill.training.encode import encode, load_tokenizer
-from nanodistill.training.estimates import Estimate, Load, estimate
-from nanodistill.training.findings import (
+from nanodistill.run_dir import RunFolder
+from nanodistill.training.adapters import ModelMetadata, read_model_metadata
+from nanodistill.training.batches import BatchSampler, fit_window
+from nanodistill.training.metrics_log import load_trackio
+from nanodistill.training.preflight_checks import (
     Finding,
+    ResourceEstimate,
     SplitReport,
+    Workload,
+    estimate,
     held_already,
     machine_found,
     plan_found,
@@ -37,25 +39,29 @@ from nanodistill.training.findings import (
     template_found,
     too_big,
 )
-from nanodistill.training.follow import load_trackio
-from nanodistill.training.guard import InUse, Limits, MachineReadings, share_of_others
-from nanodistill.training.modelfacts import ModelFacts, read_facts
-from nanodistill.training.options import TrainingOptions
+from nanodistill.training.resource_guard import (
+    MachineReadings,
+    ResourceLimits,
+    ResourceUsage,
+    share_of_others,
+)
 from nanodistill.training.runs import RunEntry
-from nanodistill.training.score import Scoring, scoring_identity
-from nanodistill.training.student import find_student, tokenizer_settings
-from nanodistill.training.tokens import TokenRows, shared_tokens
+from nanodistill.training.student_identity import find_student, tokenizer_settings
+from nanodistill.training.tokenize import TokenRows, load_tokenizer, shared_tokens, tokenize_rows
+from nanodistill.training.training_options import TrainingOptions
+from nanodistill.training.validation_score import Scoring, scoring_identity
+from nanodistill.training.worker import TrainingJob
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
     from nanodistill.dataset import DatasetVersion
-    from nanodistill.records import Split
+    from nanodistill.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
 
 
 @dataclass(frozen=True)
-class Identified:
+class RunIdentity:
     """Which run it is: known before any row is read. `presets` are those that were used."""
 
     run_id: str
@@ -78,7 +84,7 @@ class Identified:
         )
 
 
-def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listener) -> Identified:
+def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listener) -> RunIdentity:
     """The run that training `config` on `dataset` is.
 
     Raises:
@@ -90,7 +96,7 @@ def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listen
     student = find_student(config, RunFolder(config.run_folder), listen)
     scored = options.settings.best_by == "score"
     scoring = scoring_identity(config, dataset) if scored else None
-    return Identified(
+    return RunIdentity(
         run_id=options.run_id(dataset.fingerprint, student.identity, scoring),
         dataset={
             "path": str(dataset.path),
@@ -109,12 +115,12 @@ def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listen
 class Preflight:
     """A run that is ready to be trained, and all that was found about it."""
 
-    known: Identified
-    limits: Limits
-    facts: ModelFacts
+    known: RunIdentity
+    limits: ResourceLimits
+    facts: ModelMetadata
     splits: Mapping[str, SplitReport]
-    deal: Deal
-    estimate: Estimate
+    deal: BatchSampler
+    estimate: ResourceEstimate
     findings: tuple[Finding, ...]
     scored_by: Scoring | None
 
@@ -135,8 +141,8 @@ class Preflight:
     def token_rows(self) -> dict[str, TokenRows]:
         return {name: report.rows for name, report in self.splits.items()}
 
-    def job(self) -> Job:
-        return Job(
+    def job(self) -> TrainingJob:
+        return TrainingJob(
             student=self.known.student.name,
             options=self.options,
             limits=self.limits,
@@ -202,7 +208,7 @@ class Preflight:
 
 
 def preflight(
-    known: Identified, config: DistillationConfig, dataset: DatasetVersion, run: RunFolder
+    known: RunIdentity, config: DistillationConfig, dataset: DatasetVersion, run: RunFolder
 ) -> Preflight:
     """Look at everything that the run depends on.
 
@@ -215,10 +221,12 @@ def preflight(
     held, cpu = readings.memory(), readings.cpu()
     if options.settings.report_to == "trackio":
         load_trackio()
-    facts = read_facts(known.student.path)
+    facts = read_model_metadata(known.student.path)
     splits = _read_splits(dataset, known.student, options, run)
-    in_use = InUse(held, share_of_others(cpu, readings.cpu()))
-    limits = Limits(config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent)
+    in_use = ResourceUsage(held, share_of_others(cpu, readings.cpu()))
+    limits = ResourceLimits(
+        config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent
+    )
     problems = [*problems_of(splits, options, facts), *held_already(in_use, limits)]
     if problems:
         raise ConfigError("This can't be trained:", problems)
@@ -248,7 +256,7 @@ def _read_splits(
     tokenizer = load_tokenizer(student.path, kwargs)
     return {
         name: SplitReport.of(
-            encode(_asked_for(dataset, name, options), tokenizer, settings.train_on),
+            tokenize_rows(_asked_for(dataset, name, options), tokenizer, settings.train_on),
             settings.max_seq_length,
             mask_prompt=options.beyond.mask_prompt,
         )
@@ -265,7 +273,7 @@ def _asked_for(
     return islice(dataset.rows(split), limit)
 
 
-def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:
+def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> BatchSampler:
     """The order of the rows, fit to what is left of them once shared tokens are out."""
     rows = splits["train"].rows
     shared = shared_tokens([report.rows for report in splits.values()])
@@ -273,7 +281,9 @@ def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> Deal:
     return fit_window(rows.lengths - shared, options.rows_per_update, batches, 1, options.seed)
 
 
-def _load(splits: Mapping[str, SplitReport], deal: Deal, options: TrainingOptions) -> Load:
+def _load(
+    splits: Mapping[str, SplitReport], deal: BatchSampler, options: TrainingOptions
+) -> Workload:
     """The work of the run, for a student of which all work can be spared that forward.py spares."""
     train, valid = splits["train"].rows, splits["valid"].rows
     settings = options.settings
@@ -285,7 +295,7 @@ def _load(splits: Mapping[str, SplitReport], deal: Deal, options: TrainingOption
     scored = int(valid.lengths.sum()) - shared * len(valid)
     validations = updates // options.eval_every(updates, len(valid)) + 1
     passes = epochs if settings.num_train_epochs == 1 else 1
-    return Load(
+    return Workload(
         rows=batch,
         width=int(train.lengths.max()),
         targets=int(np.sort(train.targets)[-batch:].sum()),

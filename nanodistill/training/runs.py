@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from nanodistill.runfolder import RunFolder, checked, read_json, safe_name, write_json
+from nanodistill.run_dir import RunFolder, checked, read_json, safe_name, write_json
 
 ANEW = "Remove it: the next training run writes it anew."
 

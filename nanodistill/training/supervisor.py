@@ -26,12 +26,18 @@ from typing import Any
 
 import nanodistill
 from nanodistill import errors
-from nanodistill.errors import DiskFull, MemoryLimit, NanoDistillError, RunLocked, Stopped
+from nanodistill.errors import (
+    DiskFullError,
+    MemoryLimitError,
+    NanoDistillError,
+    RunIncompleteError,
+    RunLockedError,
+)
 from nanodistill.events import Listener, Notice
-from nanodistill.runfolder import checked, read_json, write_json
-from nanodistill.training.child import Job, is_out_of_memory
-from nanodistill.training.metrics import MetricsReader, Record
+from nanodistill.run_dir import checked, read_json, write_json
+from nanodistill.training.metrics_log import MetricsReader, Record
 from nanodistill.training.runs import TrainingFolder
+from nanodistill.training.worker import TrainingJob, is_out_of_memory
 
 POLL = 0.2
 FORMER_CHILD = 120.0
@@ -46,13 +52,13 @@ STOPPED: Outcome = {"ending": "stopped"}
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryPlan:
     """How the work is cut to fit into memory; the updates are the same in each."""
 
     micro_batch: int
     checkpointing: bool
 
-    def smaller(self) -> Fit | None:
+    def smaller(self) -> MemoryPlan | None:
         """What to try after this ran out of memory; None if there is nothing left."""
         if self.micro_batch > 1:
             return replace(self, micro_batch=(self.micro_batch + 1) // 2)
@@ -64,11 +70,11 @@ class Fit:
         return f"{said}, with gradient checkpointing" if self.checkpointing else said
 
 
-class TrainingEnded(Stopped):
+class TrainingEndedError(RunIncompleteError):
     """Somebody else ended the training process, which wrote a checkpoint."""
 
 
-class Died(NanoDistillError):
+class TrainingProcessError(NanoDistillError):
     """The child died of something that is not memory; `how` in a few words."""
 
     def __init__(self, how: str, said: str, log: Path) -> None:
@@ -82,7 +88,7 @@ class Died(NanoDistillError):
 
 def supervise(
     folder: TrainingFolder,
-    job: Job,
+    job: TrainingJob,
     *,
     follow: Callable[[Record], None],
     listen: Listener,
@@ -91,17 +97,17 @@ def supervise(
     """Train in a child until it ends by itself or `stop` is set; how it ended.
 
     Raises:
-        MemoryLimit: the guard stopped it, or nothing made it fit.
+        MemoryLimitError: the guard stopped it, or nothing made it fit.
         Died: it died, and would again.
         NanoDistillError: what the child raised.
     """
-    fit = _remembered(folder, Fit(job.micro_batch, job.checkpointing))
+    fit = _remembered(folder, MemoryPlan(job.micro_batch, job.checkpointing))
     while True:
         job = replace(job, micro_batch=fit.micro_batch, checkpointing=fit.checkpointing)
         saved = last_saved(folder)
         try:
             outcome = _attempt(folder, job, follow, listen, stop)
-        except Died as died:
+        except TrainingProcessError as died:
             if last_saved(folder) == saved or stop.is_set():
                 raise
             text = f"the training process died ({died.how}); going on from the last checkpoint"
@@ -118,10 +124,10 @@ def supervise(
         listen(Notice(f"{text}checkpoint with {said}", level="warning"))
 
 
-def _smaller(fit: Fit, how: str) -> Fit:
+def _smaller(fit: MemoryPlan, how: str) -> MemoryPlan:
     smaller = fit.smaller()
     if smaller is None:
-        raise MemoryLimit(
+        raise MemoryLimitError(
             "Training ran out of memory with one row to a batch and gradient checkpointing "
             f"({how}).",
             next_step="Choose a smaller or quantized student, a smaller max_seq_length, "
@@ -137,11 +143,11 @@ def last_saved(folder: TrainingFolder) -> str:
     return max((p.name for p in folder.checkpoints.iterdir() if p.name.isdigit()), default="")
 
 
-def _remembered(folder: TrainingFolder, fit: Fit) -> Fit:
+def _remembered(folder: TrainingFolder, fit: MemoryPlan) -> MemoryPlan:
     """The cut that an earlier attempt of this run had to go down to."""
     if not folder.adjusted.exists():
         return fit
-    return checked(folder.adjusted, read_json(folder.adjusted), Fit)
+    return checked(folder.adjusted, read_json(folder.adjusted), MemoryPlan)
 
 
 def _judged(outcome: Outcome) -> Outcome:
@@ -154,7 +160,7 @@ def raised_by_child(outcome: Outcome) -> NanoDistillError:
     """The child's error again: of its own kind where errors.py has it, else of its exit code's."""
     kind = vars(errors).get(outcome["error"], errors.NanoDistillError)
     if issubclass(kind, errors.ProblemsError) or kind.exit_code != outcome["exit"]:
-        by_code = {2: errors.InputError, 3: errors.Stopped, 4: errors.MemoryLimit}
+        by_code = {2: errors.InputError, 3: errors.RunIncompleteError, 4: errors.MemoryLimitError}
         kind = by_code.get(outcome["exit"], errors.NanoDistillError)
     error: NanoDistillError = kind(outcome["message"], next_step=outcome["next_step"])
     return error
@@ -162,7 +168,7 @@ def raised_by_child(outcome: Outcome) -> NanoDistillError:
 
 def _attempt(
     folder: TrainingFolder,
-    job: Job,
+    job: TrainingJob,
     follow: Callable[[Record], None],
     listen: Listener,
     stop: threading.Event,
@@ -186,7 +192,7 @@ def _attempt(
     else:
         outcome = _outcome(folder, child.returncode, log_from, kills_before)
     if outcome["ending"] == "stopped" and not stop.is_set():
-        raise TrainingEnded(
+        raise TrainingEndedError(
             "The training process was told to end, by another process.",
             next_step="Run the command again to go on from the last checkpoint.",
         )
@@ -198,7 +204,7 @@ def _start(folder: TrainingFolder, log: Any) -> subprocess.Popen[bytes]:
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
-        [sys.executable, "-m", "nanodistill.training.child", str(folder.root)],
+        [sys.executable, "-m", "nanodistill.training.worker", str(folder.root)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -255,8 +261,8 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int, kills_before: int
     with folder.log.open("rb") as log:
         log.seek(log_from)
         written = log.read().decode(errors="replace")[-LOG_TAIL:]
-    if code == DiskFull.exit_code:
-        raise DiskFull(
+    if code == DiskFullError.exit_code:
+        raise DiskFullError(
             f"There is no room left on the disk of {folder.root}.",
             next_step="Make room and run the command again: it goes on from the last checkpoint.",
         )
@@ -265,7 +271,7 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int, kills_before: int
     if is_out_of_memory(written):
         return {"ending": "out of memory", "message": written.strip().splitlines()[-1]}
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    raise Died(how, (written.strip().splitlines() or [how])[-1], folder.log)
+    raise TrainingProcessError(how, (written.strip().splitlines() or [how])[-1], folder.log)
 
 
 def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:
@@ -280,7 +286,7 @@ def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:
         try:
             lock.acquire(timeout=FORMER_CHILD)
         except Timeout as busy:
-            raise RunLocked(
+            raise RunLockedError(
                 f"Another process trains in {folder.root} and does not end.",
                 next_step="End it, then run the command again.",
             ) from busy

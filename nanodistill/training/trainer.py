@@ -16,20 +16,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nanodistill.awake import awake
 from nanodistill.errors import knowing
-from nanodistill.events import Listener, Notice, silent
+from nanodistill.events import Listener, Notice, ignore
 from nanodistill.interrupts import on_interrupt
-from nanodistill.runfolder import RunFolder, checked, read_json, write_atomic, write_json
-from nanodistill.training.follow import Follower
+from nanodistill.prevent_sleep import prevent_sleep
+from nanodistill.run_dir import RunFolder, checked, read_json, write_atomic, write_json
+from nanodistill.training.metrics_log import ProgressFollower
 from nanodistill.training.preflight import Preflight, identify, preflight
-from nanodistill.training.runs import (
-    TrainingFolder,
-    make_latest,
-    training_folder,
-)
+from nanodistill.training.runs import TrainingFolder, make_latest, training_folder
 from nanodistill.training.supervisor import supervise
-from nanodistill.training.tokens import save_tokens
+from nanodistill.training.tokenize import save_tokens
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
@@ -74,7 +70,7 @@ def train(
     dataset: DatasetVersion,
     run: RunFolder,
     *,
-    listen: Listener = silent,
+    listen: Listener = ignore,
     stop: threading.Event | None = None,
     dry_run: bool = False,
 ) -> TrainingResult:
@@ -85,8 +81,8 @@ def train(
 
     Raises:
         InputError: the preflight found something that can't work.
-        MemoryLimit: the guard stopped it, or the student does not fit.
-        CheckFailed: training diverged, again after a roll-back.
+        MemoryLimitError: the guard stopped it, or the student does not fit.
+        VerificationError: training diverged, again after a roll-back.
         KeyboardInterrupt: it was stopped; calling it again goes on.
     """
     known = identify(config, dataset, listen)
@@ -102,9 +98,11 @@ def train(
     with run.locked("train"):
         _lay_out(folder, found)
         make_latest(run, known.entry)
-        follower = Follower(listen, found.options.settings.report_to, config.name, folder.id)
+        follower = ProgressFollower(
+            listen, found.options.settings.report_to, config.name, folder.id
+        )
         known_by_then = knowing(lambda: {"run": folder.id, "dataset": known.dataset})
-        with _stop_signal(stop) as asked, follower, awake(), known_by_then:
+        with _stop_signal(stop) as asked, follower, prevent_sleep(), known_by_then:
             outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
         if outcome["ending"] == "stopped":
             raise KeyboardInterrupt

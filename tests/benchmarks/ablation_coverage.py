@@ -32,8 +32,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nanodistill.dataset import DatasetVersion, open_version
-from nanodistill.evaluation.statistics import Estimate, compare, estimate
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
+from nanodistill.stats import ScoreEstimate, compare, estimate
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_FILE = ROOT / "pipelines" / "quickstart.toml"
@@ -92,7 +92,7 @@ def figures(version: DatasetVersion, scores: list[float]) -> dict[str, str]:
     }
 
 
-def shown(found: Estimate) -> str:
+def shown(found: ScoreEstimate) -> str:
     return f"{found.value:.0%} (95%: {found.low:.0%} to {found.high:.0%})"
 
 

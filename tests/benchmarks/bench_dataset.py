@@ -27,12 +27,12 @@ import anyio
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import VersionDraft, VersionFacts, diff, verify, write_version
-from nanodistill.dataset.version import open_folder
-from nanodistill.records import Request, Split, Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.dataset.read import open_folder
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.run_dir import RunFolder
 from nanodistill.synthesis import synthesize
-from nanodistill.teacher.scripted import ScriptedProvider
 from nanodistill.thinking import FORMATS
+from nanodistill.types import Request, Split, Trace
 
 WORDS = [f"word{n}" for n in range(5000)]
 

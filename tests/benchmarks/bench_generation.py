@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from nanodistill.models.batching import Batch
+from nanodistill.models.batching import SequenceBatch
 from nanodistill.models.generation import prompt_tokens
 from nanodistill.models.loading import LoadedModel, load_model
 from nanodistill.models.sampling import Sampling
@@ -22,7 +22,7 @@ TOKENS = 40
 
 def measure(loaded: LoadedModel, size: int, temperature: float) -> tuple[float, float]:
     """Tokens per second: of reading the prompts, and of all that is drawn after the first."""
-    batch = Batch(loaded, max_batch=size)
+    batch = SequenceBatch(loaded, max_batch=size)
     prompts = [
         prompt_tokens(loaded, [{"role": "user", "content": f"Write message {i} about billing."}])
         for i in range(size)

@@ -34,7 +34,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.peers import curator_python, run_curator
 from benchmarks.rate_limit import FIRST_SECONDS, RATE, against_a_limit
-from nanodistill.teacher.libraries import load_litellm
+from nanodistill.providers.lazy_imports import load_litellm
 
 TABLES = ("throughput", "rate-limit", "memory")
 AIOHTTP, LITELLM = "aiohttp, bare", "litellm.acompletion, bare"

@@ -37,9 +37,9 @@ from nanodistill.config.mlx_config import yaml_text
 from nanodistill.dataset import DatasetVersion
 from nanodistill.hardware import detect_hardware
 from nanodistill.models.blas import load_fast_blas
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.training import train
-from nanodistill.training.metrics import read_records
+from nanodistill.training.metrics_log import read_records
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = tomllib.loads((ROOT / "pipelines/quickstart.toml").read_text())

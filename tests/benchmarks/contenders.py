@@ -23,15 +23,15 @@ from pydantic import BaseModel
 from teacher.opened import config_for
 
 from nanodistill.config import DistillationConfig
-from nanodistill.events import silent
+from nanodistill.engine.stop_signal import StopSignal
+from nanodistill.engine.teacher import open_teacher
+from nanodistill.events import ignore
 from nanodistill.journal import open_journal
+from nanodistill.providers.factory import open_provider
+from nanodistill.providers.lazy_imports import load_litellm
+from nanodistill.providers.structured_output import native
 from nanodistill.synthesis import synthesize
 from nanodistill.synthesis.task import load_task
-from nanodistill.teacher.engine import open_teacher
-from nanodistill.teacher.libraries import load_litellm
-from nanodistill.teacher.opening import open_provider
-from nanodistill.teacher.stop import StopSignal
-from nanodistill.teacher.wording import native
 
 LATENCY = 0.1
 KEY = "sk-benchmark"
@@ -89,7 +89,7 @@ def rows_config(url: str, folder: Path, **fields: Any) -> DistillationConfig:
 @cache
 def schema() -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        return load_task(rows_config("http://localhost", Path(folder)), silent).rows_schema
+        return load_task(rows_config("http://localhost", Path(folder)), ignore).rows_schema
 
 
 def prompt(number: int) -> list[dict[str, str]]:
@@ -150,7 +150,7 @@ def service(transport: str) -> Callable[[str, int], AbstractAsyncContextManager[
             tempfile.TemporaryDirectory() as folder,
             open_journal(Path(folder) / "journal.sqlite") as journal,
         ):
-            async with open_teacher(config, journal, ours, silent, StopSignal()) as teacher:
+            async with open_teacher(config, journal, ours, ignore, StopSignal()) as teacher:
 
                 async def run(calls: int) -> None:
                     nonlocal asked

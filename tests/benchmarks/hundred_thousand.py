@@ -25,10 +25,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from teacher.running import running  # noqa: E402
 
+from nanodistill.engine.teacher import Teacher  # noqa: E402
 from nanodistill.events import Event  # noqa: E402
-from nanodistill.records import Completion, Request, Usage  # noqa: E402
-from nanodistill.teacher.engine import Teacher  # noqa: E402
-from nanodistill.teacher.provider import Reply  # noqa: E402
+from nanodistill.providers.base import Reply  # noqa: E402
+from nanodistill.types import Completion, Request, Usage  # noqa: E402
 
 ROW = {"type": "object", "properties": {"input": {"type": "string"}, "output": {"type": "string"}}}
 SCHEMA = {

@@ -15,12 +15,12 @@ from teacher.opened import config_for
 from teacher.running import requests_for
 from teacher.server import ServerProcess
 
-from nanodistill.events import silent
+from nanodistill.engine.response_validation import Answer
+from nanodistill.engine.stop_signal import StopSignal
+from nanodistill.engine.teacher import open_teacher
+from nanodistill.events import ignore
 from nanodistill.journal import open_journal
-from nanodistill.teacher.answers import Answer
-from nanodistill.teacher.engine import open_teacher
-from nanodistill.teacher.opening import open_provider
-from nanodistill.teacher.stop import StopSignal
+from nanodistill.providers.factory import open_provider
 
 RATE = 10
 FIRST_SECONDS = 10.0
@@ -44,7 +44,7 @@ async def against_a_limit(transport: str, calls: int, latency: float) -> Limited
         config = config_for(server.url, transport=transport, max_concurrency=50)
         provider = open_provider(config)
         with open_journal(Path(folder) / "journal.sqlite") as journal:
-            async with open_teacher(config, journal, provider, silent, StopSignal()) as teacher:
+            async with open_teacher(config, journal, provider, ignore, StopSignal()) as teacher:
                 requests = requests_for(teacher, [f"text {n}" for n in range(calls)])
                 began = time.perf_counter()
                 await teacher.settle(requests)

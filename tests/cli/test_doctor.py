@@ -7,11 +7,11 @@ import json
 import pytest
 
 from nanodistill.cli import run
-from nanodistill.doctor import examine
+from nanodistill.system_report import inspect_system
 
 
 def test_keys_are_named_and_not_shown() -> None:
-    found = examine({"OPENAI_API_KEY": "sk-canary-5", "HF_TOKEN": "", "HOME": "/home/me"})
+    found = inspect_system({"OPENAI_API_KEY": "sk-canary-5", "HF_TOKEN": "", "HOME": "/home/me"})
     assert found.keys == ("OPENAI_API_KEY",)
     assert "sk-canary-5" not in f"{found.to_json()} {found.table()}"
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from nanodistill.cli import run
-from nanodistill.config.tables import PARTS
+from nanodistill.config.reference import PARTS
 
 
 @pytest.mark.parametrize(

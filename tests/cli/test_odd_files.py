@@ -12,7 +12,7 @@ import pytest
 from report.made import Made
 
 from nanodistill.cli import run as command
-from nanodistill.runfolder import write_json
+from nanodistill.run_dir import write_json
 from nanodistill.synthesis.policy import TaskPolicy, hash_of
 
 SEEDS = [{"input": f"word {n}", "output": ("animal", "plant")[n % 2]} for n in range(8)]

@@ -10,10 +10,10 @@ import pytest
 
 from nanodistill.cli import run as cli
 from nanodistill.config import DistillationConfig
-from nanodistill.journal import Attempt, Call, Response, open_journal
-from nanodistill.records import Completion, Usage
-from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.journal import Attempt, Call, StoredResponse, open_journal
+from nanodistill.run_dir import RunFolder, write_json
 from nanodistill.status import size, status_of, usd
+from nanodistill.types import Completion, Usage
 
 KEY = "ab" * 32
 
@@ -40,7 +40,7 @@ def test_calls_are_summed_while_the_run_is_on(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     usage = Usage(prompt_tokens=10, completion_tokens=5)
     attempt = Attempt(1.0, "generate", "m", KEY, "first", "answered", usage=usage, cost_usd=0.25)
-    answer = Response(KEY, "generate", Completion("hello", "stop", usage))
+    answer = StoredResponse(KEY, "generate", Completion("hello", "stop", usage))
     with run.locked("synth"), open_journal(run.journal) as journal:
         journal.commit([Call(attempt, answer)])
         found = status_of(config(tmp_path), then)

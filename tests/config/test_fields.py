@@ -12,7 +12,7 @@ from nanodistill.config import (
     PromptTemplates,
     get_system_defaults,
 )
-from nanodistill.config.machine import memory_limits
+from nanodistill.config.training_fields import memory_limits
 from nanodistill.errors import ConfigError
 
 REQUIRED: dict[str, Any] = {

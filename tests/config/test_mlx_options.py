@@ -9,8 +9,14 @@ import pytest
 
 from nanodistill.config import DistillationConfig, TrainingSettings
 from nanodistill.config.mlx_config import FLAGS, cli_args, mlx_lm_config, yaml_text
-from nanodistill.config.mlx_names import OPTIMIZER_NAMES, OPTIMIZER_SETTINGS, REFUSED, SAME_AS
-from nanodistill.config.mlx_options import MlxSettings, effective
+from nanodistill.config.mlx_options import (
+    ALIASES,
+    OPTIMIZER_NAMES,
+    OPTIMIZER_SETTINGS,
+    REFUSED,
+    MlxSettings,
+    effective,
+)
 from nanodistill.errors import ConfigError
 
 
@@ -71,7 +77,7 @@ def test_names_that_users_know_become_mlx_lms(
 
 
 def test_every_known_name_is_accepted_or_says_why_not() -> None:
-    for name in SAME_AS:
+    for name in ALIASES:
         assert f"{name} is no parameter" not in (refusal(**{name: object()}))
     for name, why in REFUSED.items():
         assert why in refusal(**{name: "x"})
@@ -123,8 +129,8 @@ def test_optimizer_settings_are_those_of_mlx() -> None:
 
 def test_every_name_is_a_setting_that_exists() -> None:
     places = set(TrainingSettings.model_fields) | set(MlxSettings.model_fields) | OPTIMIZER_NAMES
-    assert set(SAME_AS) - places == {"use_dora"}
-    assert places - set(SAME_AS) == {
+    assert set(ALIASES) - places == {"use_dora"}
+    assert places - set(ALIASES) == {
         "all_layers", "allow_out_of_range", "mlx_lm_kwargs", "optimizer_config", "tokenizer_kwargs",
     }  # fmt: skip
 

@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic_core import PydanticUndefined
 
+from nanodistill.api import distill
 from nanodistill.config import DistillationConfig
-from nanodistill.config.options import DistillOptions
-from nanodistill.distilling import distill
+from nanodistill.config.distill_options import DistillOptions
 from nanodistill.errors import ConfigError
 
 OTHER_NAMES = {"synthesis_temperature", "advanced_config", "prompt_templates"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanodistill.curation.labels import find_labels, listed_labels, match_label
-from nanodistill.records import Seed
+from nanodistill.types import Seed
 
 QUEUES = ("billing", "bug", "account", "account closed", "not spam", "spam")
 

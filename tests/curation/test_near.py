@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nanodistill.curation.near import NearIndex, jaccard, shingles_of
+from nanodistill.curation.minhash import NearIndex, jaccard, shingles_of
 
 WORDS = [f"word{n}" for n in range(500)]
 

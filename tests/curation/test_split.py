@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanodistill.curation.split import Member, Sides, split_rows
+from nanodistill.curation.split import SplitAssignment, SplitRow, split_rows
 
 
-def members(sizes: Sequence[int], strata: Sequence[str] = ("",)) -> list[Member]:
+def members(sizes: Sequence[int], strata: Sequence[str] = ("",)) -> list[SplitRow]:
     """Groups of these sizes, one stratum each in turn."""
     return [
-        Member(f"{g}-{i}", "synthetic", (f"call {g}",), strata[g % len(strata)])
+        SplitRow(f"{g}-{i}", "synthetic", (f"call {g}",), strata[g % len(strata)])
         for g, size in enumerate(sizes)
         for i in range(size)
     ]
 
 
-def valid_ids(sides: Sides) -> set[str]:
+def valid_ids(sides: SplitAssignment) -> set[str]:
     return {id for id, split in sides.split_of.items() if split == "valid"}
 
 
-def groups_of(rows: Sequence[Member], ids: set[str]) -> set[str]:
+def groups_of(rows: Sequence[SplitRow], ids: set[str]) -> set[str]:
     return {row.groups[0] for row in rows if row.id in ids}
 
 
@@ -75,14 +75,14 @@ def test_another_random_seed_gives_another_split() -> None:
 
 
 def test_each_label_has_its_share() -> None:
-    rows = [Member(str(n), "synthetic", (), ("rare", "often")[n % 10 > 0]) for n in range(200)]
+    rows = [SplitRow(str(n), "synthetic", (), ("rare", "often")[n % 10 > 0]) for n in range(200)]
     valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
     found = Counter(row.label for row in rows if row.id in valid)
     assert found == {"rare": 4, "often": 36}
 
 
 def test_many_cells_too_small_for_a_share_of_their_own_still_fill_the_split() -> None:
-    rows = [Member(str(n), "synthetic", (), "", f"cell {n // 2}") for n in range(100)]
+    rows = [SplitRow(str(n), "synthetic", (), "", f"cell {n // 2}") for n in range(100)]
     valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
     assert len(valid) == 20
     assert max(Counter(row.cell for row in rows if row.id in valid).values()) == 1
@@ -91,11 +91,11 @@ def test_many_cells_too_small_for_a_share_of_their_own_still_fill_the_split() ->
 def test_calls_of_one_label_give_each_label_its_turn() -> None:
     """Five rows to a call, one label to a call: three calls go over, of three labels."""
     rows = [
-        Member(f"{g}-{i}", "synthetic", (f"call {g}",), f"label {g % 4}", f"cell {g} {i}")
+        SplitRow(f"{g}-{i}", "synthetic", (f"call {g}",), f"label {g % 4}", f"cell {g} {i}")
         for g in range(12)
         for i in range(5)
     ]
-    rows += [Member(f"seed {n}", "seed", (), f"label {n % 4}") for n in range(12)]
+    rows += [SplitRow(f"seed {n}", "seed", (), f"label {n % 4}") for n in range(12)]
     for random_seed in range(20):
         valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=random_seed))
         found = Counter(row.label for row in rows if row.id in valid)
@@ -103,7 +103,9 @@ def test_calls_of_one_label_give_each_label_its_turn() -> None:
 
 
 def test_within_a_label_its_cells_have_their_turn() -> None:
-    rows = [Member(str(n), "synthetic", (), "ab"[n % 2], f"cell {n // 2 % 5}") for n in range(100)]
+    rows = [
+        SplitRow(str(n), "synthetic", (), "ab"[n % 2], f"cell {n // 2 % 5}") for n in range(100)
+    ]
     valid = valid_ids(split_rows(rows, val_split=0.2, random_seed=0))
     assert Counter(row.label for row in rows if row.id in valid) == {"a": 10, "b": 10}
     assert set(Counter(row.cell for row in rows if row.id in valid).values()) == {4}
@@ -112,7 +114,7 @@ def test_within_a_label_its_cells_have_their_turn() -> None:
 def test_calls_of_mixed_labels_balance_each_other() -> None:
     mixes = ["aaab", "abbb", "aabb", "aaaa", "bbbb"] * 8
     rows = [
-        Member(f"{g}-{i}", "synthetic", (f"call {g}",), label)
+        SplitRow(f"{g}-{i}", "synthetic", (f"call {g}",), label)
         for g, mix in enumerate(mixes)
         for i, label in enumerate(mix)
     ]
@@ -125,7 +127,7 @@ def test_calls_of_mixed_labels_balance_each_other() -> None:
 
 def test_a_hundred_thousand_rows_are_quickly_split() -> None:
     rows = [
-        Member(str(n), "synthetic", (f"call {n // 5}",), f"label {n // 5 % 7}", f"cell {n % 500}")
+        SplitRow(str(n), "synthetic", (f"call {n // 5}",), f"label {n // 5 % 7}", f"cell {n % 500}")
         for n in range(100_000)
     ]
     begin = time.process_time()
@@ -135,23 +137,23 @@ def test_a_hundred_thousand_rows_are_quickly_split() -> None:
 
 
 def test_rows_joined_by_a_chain_of_keys_stay_together() -> None:
-    chain = [Member(f"c{n}", "synthetic", (f"k{n}", f"k{n + 1}")) for n in range(5)]
-    others = [Member(f"o{n}", "synthetic") for n in range(5)]
+    chain = [SplitRow(f"c{n}", "synthetic", (f"k{n}", f"k{n + 1}")) for n in range(5)]
+    others = [SplitRow(f"o{n}", "synthetic") for n in range(5)]
     sides = split_rows([*others, *chain], val_split=0.5, random_seed=0)
     assert len({sides.split_of[row.id] for row in chain}) == 1
     assert sides.groups == 6
 
 
 def test_a_group_key_is_no_row_id() -> None:
-    rows = [Member("a", "synthetic", ("b",)), Member("b", "synthetic", ("x",))]
+    rows = [SplitRow("a", "synthetic", ("b",)), SplitRow("b", "synthetic", ("x",))]
     assert split_rows(rows, val_split=0.5, random_seed=0).groups == 2
 
 
 def test_seeds_train_and_take_their_group_along() -> None:
-    seeds = [Member(f"s{n}", "seed") for n in range(10)]
-    near_a_seed = Member("n", "synthetic", ("cluster",))
-    seeds[0] = Member("s0", "seed", ("cluster",))
-    others = [Member(f"o{n}", "synthetic") for n in range(10)]
+    seeds = [SplitRow(f"s{n}", "seed") for n in range(10)]
+    near_a_seed = SplitRow("n", "synthetic", ("cluster",))
+    seeds[0] = SplitRow("s0", "seed", ("cluster",))
+    others = [SplitRow(f"o{n}", "synthetic") for n in range(10)]
     valid = valid_ids(split_rows([*seeds, near_a_seed, *others], val_split=0.3, random_seed=0))
     assert len(valid) == 6
     assert valid <= {row.id for row in others}
@@ -159,7 +161,7 @@ def test_seeds_train_and_take_their_group_along() -> None:
 
 def test_seeds_alone_are_split_too() -> None:
     valid = valid_ids(
-        split_rows([Member(f"s{n}", "seed") for n in range(10)], val_split=0.2, random_seed=0)
+        split_rows([SplitRow(f"s{n}", "seed") for n in range(10)], val_split=0.2, random_seed=0)
     )
     assert len(valid) == 2
 
@@ -169,7 +171,7 @@ def test_seeds_alone_are_split_too() -> None:
     [([], 0.2), (members([1]), 0.2), (members([7]), 0.2), (members([1, 1, 1]), 0.0)],
     ids=["no row", "one row", "one group", "no share"],
 )
-def test_no_validation_where_there_can_be_none(rows: list[Member], val_split: float) -> None:
+def test_no_validation_where_there_can_be_none(rows: list[SplitRow], val_split: float) -> None:
     sides = split_rows(rows, val_split=val_split, random_seed=0)
     assert valid_ids(sides) == set()
     assert sides.valid_groups == 0

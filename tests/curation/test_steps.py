@@ -5,15 +5,26 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.curation.contamination import Contamination
-from nanodistill.curation.dedup import Duplicates
-from nanodistill.curation.inputs import Fits, NoAssistant, NoLeaks, NoLoops, NoRefusal, Tidy, tidied
+from nanodistill.curation.contamination import ContaminationFilter
+from nanodistill.curation.filter_pipeline import Filter, FilterCounts, FilterPipeline, Rejected
+from nanodistill.curation.filters import (
+    AssistantVoiceFilter,
+    DuplicateFilter,
+    LabelLeakFilter,
+    LengthFilter,
+    MinConfidence,
+    RefusalFilter,
+    RepetitionFilter,
+    ResponseModelFilter,
+    RoundTripFilter,
+    StripWrappers,
+    VerifierFilter,
+    strip_wrappers,
+)
 from nanodistill.curation.labels import LabelInSet, find_labels, match_label
-from nanodistill.curation.response import load_response
-from nanodistill.curation.sieve import Refused, Sieve, Step, StepCounts
-from nanodistill.curation.verify import Confident, Renderable, ValidResponse, Verified
-from nanodistill.records import Rejection, Seed, Trace
+from nanodistill.curation.response_model import load_response
 from nanodistill.thinking import FORMATS
+from nanodistill.types import Rejection, Seed, Trace
 
 LABELS = ("billing", "bug", "C", "C++")
 
@@ -22,9 +33,9 @@ def row(text: str, output: str = "x", **fields: object) -> Trace:
     return Trace(text, output, "synthetic", **fields)  # type: ignore[arg-type]
 
 
-def refusal(step: Step, trace: Trace) -> str | None:
+def refusal(step: Filter, trace: Trace) -> str | None:
     ended = step(trace)
-    return ended.reason if isinstance(ended, Refused) else None
+    return ended.reason if isinstance(ended, Rejected) else None
 
 
 @pytest.mark.parametrize(
@@ -36,16 +47,16 @@ def refusal(step: Step, trace: Trace) -> str | None:
     ],
 )
 def test_duplicates(second: str, reason: str | None) -> None:
-    step = Duplicates(0.8)
+    step = DuplicateFilter(0.8)
     assert refusal(step, row("Where is my parcel, it was due on Monday?")) is None
     assert refusal(step, row(second)) == reason
 
 
 def test_the_first_stays_and_is_named() -> None:
-    step = Duplicates(0.8)
+    step = DuplicateFilter(0.8)
     first = row("Where is my parcel?")
     assert step(first) == first
-    assert step(row("where is my parcel?")) == Refused("duplicate", f"the same as {first.id}")
+    assert step(row("where is my parcel?")) == Rejected("duplicate", f"the same as {first.id}")
 
 
 TEST_ROW = Seed(
@@ -64,7 +75,7 @@ TEST_ROW = Seed(
     ],
 )
 def test_contamination(text: str, is_contaminated: bool) -> None:
-    step = Contamination([TEST_ROW], [], 0.8)
+    step = ContaminationFilter([TEST_ROW], [], 0.8)
     assert refusal(step, row(text)) == ("contaminated" if is_contaminated else None)
 
 
@@ -73,8 +84,8 @@ def test_wording_that_the_seeds_share_is_no_contamination() -> None:
     seeds = [Seed(f"{opening}{text}", "bug") for text in ("it crashes", "it freezes")]
     test = [Seed(f"{opening}the invoice has the wrong address on it", "billing")]
     trace = row(f"{opening}my parcel came back to you without any reason given")
-    assert refusal(Contamination(test, seeds, 0.8), trace) is None
-    assert refusal(Contamination(test, seeds[:1], 0.8), trace) == "contaminated"
+    assert refusal(ContaminationFilter(test, seeds, 0.8), trace) is None
+    assert refusal(ContaminationFilter(test, seeds[:1], 0.8), trace) == "contaminated"
 
 
 @pytest.mark.parametrize(
@@ -135,12 +146,12 @@ def test_a_label_is_written_as_the_set_writes_it() -> None:
     ],
 )
 def test_tidying_takes_off_what_models_wrap_round_an_input(text: str, clean: str) -> None:
-    assert tidied(text) == clean
-    assert tidied(clean) == clean
+    assert strip_wrappers(text) == clean
+    assert strip_wrappers(clean) == clean
 
 
 def test_an_input_without_words_is_empty() -> None:
-    assert refusal(Tidy(), row(' "…" ')) == "empty_input"
+    assert refusal(StripWrappers(), row(' "…" ')) == "empty_input"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,7 @@ def test_an_input_without_words_is_empty() -> None:
     ],
 )
 def test_refusals(text: str, refuses: bool) -> None:
-    assert refusal(NoRefusal(), row(text)) == ("refusal" if refuses else None)
+    assert refusal(RefusalFilter(), row(text)) == ("refusal" if refuses else None)
 
 
 @pytest.mark.parametrize(
@@ -169,13 +180,15 @@ def test_refusals(text: str, refuses: bool) -> None:
     ],
 )
 def test_the_voice_of_an_assistant(text: str, refuses: bool) -> None:
-    assert refusal(NoAssistant(), row(text)) == ("assistant_voice" if refuses else None)
+    assert refusal(AssistantVoiceFilter(), row(text)) == ("assistant_voice" if refuses else None)
 
 
 def test_loops() -> None:
     stuck = "I want to delete my account " * 3
-    assert refusal(NoLoops(), row(stuck)) == "loop"
-    assert refusal(NoLoops(), row("very very very very slow, it was very very slow")) is None
+    assert refusal(RepetitionFilter(), row(stuck)) == "loop"
+    assert (
+        refusal(RepetitionFilter(), row("very very very very slow, it was very very slow")) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,15 +201,15 @@ def test_loops() -> None:
     ],
 )
 def test_leaks(text: str, leaks: bool) -> None:
-    step = NoLeaks(LABELS, ["write a new one"])
+    step = LabelLeakFilter(LABELS, ["write a new one"])
     assert refusal(step, row(text)) == ("leak" if leaks else None)
 
 
 def test_an_input_is_too_long_by_the_measure_of_the_seeds() -> None:
-    step = Fits.of([Seed("word " * 30, "x")])
+    step = LengthFilter.of([Seed("word " * 30, "x")])
     assert refusal(step, row("word " * 90)) is None
     assert refusal(step, row("word " * 91)) == "too_long"
-    assert refusal(Fits.of([Seed("short", "x")]), row("word " * 60)) is None
+    assert refusal(LengthFilter.of([Seed("short", "x")]), row("word " * 60)) is None
 
 
 class Ticket(BaseModel):
@@ -207,21 +220,21 @@ class Ticket(BaseModel):
 def test_a_response_is_checked_and_written_the_models_way() -> None:
     response = load_response(Ticket)
     assert response is not None
-    step = ValidResponse(response)
+    step = ResponseModelFilter(response)
     given = '{"hours": "3",\n "queue": "bug"}'
     assert step(row("x", given)) == row("x", '{"queue":"bug","hours":3}')
     seed = Trace("x", given, "seed")
     assert step(seed) == seed
     ended = step(row("x", '{"queue": "bug"}'))
-    assert ended == Refused("invalid_output", "hours: Field required")
+    assert ended == Rejected("invalid_output", "hours: Field required")
     assert refusal(step, row("x", "bug")) == "invalid_output"
 
 
 def test_what_would_not_read_back_the_same_is_unrenderable() -> None:
-    step = Renderable(FORMATS["plain"])
+    step = RoundTripFilter(FORMATS["plain"])
     assert refusal(step, row("x", "a\n\nb", thinking="why")) == "unrenderable"
     assert refusal(step, row("x", "a", thinking="why\n\nand why")) is None
-    assert refusal(Renderable(FORMATS["none"]), row("x", "a\n\nb")) is None
+    assert refusal(RoundTripFilter(FORMATS["none"]), row("x", "a\n\nb")) is None
 
 
 @pytest.mark.parametrize(
@@ -229,20 +242,20 @@ def test_what_would_not_read_back_the_same_is_unrenderable() -> None:
     [(True, None), (False, "returned false"), ("odd", "odd"), (None, "returned false")],
 )
 def test_a_verifier_says_true_false_or_why(verdict: object, detail: str | None) -> None:
-    ended = Verified(lambda text, output: verdict)(row("x"))
-    assert ended == (row("x") if detail is None else Refused("verifier", detail))
+    ended = VerifierFilter(lambda text, output: verdict)(row("x"))
+    assert ended == (row("x") if detail is None else Rejected("verifier", detail))
 
 
 def test_confidence_is_held_against_a_row_only_where_it_was_measured() -> None:
-    step = Confident(0.6)
+    step = MinConfidence(0.6)
     assert refusal(step, row("x")) is None
     assert refusal(step, row("x", confidence=0.6)) is None
     assert refusal(step, row("x", confidence=0.59)) == "low_confidence"
 
 
 def test_a_sieve_stops_at_the_first_refusal_and_counts() -> None:
-    counts = StepCounts()
-    sieve = Sieve([Tidy(), NoLoops(), Duplicates(0.8)], counts)
+    counts = FilterCounts()
+    sieve = FilterPipeline([StripWrappers(), RepetitionFilter(), DuplicateFilter(0.8)], counts)
     assert sieve(row('"once"')) == row("once")
     assert isinstance(sieve(row("once")), Rejection)
     assert isinstance(sieve(row("!")), Rejection)

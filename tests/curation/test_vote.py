@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.curation.accounting import Accounts
-from nanodistill.curation.vote import Vote, choose, interval, same_answer
+from nanodistill.curation.filter_pipeline import Accounts
+from nanodistill.curation.voting import Vote, choose, interval, same_answer
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 Load = Callable[..., Any]
 

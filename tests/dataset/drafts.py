@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from nanodistill.dataset import VersionDraft, VersionFacts
-from nanodistill.records import Rejection, Split, Trace
 from nanodistill.thinking import FORMATS
+from nanodistill.types import Rejection, Split, Trace
 
 Placed = tuple[Split, Trace]
 INSTRUCTION = "Say whether the word is an animal or a plant."

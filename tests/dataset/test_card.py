@@ -24,7 +24,7 @@ from nanodistill.dataset import (
 )
 from nanodistill.dataset.card import card_of, size_category
 from nanodistill.dataset.markdown import cell, fenced, prose
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 
 @pytest.fixture

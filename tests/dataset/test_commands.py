@@ -11,7 +11,7 @@ import pytest
 from dataset.drafts import draft, placed
 from nanodistill.cli import run as nanodistill
 from nanodistill.dataset import DatasetVersion, write_version
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 RUN_FILE = """\
 name = "triage"

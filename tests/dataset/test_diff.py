@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from dataset.drafts import Placed, draft, placed, trace
 from nanodistill.dataset import InputFacts, diff, write_version
-from nanodistill.dataset.diff import Cause
-from nanodistill.runfolder import RunFolder
+from nanodistill.dataset.diff import ConfigChange
+from nanodistill.run_dir import RunFolder
 
 
 def test_a_version_and_itself_do_not_differ(run: RunFolder) -> None:
@@ -78,18 +78,18 @@ def test_causes_are_differences_of_the_making(run: RunFolder) -> None:
         ),
     )
     assert set(diff(before, after).causes) == {
-        Cause("teacher", "scripted", "another"),
-        Cause("setting temperature", "0.7", "1.0"),
-        Cause("prompt judge", None, "Judge."),
-        Cause("policy tone", "dry", "warm"),
-        Cause("seed rows", "10 rows, aaaaaaaa", "11 rows, bbbbbbbb"),
+        ConfigChange("teacher", "scripted", "another"),
+        ConfigChange("setting temperature", "0.7", "1.0"),
+        ConfigChange("prompt judge", None, "Judge."),
+        ConfigChange("policy tone", "dry", "warm"),
+        ConfigChange("seed rows", "10 rows, aaaaaaaa", "11 rows, bbbbbbbb"),
     }
 
 
 def test_a_hidden_setting_is_told_without_its_value(run: RunFolder) -> None:
     before = write_version(run, draft(config={"a": 1}, config_hash="1"))
     after = write_version(run, draft(config={"a": 1}, config_hash="2"))
-    assert diff(before, after).causes == (Cause("a setting that is not shown", None, None),)
+    assert diff(before, after).causes == (ConfigChange("a setting that is not shown", None, None),)
 
 
 def test_repeated_test_rows_are_counted_one_by_one(run: RunFolder) -> None:

@@ -20,8 +20,8 @@ from nanodistill.dataset import (
     write_version,
 )
 from nanodistill.errors import DataError, InputError
-from nanodistill.records import Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
+from nanodistill.types import Trace
 
 Lines = list[dict[str, Any]]
 

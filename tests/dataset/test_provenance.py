@@ -10,7 +10,7 @@ import pytest
 from dataset.drafts import draft, trace
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import config_hash, public_config, public_name, write_version
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 KEY = "sk-abcdefghijklmnop"
 

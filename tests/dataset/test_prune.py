@@ -7,9 +7,9 @@ import json
 import pytest
 
 from dataset.drafts import draft, placed
-from nanodistill.dataset import DatasetVersion, heal_index, prunable, prune, write_version
+from nanodistill.dataset import DatasetVersion, prunable, prune, repair_index, write_version
 from nanodistill.errors import ProblemsError
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_what_is_needed_stays(run: RunFolder, versions: list[DatasetVersion]) ->
     gone = prune(run, None)
     assert [version.name for version in gone] == [versions[0].name, versions[2].name]
     assert gone[0].bytes > 5000
-    assert heal_index(run).names == [versions[1].name, versions[3].name]
+    assert repair_index(run).names == [versions[1].name, versions[3].name]
     assert not versions[0].path.exists()
     assert [path.name for path in run.datasets.glob(".*")] == []
 
@@ -59,7 +59,7 @@ def test_naming_one_that_has_to_stay_removes_nothing(
 
 def test_named_ones_alone_go(run: RunFolder, versions: list[DatasetVersion]) -> None:
     prune(run, [versions[2].name])
-    assert heal_index(run).names == [versions[n].name for n in (0, 1, 3)]
+    assert repair_index(run).names == [versions[n].name for n in (0, 1, 3)]
 
 
 def test_a_number_is_not_given_twice(run: RunFolder, versions: list[DatasetVersion]) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from dataset.drafts import Placed, draft, placed, rejections, trace
-from nanodistill.dataset import Agreement, diff, heal_index, write_version
-from nanodistill.dataset.show import diff_tables, short, version_tables, versions_table
-from nanodistill.runfolder import RunFolder
+from nanodistill.dataset import Agreement, diff, repair_index, write_version
+from nanodistill.dataset.tables import diff_tables, short, version_tables, versions_table
+from nanodistill.run_dir import RunFolder
 
 
 def test_a_version(run: RunFolder) -> None:
@@ -37,7 +37,7 @@ def test_a_version(run: RunFolder) -> None:
 def test_the_versions_of_a_run(run: RunFolder) -> None:
     first = write_version(run, draft())
     second = write_version(run, draft(placed(train=9)))
-    names = [row[0] for row in versions_table(heal_index(run)).rows]
+    names = [row[0] for row in versions_table(repair_index(run)).rows]
     assert names == [first.name, f"{second.name} (latest)"]
 
 

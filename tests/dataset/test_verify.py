@@ -10,11 +10,11 @@ import pytest
 
 from dataset.drafts import draft, placed, rejections
 from nanodistill.dataset import DatasetVersion, verify, write_version
-from nanodistill.dataset.files import facts_of_files
 from nanodistill.dataset.manifest import FILE, Manifest
 from nanodistill.dataset.rows import DEFAULT, Row, write_rows
-from nanodistill.errors import CheckFailed, FolderError, NanoDistillError
-from nanodistill.runfolder import RunFolder
+from nanodistill.dataset.write import facts_of_files
+from nanodistill.errors import FolderError, NanoDistillError, VerificationError
+from nanodistill.run_dir import RunFolder
 
 TRAIN = "data/train-00000-of-00001.parquet"
 
@@ -76,7 +76,7 @@ def test_any_changed_byte_is_found(version: DatasetVersion) -> None:
 def test_white_space_in_the_manifest_is_found(version: DatasetVersion) -> None:
     path = opened(version.path / FILE)
     path.write_bytes(path.read_bytes() + b"\n")
-    with pytest.raises(CheckFailed, match=r"manifest\.json: has changed in its white space"):
+    with pytest.raises(VerificationError, match=r"manifest\.json: has changed in its white space"):
         verify(version.path)
 
 
@@ -85,7 +85,7 @@ def test_all_differences_are_named_at_once(version: DatasetVersion) -> None:
     card = opened(version.path / "README.md")
     card.write_text(card.read_text() + "more")
     (version.path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckFailed) as caught:
+    with pytest.raises(VerificationError) as caught:
         verify(version.path)
     message = str(caught.value)
     assert f"{TRAIN}: is missing" in message
@@ -100,7 +100,9 @@ def test_a_row_with_a_changed_answer_is_found_though_the_files_are_relisted(
     rows = list(version.rows("train"))
     rows[3]["output"] = "animal" if rows[3]["output"] == "plant" else "plant"
     rewrite_rows(version, rows)
-    with pytest.raises(CheckFailed, match=f"row {rows[3]['id']} has an id that is not the hash"):
+    with pytest.raises(
+        VerificationError, match=f"row {rows[3]['id']} has an id that is not the hash"
+    ):
         verify(version.path)
 
 
@@ -108,7 +110,7 @@ def test_a_changed_message_is_found_by_the_fingerprint(version: DatasetVersion) 
     rows = list(version.rows("train"))
     rows[0]["messages"][2]["content"] = "else"
     rewrite_rows(version, rows)
-    with pytest.raises(CheckFailed, match="the fingerprint is"):
+    with pytest.raises(VerificationError, match="the fingerprint is"):
         verify(version.path)
 
 
@@ -117,7 +119,7 @@ def test_a_changed_instruction_is_found_in_the_rows(version: DatasetVersion) -> 
     for row in rows[:5]:
         row["messages"][0]["content"] = "else"
     rewrite_rows(version, rows)
-    with pytest.raises(CheckFailed, match="and 2 more has messages that are not made of"):
+    with pytest.raises(VerificationError, match="and 2 more has messages that are not made of"):
         verify(version.path)
 
 
@@ -125,7 +127,7 @@ def test_a_missing_row_and_a_null_are_found(version: DatasetVersion) -> None:
     rows = list(version.rows("train"))
     rows[0]["input"] = None
     rewrite_rows(version, rows[:-1])
-    with pytest.raises(CheckFailed) as caught:
+    with pytest.raises(VerificationError) as caught:
         verify(version.path)
     assert "has a null where there never is one" in str(caught.value)
     assert "has 7 rows, the manifest says 8" in str(caught.value)
@@ -134,14 +136,16 @@ def test_a_missing_row_and_a_null_are_found(version: DatasetVersion) -> None:
 def test_rows_out_of_order_are_found(version: DatasetVersion) -> None:
     rows = list(version.rows("train"))
     rewrite_rows(version, rows[::-1])
-    with pytest.raises(CheckFailed, match="fingerprint"):
+    with pytest.raises(VerificationError, match="fingerprint"):
         verify(version.path)
 
 
 def test_other_rejections_than_counted_are_found(version: DatasetVersion) -> None:
     counts = version.manifest.counts.model_copy(update={"rejected": {"short": 2}})
     reseal(version, counts=counts)
-    with pytest.raises(CheckFailed, match=r"has {'duplicate': 2}, the manifest says {'short': 2}"):
+    with pytest.raises(
+        VerificationError, match=r"has {'duplicate': 2}, the manifest says {'short': 2}"
+    ):
         verify(version.path)
 
 

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from dataset.drafts import draft, placed, rejections
-from nanodistill.dataset import open_version, parse_where, write_version
-from nanodistill.dataset.version import Named
-from nanodistill.errors import DamagedFile, FolderError, NewerVersion, NoDataset
-from nanodistill.hubrows import HubDataset
-from nanodistill.runfolder import RunFolder
+from nanodistill.data_files import HubDataset
+from nanodistill.dataset import open_version, parse_dataset_ref, write_version
+from nanodistill.dataset.read import NamedVersion
+from nanodistill.errors import CorruptFileError, FolderError, NewerVersionError, NoDatasetError
+from nanodistill.run_dir import RunFolder
 
 
 def test_words_for_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "somebody" / "here").mkdir(parents=True)
-    assert parse_where(None) is None
-    assert parse_where("v0001") == Named("v0001")
-    assert parse_where("v12-0a1b2c3d") == Named("v12-0a1b2c3d")
-    assert parse_where("somebody/here") == Path("somebody/here")
-    assert parse_where(Path("a/b")) == Path("a/b")
-    assert parse_where("somebody/there") == HubDataset("somebody/there")
-    assert parse_where("somebody/there@v0001") == HubDataset("somebody/there", "v0001")
-    assert parse_where("./somebody/there") == Path("somebody/there")
-    assert parse_where("/a/b/c") == Path("/a/b/c")
+    assert parse_dataset_ref(None) is None
+    assert parse_dataset_ref("v0001") == NamedVersion("v0001")
+    assert parse_dataset_ref("v12-0a1b2c3d") == NamedVersion("v12-0a1b2c3d")
+    assert parse_dataset_ref("somebody/here") == Path("somebody/here")
+    assert parse_dataset_ref(Path("a/b")) == Path("a/b")
+    assert parse_dataset_ref("somebody/there") == HubDataset("somebody/there")
+    assert parse_dataset_ref("somebody/there@v0001") == HubDataset("somebody/there", "v0001")
+    assert parse_dataset_ref("./somebody/there") == Path("somebody/there")
+    assert parse_dataset_ref("/a/b/c") == Path("/a/b/c")
 
 
 def test_the_latest_by_number_by_name_and_by_folder(run: RunFolder) -> None:
@@ -48,7 +48,7 @@ def test_rows_come_by_split_in_order_of_id(run: RunFolder) -> None:
 
 
 def test_a_run_without_a_version_says_the_next_step(run: RunFolder) -> None:
-    with pytest.raises(NoDataset) as caught:
+    with pytest.raises(NoDatasetError) as caught:
         open_version(None, run)
     assert caught.value.exit_code == 3
     assert "nanodistill synth" in str(caught.value)
@@ -75,7 +75,7 @@ def test_a_newer_manifest_is_refused(run: RunFolder) -> None:
     path = version.path / "manifest.json"
     path.chmod(0o644)
     path.write_text(json.dumps({"format": 2, "something": "else"}))
-    with pytest.raises(NewerVersion, match="manifest format 2, this one knows 1"):
+    with pytest.raises(NewerVersionError, match="manifest format 2, this one knows 1"):
         open_version(version.path, None)
 
 
@@ -85,7 +85,7 @@ def test_a_torn_manifest_says_what_to_do(run: RunFolder, content: str) -> None:
     path = version.path / "manifest.json"
     path.chmod(0o644)
     path.write_text(content)
-    with pytest.raises(DamagedFile, match=r"manifest\.json"):
+    with pytest.raises(CorruptFileError, match=r"manifest\.json"):
         open_version(None, run)
 
 
@@ -93,7 +93,7 @@ def test_a_torn_manifest_says_what_to_do(run: RunFolder, content: str) -> None:
 def test_a_torn_index_says_what_to_do(run: RunFolder, content: str) -> None:
     write_version(run, draft())
     (run.datasets / "index.json").write_text(content)
-    with pytest.raises(DamagedFile, match=r"index\.json"):
+    with pytest.raises(CorruptFileError, match=r"index\.json"):
         open_version(None, run)
 
 
@@ -102,8 +102,8 @@ def test_torn_rows_are_an_error_with_the_file(run: RunFolder) -> None:
     path = version.path / "data/train-00000-of-00001.parquet"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DamagedFile, match="train-00000"):
+    with pytest.raises(CorruptFileError, match="train-00000"):
         list(version.rows("train"))
     path.unlink()
-    with pytest.raises(DamagedFile, match="is missing"):
+    with pytest.raises(CorruptFileError, match="is missing"):
         list(version.rows("train"))

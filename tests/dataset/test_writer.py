@@ -21,14 +21,13 @@ from hypothesis import strategies as st
 
 from dataset.conftest import Load
 from dataset.drafts import INSTRUCTION, Placed, draft, placed, rejections, trace
-from nanodistill.dataset import DatasetVersion, heal_index, open_version, verify, write_version
-from nanodistill.dataset.fingerprint import fingerprint_of, row_line
-from nanodistill.dataset.index import writing
-from nanodistill.dataset.rows import messages_of, row_of
-from nanodistill.errors import DiskFull, NoDataset, RunLocked, TooFewRows
-from nanodistill.records import Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.dataset import DatasetVersion, open_version, repair_index, verify, write_version
+from nanodistill.dataset.read import writing
+from nanodistill.dataset.rows import fingerprint_of, messages_of, row_line, row_of
+from nanodistill.errors import DiskFullError, NoDatasetError, RunLockedError, TooFewRowsError
+from nanodistill.run_dir import RunFolder
 from nanodistill.thinking import FORMATS
+from nanodistill.types import Trace
 
 COLUMNS = {
     "id": "string",
@@ -256,7 +255,7 @@ def test_a_deleted_version_leaves_the_index(run: RunFolder) -> None:
     second = write_version(run, draft(placed(train=9)))
     shutil.rmtree(second.path)
     assert open_version(None, run) == first
-    assert heal_index(run).names == [first.name]
+    assert repair_index(run).names == [first.name]
 
 
 def test_while_another_process_writes_the_index_is_left_to_it(run: RunFolder) -> None:
@@ -265,7 +264,7 @@ def test_while_another_process_writes_the_index_is_left_to_it(run: RunFolder) ->
     with writing(run):
         assert open_version(None, run) == version
         assert not (run.datasets / "index.json").exists()
-        with pytest.raises(RunLocked, match="datasets"), writing(run, wait=0):
+        with pytest.raises(RunLockedError, match="datasets"), writing(run, wait=0):
             pass
     assert open_version(None, run) == version
     assert index_of(run)["latest"] == version.name
@@ -279,7 +278,7 @@ def test_rows_that_break_off_leave_nothing(run: RunFolder) -> None:
     with pytest.raises(KeyError):
         write_version(run, replace(draft(), rows=rows()))
     assert list(run.datasets.iterdir()) == []
-    with pytest.raises(NoDataset, match="no dataset version yet"):
+    with pytest.raises(NoDatasetError, match="no dataset version yet"):
         open_version(None, run)
 
 
@@ -289,7 +288,7 @@ from pathlib import Path
 from dataclasses import replace
 from dataset.drafts import draft, placed
 from nanodistill.dataset import write_version
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 def rows():
     yield from placed()
@@ -315,13 +314,13 @@ def test_a_full_disk_is_said_and_leaves_nothing(run: RunFolder) -> None:
         yield from placed()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DiskFull, match="No room left"):
+    with pytest.raises(DiskFullError, match="No room left"):
         write_version(run, replace(draft(), rows=rows()))
     assert list(run.datasets.iterdir()) == []
 
 
 def test_no_kept_row_is_no_version(run: RunFolder) -> None:
-    with pytest.raises(TooFewRows, match=r"No row was kept: 2 were rejected \(2 duplicate\)"):
+    with pytest.raises(TooFewRowsError, match=r"No row was kept: 2 were rejected \(2 duplicate\)"):
         write_version(run, draft(placed(0, 0, 2), rejections()))
 
 

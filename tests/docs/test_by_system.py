@@ -7,7 +7,7 @@ import re
 import pytest
 
 from docs.pages import ROOT
-from nanodistill.config.machine import memory_limits
+from nanodistill.config.training_fields import memory_limits
 from nanodistill.hardware import Hardware, apple, preset
 
 PAGE = (ROOT / "docs" / "by-system.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import pytest
 from docs.pages import PAGES, ROOT, Block, blocks, prose
 from nanodistill.cli import cli
 from nanodistill.config import DistillationConfig
-from nanodistill.config.runfile import anchored
+from nanodistill.config.run_file import resolve_paths
 
 SHOWN_ONLY = "..."
 HEAD = {"name": "run", "seed": "seeds.jsonl", "instruction": "Sort the message."}
@@ -36,7 +36,7 @@ def test_the_example_runs(block: Block) -> None:
 @pytest.mark.parametrize("block", list(blocks("toml")), ids=named)
 def test_a_run_file_holds(block: Block, tmp_path: Path) -> None:
     for values in alternatives(block.text):
-        assert DistillationConfig(**HEAD | anchored(values, tmp_path))
+        assert DistillationConfig(**HEAD | resolve_paths(values, tmp_path))
 
 
 def alternatives(text: str) -> list[dict[str, Any]]:

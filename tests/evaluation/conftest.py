@@ -14,7 +14,7 @@ from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, open_version
 from nanodistill.evaluation import evaluate
 from nanodistill.models.resolve import resolve_model
-from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.run_dir import RunFolder, write_json
 from nanodistill.training.runs import RunEntry, make_latest, training_folder
 
 

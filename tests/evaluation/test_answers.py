@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from nanodistill.errors import DamagedFile
-from nanodistill.evaluation.answers import Answers
-from nanodistill.evaluation.job import Generated
+from nanodistill.errors import CorruptFileError
+from nanodistill.evaluation.answer_cache import AnswerCache
+from nanodistill.evaluation.worker import GeneratedAnswer
 
 
-def answer(key: str) -> Generated:
-    return Generated(key, f"text of {key} \ud800 ü\r\u2028\n", "stop", 10, 3, 0.25, 1000)
+def answer(key: str) -> GeneratedAnswer:
+    return GeneratedAnswer(key, f"text of {key} \ud800 ü\r\u2028\n", "stop", 10, 3, 0.25, 1000)
 
 
-def filled(path: Path, *keys: str) -> Answers:
-    answers = Answers(path)
+def filled(path: Path, *keys: str) -> AnswerCache:
+    answers = AnswerCache(path)
     with answers.writing():
         for key in keys:
             answers.add(answer(key))
@@ -26,7 +26,7 @@ def filled(path: Path, *keys: str) -> Answers:
 def test_what_is_added_is_there_in_another_process(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "answers.jsonl"
     first = filled(path, "a", "b")
-    assert dict(Answers(path)) == dict(first) == {"a": answer("a"), "b": answer("b")}
+    assert dict(AnswerCache(path)) == dict(first) == {"a": answer("a"), "b": answer("b")}
 
 
 def test_cut_anywhere_the_whole_answers_are_kept_and_more_can_follow(tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_cut_anywhere_the_whole_answers_are_kept_and_more_can_follow(tmp_path: P
     for length in range(len(content) + 1):
         path.write_bytes(content[:length])
         whole = content[:length].count(b"\n")
-        assert list(Answers(path)) == ["a", "b"][:whole]
+        assert list(AnswerCache(path)) == ["a", "b"][:whole]
         filled(path, "c")
-        assert list(Answers(path)) == [*["a", "b"][:whole], "c"]
+        assert list(AnswerCache(path)) == [*["a", "b"][:whole], "c"]
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) ->
     filled(path, "a", "b", "c")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
-    with pytest.raises(DamagedFile, match=r"answers\.jsonl:2 is no answer") as raised:
-        Answers(path)
+    with pytest.raises(CorruptFileError, match=r"answers\.jsonl:2 is no answer") as raised:
+        AnswerCache(path)
     assert raised.value.next_step is not None
     assert "generated again" in raised.value.next_step
 

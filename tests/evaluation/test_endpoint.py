@@ -13,7 +13,7 @@ from teacher.server import TeacherServer, raw, status
 
 from evaluation.conftest import TinyRun
 from nanodistill.evaluation import evaluate
-from nanodistill.evaluation.answers import Answers
+from nanodistill.evaluation.answer_cache import AnswerCache
 from nanodistill.evaluation.endpoint import KEY, Endpoint, EndpointFailed, find_endpoint
 
 
@@ -86,11 +86,11 @@ def test_a_failing_endpoint_is_said_and_what_came_is_kept(
     tiny: TinyRun, teacher_server: TeacherServer
 ) -> None:
     config = tiny.config(eval_batch_size=1)
-    before = len(Answers(tiny.run.evaluation / "answers.jsonl"))
+    before = len(AnswerCache(tiny.run.evaluation / "answers.jsonl"))
     teacher_server.set(fail_every=3)
     with pytest.raises(EndpointFailed, match="answered with status 500"):
         evaluate(config, tiny.dataset, tiny.run, model="m", endpoint=teacher_server.url)
-    assert len(Answers(tiny.run.evaluation / "answers.jsonl")) == before + 2
+    assert len(AnswerCache(tiny.run.evaluation / "answers.jsonl")) == before + 2
     teacher_server.set(fail_every=None)
     result = evaluate(config, tiny.dataset, tiny.run, model="m", endpoint=teacher_server.url)
     assert result.generated == 4

@@ -11,17 +11,17 @@ import pytest
 
 from evaluation.conftest import TinyRun
 from evaluation.tiny import TEMPLATE, make_adapter, make_dataset, make_model, some_rows
-from nanodistill.errors import InputError, ModelError, RunLocked
-from nanodistill.evaluation import GivenAnswer, ask, evaluate
-from nanodistill.evaluation.job import Generated, Prompt
-from nanodistill.evaluation.metrics.labels import LabelAccuracy
-from nanodistill.evaluation.prompts import JudgedSet, judged_set, shots
+from nanodistill.errors import InputError, ModelError, RunLockedError
+from nanodistill.evaluation import ExternalAnswer, ask, evaluate
+from nanodistill.evaluation.eval_set import EvalSet, eval_set, shots
 from nanodistill.evaluation.results import read_results
-from nanodistill.evaluation.scoring import Judge
+from nanodistill.evaluation.scorer import Scorer
+from nanodistill.evaluation.worker import GeneratedAnswer, TaskPrompt
 from nanodistill.events import Event, Notice, Table
-from nanodistill.records import Split, Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.metrics.row_metrics import LabelAccuracy
+from nanodistill.run_dir import RunFolder
 from nanodistill.thinking import resolve_format
+from nanodistill.types import Split, Trace
 
 
 def test_an_evaluation_and_the_same_again(unjudged: TinyRun) -> None:
@@ -150,13 +150,13 @@ def test_nothing_to_judge_by_or_nothing_to_judge(made: TinyRun, tmp_path: Path) 
 
 
 def test_two_evaluations_of_a_run_at_once_are_refused(tiny: TinyRun) -> None:
-    with tiny.run.locked("eval"), pytest.raises(RunLocked):
+    with tiny.run.locked("eval"), pytest.raises(RunLockedError):
         evaluate(tiny.config(), tiny.dataset, tiny.run)
 
 
 def test_a_teachers_answers_stand_beside(tiny: TinyRun) -> None:
-    def teacher(judged: JudgedSet) -> list[GivenAnswer]:
-        return [GivenAnswer(row.id, row.gold, cost_usd=0.002) for row in judged.rows[1:]]
+    def teacher(judged: EvalSet) -> list[ExternalAnswer]:
+        return [ExternalAnswer(row.id, row.gold, cost_usd=0.002) for row in judged.rows[1:]]
 
     result = evaluate(tiny.config(), tiny.dataset, tiny.run, teacher=teacher)
     score = result.models["teacher"]
@@ -167,7 +167,7 @@ def test_a_teachers_answers_stand_beside(tiny: TinyRun) -> None:
 
 
 def test_a_teacher_is_not_asked_where_there_is_no_student(tiny: TinyRun) -> None:
-    def teacher(judged: JudgedSet) -> list[GivenAnswer]:
+    def teacher(judged: EvalSet) -> list[ExternalAnswer]:
         raise AssertionError("this would have been paid for")
 
     with pytest.raises(InputError):
@@ -175,8 +175,8 @@ def test_a_teacher_is_not_asked_where_there_is_no_student(tiny: TinyRun) -> None
 
 
 def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
-    rows = judged_set(made.dataset).rows
-    judge = Judge(LabelAccuracy(("billing", "bug")), resolve_format("xml"), rows)
+    rows = eval_set(made.dataset).rows
+    judge = Scorer(LabelAccuracy(("billing", "bug")), resolve_format("xml"), rows)
     texts = [
         f"<thinking>so</thinking>{rows[0].gold.upper()}.",
         f"<thinking>so {rows[1].gold}",
@@ -185,7 +185,7 @@ def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
         "shipping",
         f"it is {rows[5].gold}",
     ]
-    answers = [Generated(str(n), text, "stop", 9, 3, 0.5, 7) for n, text in enumerate(texts)]
+    answers = [GeneratedAnswer(str(n), text, "stop", 9, 3, 0.5, 7) for n, text in enumerate(texts)]
     predictions = judge.generated("student", answers)
     assert [one.score for one in predictions] == [1, 0, 0, 1, 0, 0]
     score = judge.score(predictions)
@@ -203,16 +203,16 @@ def test_shots_are_the_seeds_of_the_train_split_by_turns(made: TinyRun) -> None:
 
 
 def test_prompts_are_those_of_training(made: TinyRun) -> None:
-    from nanodistill.evaluation.child import tokens_of
+    from nanodistill.evaluation.worker import tokens_of
     from nanodistill.models.loading import load_model
-    from nanodistill.training.encode import encode
+    from nanodistill.training.tokenize import tokenize_rows
 
     rows = list(made.dataset.rows("test"))
     loaded = load_model(made.model)
-    trained = encode(rows, loaded.tokenizer, "cot").examples
-    for row, example, judged in zip(rows, trained, judged_set(made.dataset).rows, strict=True):
+    trained = tokenize_rows(rows, loaded.tokenizer, "cot").examples
+    for row, example, judged in zip(rows, trained, eval_set(made.dataset).rows, strict=True):
         assert row["id"] == judged.id
-        asked = tokens_of(loaded, Prompt("k", judged.messages), ())
+        asked = tokens_of(loaded, TaskPrompt("k", judged.messages), ())
         assert asked == list(example.tokens[: example.prompt])
 
 

@@ -14,60 +14,72 @@ import pytest
 from evaluation.conftest import TinyRun
 from evaluation.tiny import make_adapter, make_model
 from nanodistill.errors import ModelError, NanoDistillError
-from nanodistill.evaluation.answers import Answers
-from nanodistill.evaluation.child import tokens_of
-from nanodistill.evaluation.contenders import Contender
-from nanodistill.evaluation.evaluating import line_up
-from nanodistill.evaluation.generation import Wanted, generate_missing
-from nanodistill.evaluation.generator import CHILD, Generator, OutOfMemory, child_environment
-from nanodistill.evaluation.job import Generated, Job, Prompt, Task
-from nanodistill.evaluation.prompts import judged_set, shots
-from nanodistill.evaluation.trained import find_candidate
-from nanodistill.events import Event, Notice, silent
+from nanodistill.evaluation.answer_cache import AnswerCache
+from nanodistill.evaluation.answer_generation import (
+    CHILD,
+    GenerationWorker,
+    OutOfMemoryError,
+    PendingAnswers,
+    child_environment,
+    generate_missing,
+)
+from nanodistill.evaluation.eval_models import EvalModel, find_student_ref
+from nanodistill.evaluation.eval_set import eval_set, shots
+from nanodistill.evaluation.pipeline import build_models
+from nanodistill.evaluation.worker import (
+    GeneratedAnswer,
+    GenerationJob,
+    GenerationTask,
+    TaskPrompt,
+    tokens_of,
+)
+from nanodistill.events import Event, Notice, ignore
 from nanodistill.models.loading import load_model
 from nanodistill.models.resolve import resolve_model
-from nanodistill.records import Message
 from nanodistill.thinking import resolve_format
+from nanodistill.types import Message
 
 HUNGRY = str(Path(__file__).with_name("hungry_child.py"))
 KILLED = str(Path(__file__).with_name("killed_evaluation.py"))
 TESTS = Path(__file__).parents[1]
 
 
-def prompt(key: str, text: str) -> Prompt:
+def prompt(key: str, text: str) -> TaskPrompt:
     head = Message(role="system", content="Sort the message into billing or bug.")
-    return Prompt(key, (head, Message(role="user", content=text)))
+    return TaskPrompt(key, (head, Message(role="user", content=text)))
 
 
-def wanted(tiny: TinyRun) -> list[Wanted]:
-    rows = judged_set(tiny.dataset).rows
-    return [Wanted(one, rows, one.keys(rows, 6)) for one in contenders(tiny)]
+def wanted(tiny: TinyRun) -> list[PendingAnswers]:
+    rows = eval_set(tiny.dataset).rows
+    return [PendingAnswers(one, rows, one.keys(rows, 6)) for one in contenders(tiny)]
 
 
-def contenders(tiny: TinyRun) -> list[Contender]:
+def contenders(tiny: TinyRun) -> list[EvalModel]:
     base = resolve_model(str(tiny.model))
-    student = find_candidate(tiny.config(), tiny.run, base, None, silent)
-    return line_up(base, student, shots(tiny.dataset, resolve_format("none")))
+    student = find_student_ref(tiny.config(), tiny.run, base, None, ignore)
+    return build_models(base, student, shots(tiny.dataset, resolve_format("none")))
 
 
 @pytest.fixture(scope="module")
-def generator() -> Iterator[Generator]:
+def generator() -> Iterator[GenerationWorker]:
     """One child for several tests."""
-    with Generator(silent) as running:
+    with GenerationWorker(ignore) as running:
         yield running
 
 
-def done(generator: Generator, *tasks: Task, batch_size: int = 4) -> dict[str, Generated]:
-    return {one.key: one for one in generator.run(Job(tasks, 6, batch_size))}
+def done(
+    generator: GenerationWorker, *tasks: GenerationTask, batch_size: int = 4
+) -> dict[str, GeneratedAnswer]:
+    return {one.key: one for one in generator.run(GenerationJob(tasks, 6, batch_size))}
 
 
-def test_the_shared_beginning_changes_no_answer(made: TinyRun, generator: Generator) -> None:
+def test_the_shared_beginning_changes_no_answer(made: TinyRun, generator: GenerationWorker) -> None:
     prompts = [prompt(str(n), f"message {n} {'x' * (3 * n)}") for n in range(9)]
     alone = {
-        one.key: done(generator, Task(str(made.model), None, (), (one,)))[one.key]
+        one.key: done(generator, GenerationTask(str(made.model), None, (), (one,)))[one.key]
         for one in prompts
     }
-    together = done(generator, Task(str(made.model), None, (), tuple(prompts)))
+    together = done(generator, GenerationTask(str(made.model), None, (), tuple(prompts)))
     assert {k: a.text for k, a in together.items()} == {k: a.text for k, a in alone.items()}
     assert {k: a.prompt_tokens for k, a in together.items()} == {
         k: a.prompt_tokens for k, a in alone.items()
@@ -76,58 +88,62 @@ def test_the_shared_beginning_changes_no_answer(made: TinyRun, generator: Genera
 
 
 def test_an_adapter_answers_otherwise_and_the_base_stays_what_it_was(
-    made: TinyRun, generator: Generator
+    made: TinyRun, generator: GenerationWorker
 ) -> None:
     adapter = str(made.run.training / "r1" / "adapters")
     asked = tuple(prompt(str(n), f"message {n}") for n in range(3))
-    base = Task(str(made.model), None, (), asked)
+    base = GenerationTask(str(made.model), None, (), asked)
     before = done(generator, base)
-    student = done(generator, Task(str(made.model), adapter, (), asked))
+    student = done(generator, GenerationTask(str(made.model), adapter, (), asked))
     after = done(generator, base)
     assert [a.text for a in before.values()] != [a.text for a in student.values()]
     assert {k: a.text for k, a in before.items()} == {k: a.text for k, a in after.items()}
 
 
-def test_shots_are_left_out_as_the_context_demands(made: TinyRun, generator: Generator) -> None:
+def test_shots_are_left_out_as_the_context_demands(
+    made: TinyRun, generator: GenerationWorker
+) -> None:
     question, answer = "q" * 80, "a" * 10
     shown = [Message(role="user", content=question), Message(role="assistant", content=answer)] * 16
     asked = (prompt("k", "message"),)
-    bare = done(generator, Task(str(made.model), None, (), asked))["k"]
-    few = done(generator, Task(str(made.model), None, tuple(shown), asked))["k"]
+    bare = done(generator, GenerationTask(str(made.model), None, (), asked))["k"]
+    few = done(generator, GenerationTask(str(made.model), None, tuple(shown), asked))["k"]
     one_shot = len("user\n") + len(question) + len("assistant\n") + len(answer) + 2 * 3
     extra = few.prompt_tokens - bare.prompt_tokens
     assert extra % one_shot == 0
     assert extra // one_shot == (512 - 6 - bare.prompt_tokens) // one_shot > 1
-    two = done(generator, Task(str(made.model), None, tuple(shown[:4]), asked))["k"]
+    two = done(generator, GenerationTask(str(made.model), None, tuple(shown[:4]), asked))["k"]
     assert two.prompt_tokens - bare.prompt_tokens == 2 * one_shot
 
 
 def test_a_prompt_beyond_the_context_gets_no_answer_and_stops_nobody(
-    made: TinyRun, generator: Generator
+    made: TinyRun, generator: GenerationWorker
 ) -> None:
     asked = (prompt("long", "x" * 600), prompt("short", "x"))
-    answers = done(generator, Task(str(made.model), None, (), asked))
+    answers = done(generator, GenerationTask(str(made.model), None, (), asked))
     assert answers["long"].text == ""
     assert answers["long"].finish_reason == "length"
     assert answers["short"].completion_tokens == 6
 
 
 def test_a_model_that_is_not_there_is_an_error_and_the_child_goes_on(
-    made: TinyRun, generator: Generator
+    made: TinyRun, generator: GenerationWorker
 ) -> None:
     asked = (prompt("k", "message"),)
     with pytest.raises(ModelError, match="There is no model"):
-        done(generator, Task("./nowhere", None, (), asked))
-    assert "k" in done(generator, Task(str(made.model), None, (), asked))
+        done(generator, GenerationTask("./nowhere", None, (), asked))
+    assert "k" in done(generator, GenerationTask(str(made.model), None, (), asked))
 
 
 def test_an_adapter_of_another_model_is_an_error(
-    made: TinyRun, generator: Generator, tmp_path: Path
+    made: TinyRun, generator: GenerationWorker, tmp_path: Path
 ) -> None:
     other = make_model(tmp_path / "other", hidden_size=64, head_dim=16)
     adapter = make_adapter(tmp_path / "adapter", other)
     with pytest.raises(ModelError, match="doesn't fit"):
-        done(generator, Task(str(made.model), str(adapter), (), (prompt("k", "message"),)))
+        done(
+            generator, GenerationTask(str(made.model), str(adapter), (), (prompt("k", "message"),))
+        )
 
 
 def test_examples_stand_between_instruction_and_question(made: TinyRun) -> None:
@@ -144,13 +160,13 @@ def test_examples_stand_between_instruction_and_question(made: TinyRun) -> None:
 def test_a_fault_in_the_child_is_quoted_and_is_not_taken_for_want_of_memory(
     made: TinyRun,
 ) -> None:
-    task = Task(str(made.model), None, (), (prompt("k", "message"),))
+    task = GenerationTask(str(made.model), None, (), (prompt("k", "message"),))
     with (
-        Generator(silent) as generator,
+        GenerationWorker(ignore) as generator,
         pytest.raises(NanoDistillError, match="max_tokens is 0, must be at least 1") as raised,
     ):
-        list(generator.run(Job((task,), 0, 1)))
-    assert not isinstance(raised.value, OutOfMemory)
+        list(generator.run(GenerationJob((task,), 0, 1)))
+    assert not isinstance(raised.value, OutOfMemoryError)
 
 
 def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
@@ -158,11 +174,11 @@ def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
 ) -> None:
     said: list[Event] = []
     asked = wanted(tiny)
-    answers = Answers(tmp_path / "answers.jsonl")
+    answers = AnswerCache(tmp_path / "answers.jsonl")
     settings = tiny.config(eval_batch_size=8)
     made = generate_missing(asked, answers, settings, said.append, (sys.executable, HUNGRY, "2"))
     notices = [event.text for event in said if isinstance(event, Notice)]
-    assert made == 18 == len(Answers(answers.path))
+    assert made == 18 == len(AnswerCache(answers.path))
     assert notices == [
         "batch of 8",
         "out of memory; going on with batches of 4",
@@ -175,18 +191,18 @@ def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
 def test_no_memory_for_a_single_prompt_is_an_error_with_a_way_out(
     tiny: TinyRun, tmp_path: Path
 ) -> None:
-    answers = Answers(tmp_path / "answers.jsonl")
+    answers = AnswerCache(tmp_path / "answers.jsonl")
     settings = tiny.config(eval_batch_size=2)
-    with pytest.raises(OutOfMemory, match="ran out of memory"):
-        generate_missing(wanted(tiny), answers, settings, silent, (sys.executable, HUNGRY, "0"))
-    assert len(Answers(answers.path)) == 2
+    with pytest.raises(OutOfMemoryError, match="ran out of memory"):
+        generate_missing(wanted(tiny), answers, settings, ignore, (sys.executable, HUNGRY, "0"))
+    assert len(AnswerCache(answers.path)) == 2
 
 
 def test_a_child_that_fails_otherwise_is_quoted(tiny: TinyRun, tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
-    answers = Answers(tmp_path / "answers.jsonl")
+    answers = AnswerCache(tmp_path / "answers.jsonl")
     with pytest.raises(NanoDistillError, match=r"exit code 1\. The last it said:\nno such luck"):
-        generate_missing(wanted(tiny), answers, tiny.config(), silent, command)
+        generate_missing(wanted(tiny), answers, tiny.config(), ignore, command)
 
 
 def test_an_idle_child_ends_when_nobody_can_ask_any_more(made: TinyRun) -> None:
@@ -194,7 +210,9 @@ def test_an_idle_child_ends_when_nobody_can_ask_any_more(made: TinyRun) -> None:
     with subprocess.Popen(CHILD, stdin=pipe, stdout=pipe, env=child_environment()) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        job = Job((Task(str(made.model), None, (), (prompt("k", "message"),)),), 6, 1)
+        job = GenerationJob(
+            (GenerationTask(str(made.model), None, (), (prompt("k", "message"),)),), 6, 1
+        )
         child.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
         child.stdin.flush()
         while "done" not in json.loads(child.stdout.readline()):
@@ -218,29 +236,29 @@ def test_killed_it_goes_on_where_it_was_and_leaves_no_child(unjudged: TinyRun) -
     if psutil.pid_exists(child):
         psutil.Process(child).wait(timeout=30)
     path = unjudged.run.evaluation / "answers.jsonl"
-    kept = dict(Answers(path))
+    kept = dict(AnswerCache(path))
     assert len(kept) == 5
-    answers = Answers(path)
-    assert generate_missing(wanted(unjudged), answers, unjudged.config(), silent) == 18 - 5
+    answers = AnswerCache(path)
+    assert generate_missing(wanted(unjudged), answers, unjudged.config(), ignore) == 18 - 5
     assert {key: answers[key] for key in kept} == kept
-    assert generate_missing(wanted(unjudged), answers, unjudged.config(), silent) == 0
+    assert generate_missing(wanted(unjudged), answers, unjudged.config(), ignore) == 0
 
 
 def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:
-    nothing = Answers(tiny.root / "nothing.jsonl")
+    nothing = AnswerCache(tiny.root / "nothing.jsonl")
     asked = {
         one.contender.name: [prompt.messages for prompt in one.missing(nothing)]
         for one in wanted(tiny)
     }
     assert asked["base"] == asked["student"] == asked["base_few_shot"]
-    assert asked["base"] == [row.messages for row in judged_set(tiny.dataset).rows]
+    assert asked["base"] == [row.messages for row in eval_set(tiny.dataset).rows]
 
 
 def test_an_answers_key_is_all_that_decides_it(tiny: TinyRun) -> None:
-    rows = judged_set(tiny.dataset).rows
+    rows = eval_set(tiny.dataset).rows
     base, few_shot, student = contenders(tiny)
     keys = [*base.keys(rows, 6), *few_shot.keys(rows, 6), *student.keys(rows, 6)]
     keys += base.keys(rows, 7)
     assert len(set(keys)) == len(keys) == 4 * len(rows)
-    moved = Contender("another name", base.model)
+    moved = EvalModel("another name", base.model)
     assert moved.keys(rows, 6) == base.keys(rows, 6)

@@ -9,14 +9,21 @@ import pytest
 from pydantic import BaseModel, Field
 
 from nanodistill.config import DeliverySettings
-from nanodistill.config.delivery import METRICS
+from nanodistill.config.training_fields import METRICS
 from nanodistill.errors import InputError
-from nanodistill.evaluation.metrics import TaskFacts, choose_metric, score_rows
-from nanodistill.evaluation.metrics.fields import FieldAccuracy
-from nanodistill.evaluation.metrics.labels import OTHER, UNREADABLE, LabelAccuracy
-from nanodistill.evaluation.metrics.numbers import NumericMatch, is_number, last_number
-from nanodistill.evaluation.metrics.similarity import similarity
-from nanodistill.evaluation.normalization import normalized
+from nanodistill.metrics.field_accuracy import FieldAccuracy
+from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
+from nanodistill.metrics.row_metrics import (
+    OTHER_LABEL,
+    UNREADABLE,
+    LabelAccuracy,
+    NumericMatch,
+    is_number,
+    last_number,
+    score_rows,
+    similarity,
+)
+from nanodistill.values import normalized
 
 OPEN = TaskFacts()
 
@@ -61,7 +68,7 @@ def test_labels_by_hand() -> None:
         "predicted": 0,
     }
     assert details["macro_f1"] == pytest.approx((0.4 + 0.5 + 0) / 3)
-    assert details["confusion"]["columns"] == ["a", "b", "c", OTHER, UNREADABLE]
+    assert details["confusion"]["columns"] == ["a", "b", "c", OTHER_LABEL, UNREADABLE]
     assert details["confusion"]["rows"] == {
         "a": [1, 1, 0, 0, 1],
         "b": [0, 1, 0, 1, 0],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.evaluation.reading import Reading, output_format, read
-from nanodistill.records import FinishReason
+from nanodistill.metrics.output_parser import ParsedOutput, output_format, parse_output
 from nanodistill.thinking import FORMATS
+from nanodistill.types import FinishReason
 
 
 class Steps:
@@ -41,7 +41,7 @@ class Steps:
     ],
 )
 def test_reading(form: str, text: str, thinking: str | None, output: str | None) -> None:
-    assert read(text, "stop", FORMATS[form]) == Reading(thinking, output)
+    assert parse_output(text, "stop", FORMATS[form]) == ParsedOutput(thinking, output)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,18 @@ def test_reading(form: str, text: str, thinking: str | None, output: str | None)
 def test_cut_off_while_thinking(
     form: str, text: str, finish: FinishReason, output: str | None
 ) -> None:
-    assert read(text, finish, FORMATS[form]).output == output
+    assert parse_output(text, finish, FORMATS[form]).output == output
 
 
 def test_a_student_of_answers_alone_is_not_read_by_the_format() -> None:
     answer = "first paragraph\n\nsecond paragraph"
-    assert read(answer, "stop", output_format("plain", "cot")).output == "second paragraph"
-    assert read(answer, "stop", output_format("plain", "answer")).output == answer
+    assert parse_output(answer, "stop", output_format("plain", "cot")).output == "second paragraph"
+    assert parse_output(answer, "stop", output_format("plain", "answer")).output == answer
 
 
 def test_a_format_of_ones_own_is_taken_from_the_run_file() -> None:
     form = output_format("mine.py:Steps", "cot", Steps)
-    assert read("paid twice => billing", "stop", form) == Reading("paid twice", "billing")
+    assert parse_output("paid twice => billing", "stop", form) == ParsedOutput(
+        "paid twice", "billing"
+    )
     assert output_format("xml", "cot", Steps) is FORMATS["xml"]

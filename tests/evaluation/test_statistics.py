@@ -7,14 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nanodistill.evaluation.statistics import (
-    BOOTSTRAP_SEED,
-    compare,
-    estimate,
-    mcnemar,
-    newcombe,
-    wilson,
-)
+from nanodistill.stats import BOOTSTRAP_SEED, compare, estimate, mcnemar, newcombe, wilson
 
 
 @pytest.mark.parametrize(

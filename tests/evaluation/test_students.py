@@ -10,7 +10,7 @@ import pytest
 from evaluation.conftest import TinyRun
 from evaluation.tiny import make_model
 from nanodistill.cli import run
-from nanodistill.students import variants
+from nanodistill.students import expand_variants
 
 
 def command(tiny: TinyRun, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -25,9 +25,9 @@ def command(tiny: TinyRun, capsys: pytest.CaptureFixture[str], *words: str) -> d
 
 def test_students_are_named_by_what_tells_them_apart(tiny: TinyRun) -> None:
     config = tiny.config()
-    assert list(variants(config, [], [])) == [config.student]
-    assert list(variants(config, ["a", "b", "a"], [])) == ["a", "b"]
-    both = variants(config, ["a", "b"], ["cot", "answer"])
+    assert list(expand_variants(config, [], [])) == [config.student]
+    assert list(expand_variants(config, ["a", "b", "a"], [])) == ["a", "b"]
+    both = expand_variants(config, ["a", "b"], ["cot", "answer"])
     assert list(both) == [
         "a, trained on cot",
         "a, trained on answer",
@@ -35,7 +35,7 @@ def test_students_are_named_by_what_tells_them_apart(tiny: TinyRun) -> None:
         "b, trained on answer",
     ]
     assert [(one.student, one.train_on) for one in both.values()][1] == ("a", "answer")
-    assert variants(config, [], ["cot"])["trained on cot"] is config
+    assert expand_variants(config, [], ["cot"])["trained on cot"] is config
 
 
 def test_each_way_of_training_is_judged_by_its_own_run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.evaluation.statistics import Paired, compare
-from nanodistill.evaluation.verdict import in_words
+from nanodistill.evaluation.results import describe_comparison
+from nanodistill.stats import Paired, compare
 
 
 def shares(only_first: int, only_second: int, both: int, neither: int) -> Paired:
@@ -36,9 +36,9 @@ def shares(only_first: int, only_second: int, both: int, neither: int) -> Paired
     ],
 )
 def test_verdicts(paired: Paired, words: str) -> None:
-    assert in_words(paired) == words
+    assert describe_comparison(paired) == words
 
 
 def test_a_fraction_of_a_point_is_not_rounded_away() -> None:
     paired = Paired(0.004, -0.01, 0.018, 0.4, 500, "bootstrap")
-    assert "ahead by 0.4 points (95%: -1 to 2), p = 0.40" in in_words(paired)
+    assert "ahead by 0.4 points (95%: -1 to 2), p = 0.40" in describe_comparison(paired)

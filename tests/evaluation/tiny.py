@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.dataset import DatasetVersion, VersionDraft, VersionFacts, write_version
-from nanodistill.records import Split, Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.thinking import resolve_format
+from nanodistill.types import Split, Trace
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

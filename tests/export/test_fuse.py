@@ -57,8 +57,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, plain: Path) -> Path:
 def test_fused_is_adapted(
     kind: str, base: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    from nanodistill.exporting.folder import write_weights
-    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.mlx_folder import fused, write_weights
 
     model: Path = request.getfixturevalue(base)
     trained = make_trained(tmp_path / "adapters", model, kind)
@@ -74,8 +73,7 @@ def test_fused_is_adapted(
 
 
 def test_packed_again_it_is_laid_out_as_the_base(packed: Path, tmp_path: Path) -> None:
-    from nanodistill.exporting.folder import write_weights
-    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.mlx_folder import fused, write_weights
 
     trained = make_trained(tmp_path / "adapters", packed, "lora")
     write_weights(fused(packed, trained), tmp_path / "fused", "as base")
@@ -91,12 +89,11 @@ def test_packed_again_it_is_laid_out_as_the_base(packed: Path, tmp_path: Path) -
 
 
 def test_unpacked_for_other_programs(packed: Path, tmp_path: Path) -> None:
-    from nanodistill.exporting.folder import write_weights
-    from nanodistill.exporting.fuse import fused, unpacked
+    from nanodistill.exporting.mlx_folder import dequantized, fused, write_weights
 
     trained = make_trained(tmp_path / "adapters", packed, "lora")
     wanted = logits(packed, trained)
-    write_weights(unpacked(fused(packed, trained)), tmp_path / "plain", "unquantized")
+    write_weights(dequantized(fused(packed, trained)), tmp_path / "plain", "unquantized")
     (tmp_path / "plain" / "tokenizer.json").write_bytes((packed / "tokenizer.json").read_bytes())
     held = load((tmp_path / "plain" / "model.safetensors").read_bytes())
     assert {w.dtype for w in held.values()} == {np.dtype(np.float16)}
@@ -118,7 +115,7 @@ def logits(model: Path, adapter: Path | None = None) -> NDArray[np.float32]:
 
 
 def test_another_models_adapter(plain: Path, tmp_path: Path) -> None:
-    from nanodistill.exporting.fuse import fused
+    from nanodistill.exporting.mlx_folder import fused
 
     trained = make_trained(tmp_path / "adapters", plain, "lora")
     file = trained / "adapters.safetensors"

@@ -16,22 +16,21 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from export.conftest import MAX_NEW_TOKENS, TrainedRun, as_folder
-from nanodistill.errors import CheckFailed, ModelError
-from nanodistill.events import silent
-from nanodistill.exporting import export, llamacpp
-from nanodistill.exporting.gguf.architectures import add_shape, check_writable, unwritable
-from nanodistill.exporting.gguf.tensors import permuted
-from nanodistill.exporting.gguf.tokenizer import PROBE, add_tokenizer, find_pre_name
-from nanodistill.exporting.parity import Gate
-from nanodistill.exporting.source import find_source
+from nanodistill.errors import ModelError, VerificationError
+from nanodistill.events import ignore
+from nanodistill.exporting import export, llama_cpp
+from nanodistill.exporting.gguf_vocabulary import PROBE, add_tokenizer, find_pre_name
+from nanodistill.exporting.gguf_writer import add_shape, check_writable, permuted, unwritable
+from nanodistill.exporting.parity import ParityCheck
 from nanodistill.exporting.targets import GgufTarget, Options
+from nanodistill.exporting.trained_adapter import find_trained_adapter
 from nanodistill.hardware import cores
 from nanodistill.models.generation import prompt_tokens
-from nanodistill.models.gguf import GgufFile, convert_gguf
-from nanodistill.models.gguf_tokenizer import PRE_TOKENIZERS, write_tokenizer
+from nanodistill.models.gguf.convert import GgufFile, convert_gguf
+from nanodistill.models.gguf.tokenizer_files import PRE_TOKENIZERS, write_tokenizer
 from nanodistill.models.loading import load_model
-from nanodistill.records import Message
-from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.run_dir import RunFolder, write_json
+from nanodistill.types import Message
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -72,8 +71,8 @@ def metadata_of(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_it_writes_what_llamacpps_converter_writes(arch: str, tied: bool, tmp_path: Path) -> None:
-    from nanodistill.exporting.fuse import fused
-    from nanodistill.exporting.gguf.writer import write_gguf as write
+    from nanodistill.exporting.gguf_writer import write_gguf as write
+    from nanodistill.exporting.mlx_folder import fused
 
     head_dim = 16 if arch == "qwen2" else 32  # mlx_lm has no other for it
     tiny = Tiny(arch=arch, tied=tied, head_dim=head_dim, matrices=Kind.F16)
@@ -93,8 +92,8 @@ def test_it_writes_what_llamacpps_converter_writes(arch: str, tied: bool, tmp_pa
 
 
 def test_rows_that_make_no_blocks_stay_float16(tmp_path: Path) -> None:
-    from nanodistill.exporting.fuse import fused
-    from nanodistill.exporting.gguf.writer import write_gguf as write
+    from nanodistill.exporting.gguf_writer import write_gguf as write
+    from nanodistill.exporting.mlx_folder import fused
 
     _, folder = as_folder(tmp_path, Tiny(heads=3, kv_heads=3, head_dim=16, matrices=Kind.F16))
     adapter = untrained_adapter(tmp_path / "adapter", folder)
@@ -109,8 +108,8 @@ def test_rows_that_make_no_blocks_stay_float16(tmp_path: Path) -> None:
 def test_a_number_beyond_float16_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import load, save_file
 
-    from nanodistill.exporting.fuse import fused
-    from nanodistill.exporting.gguf.writer import write_gguf as write
+    from nanodistill.exporting.gguf_writer import write_gguf as write
+    from nanodistill.exporting.mlx_folder import fused
 
     _, folder = as_folder(tmp_path, Tiny())
     file = folder / "model.safetensors"
@@ -181,8 +180,8 @@ def test_what_the_file_says_of_rope(
 
 
 def test_llama_3s_scaling_is_written_as_its_factors(tmp_path: Path) -> None:
-    from nanodistill.exporting.fuse import fused
-    from nanodistill.exporting.gguf.writer import write_gguf as write
+    from nanodistill.exporting.gguf_writer import write_gguf as write
+    from nanodistill.exporting.mlx_folder import fused
 
     _, folder = as_folder(tmp_path, Tiny(head_dim=64))
     config = json.loads((folder / "config.json").read_text())
@@ -300,7 +299,7 @@ def test_llamacpp_answers_as_the_adapter_does(llama: TrainedRun, kind: Any, leas
     assert done.parity.scored_in == "llama.cpp"
     rows = list(llama.dataset.rows("test"))
     prompts = [tuple(row["messages"][:-1]) for row in rows]
-    found = [each.text for each in llamacpp.ask(done.path, prompts, MAX_NEW_TOKENS, silent)]
+    found = [each.text for each in llama_cpp.ask(done.path, prompts, MAX_NEW_TOKENS, ignore)]
     pairs = zip(found, (row["output"] for row in rows), strict=True)
     assert sum(whole(text) == whole(gold) for text, gold in pairs) >= least
 
@@ -312,21 +311,21 @@ def whole(text: str) -> str:
 
 def test_without_llamacpp_the_file_is_read_back(llama: TrainedRun) -> None:
     config, run = llama.config(), llama.run
-    source = find_source(config, run, None, None, silent)
+    source = find_trained_adapter(config, run, None, None, ignore)
     place = llama.root / "read"
-    target = GgufTarget(place, source, Options(), "tiny", silent, reader="mlx")
+    target = GgufTarget(place, source, Options(), "tiny", ignore, reader="mlx")
     folder = llama.root / "work"
     folder.mkdir()
     target.build("f16", folder)
-    parity = target.score(Gate(config, run, source, silent), folder)
+    parity = target.score(ParityCheck(config, run, source, ignore), folder)
     assert (parity.scored_in, parity.same, parity.lost) == ("mlx", 12, 0)
     assert [file.name for file in folder.iterdir()] == ["tiny-F16.gguf"]
 
 
 def test_tokenizer_kwargs_are_written_into_the_file(llama: TrainedRun, tmp_path: Path) -> None:
     config = llama.config(tokenizer_kwargs={"chat_template": "another"})
-    source = find_source(config, llama.run, None, None, silent)
-    target = GgufTarget(tmp_path, source, Options(), "tiny", silent, reader="mlx")
+    source = find_trained_adapter(config, llama.run, None, None, ignore)
+    target = GgufTarget(tmp_path, source, Options(), "tiny", ignore, reader="mlx")
     target.build("f16", tmp_path)
     assert GgufFile(tmp_path / target.file)["tokenizer.chat_template"] == "another"
 
@@ -346,8 +345,8 @@ def test_a_template_without_a_place_for_the_instruction_and_with_a_date_is_settl
     run = RunFolder(tmp_path / "run")
     shutil.copytree(llama.run.root, run.root)
     write_json(run.training / "student.json", {"template_date": "2024-07-06T05:04:03"})
-    source = find_source(config, run, None, None, silent)
-    target = GgufTarget(tmp_path, source, Options(), "tiny", silent, reader="mlx")
+    source = find_trained_adapter(config, run, None, None, ignore)
+    target = GgufTarget(tmp_path, source, Options(), "tiny", ignore, reader="mlx")
     target.build("f16", tmp_path)
     messages = next(iter(source.dataset.rows("test")))["messages"][:-1]
     said = f"{messages[0]['content']}\n\n{messages[1]['content']}"
@@ -360,16 +359,16 @@ def test_a_template_without_a_place_for_the_instruction_and_with_a_date_is_settl
     loaded = load_model(source.base.name, tokenizer_kwargs=source.tokenizer_kwargs)
     tokens = prompt_tokens(loaded, messages)
     assert loaded.tokenizer.decode(tokens) == prompt
-    (answer,) = llamacpp.ask(tmp_path / target.file, [messages], 2, silent)
+    (answer,) = llama_cpp.ask(tmp_path / target.file, [messages], 2, ignore)
     assert answer.prompt_tokens == len(tokens)
 
 
 def test_llamacpp_gets_cores_that_are_free() -> None:
-    assert 1 <= llamacpp.free_cores() <= cores()
+    assert 1 <= llama_cpp.free_cores() <= cores()
 
 
 def test_a_file_that_llamacpp_refuses(tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     write_gguf(file, Tiny(), weights(Tiny(), 300), byte_level())  # tokens for fewer rows
-    with pytest.raises(CheckFailed, match=r"llama\.cpp does not answer with broken\.gguf"):
-        llamacpp.ask(file, [[Message(role="user", content="hi")]], 2, silent)
+    with pytest.raises(VerificationError, match=r"llama\.cpp does not answer with broken\.gguf"):
+        llama_cpp.ask(file, [[Message(role="user", content="hi")]], 2, ignore)

@@ -12,16 +12,16 @@ import pytest
 from evaluation.tiny import TEMPLATE
 
 from export.conftest import TrainedRun, answers, copied
-from nanodistill.errors import CheckFailed, InputError
-from nanodistill.events import Event, Notice, silent
+from nanodistill.errors import InputError, VerificationError
+from nanodistill.events import Event, Notice, ignore
 from nanodistill.exporting import export
-from nanodistill.exporting.exporting import Export
-from nanodistill.exporting.folder import heal
-from nanodistill.exporting.job import Form
-from nanodistill.exporting.manifest import read_manifest
-from nanodistill.exporting.source import find_source
+from nanodistill.exporting.export_manifest import read_manifest
+from nanodistill.exporting.mlx_folder import repair
+from nanodistill.exporting.pipeline import ExportRun
 from nanodistill.exporting.targets import MlxTarget, Options
-from nanodistill.runfolder import RunFolder, read_json, write_json
+from nanodistill.exporting.trained_adapter import find_trained_adapter
+from nanodistill.exporting.worker import Form
+from nanodistill.run_dir import RunFolder, read_json, write_json
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -128,10 +128,10 @@ def test_a_failed_gate_leaves_the_old_model(trained: TrainedRun) -> None:
     trained.run.model.mkdir()
     (trained.run.model / "old").touch()
     config = trained.config()
-    source = find_source(config, trained.run, None, None, silent)
+    source = find_trained_adapter(config, trained.run, None, None, ignore)
     target = Forgetful(trained.run.model, source, Options(), "mlx")
-    with pytest.raises(CheckFailed, match="worse than the adapter by more than") as failed:
-        Export(config, trained.run, source, target, silent).make()
+    with pytest.raises(VerificationError, match="worse than the adapter by more than") as failed:
+        ExportRun(config, trained.run, source, target, ignore).make()
     assert "as base: exact match 0.0 against 100.0 with the adapter" in failed.value.message
     assert "left as it was" in failed.value.message
     assert [file.name for file in trained.run.model.iterdir()] == ["old"]
@@ -141,10 +141,10 @@ def test_a_failed_gate_leaves_the_old_model(trained: TrainedRun) -> None:
 def test_a_crash_between_the_renames_is_mended(tmp_path: Path) -> None:
     place = tmp_path / "model"
     (tmp_path / ".model.old").mkdir()
-    heal(place)
+    repair(place)
     assert place.is_dir()
     (tmp_path / ".model.old").mkdir()
-    heal(place)
+    repair(place)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 

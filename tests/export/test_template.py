@@ -11,8 +11,8 @@ from evaluation.tiny import TEMPLATE
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from nanodistill.errors import ModelError
-from nanodistill.exporting.template import bake, with_instruction
-from nanodistill.models.templates import read_template
+from nanodistill.exporting.tokenizer_export import bake, with_instruction
+from nanodistill.models.chat_templates import read_template
 
 NASTY = "Say \"yes\"\\no {{ x }} {% y %} %} é\n'''and 😀\ttabs"
 

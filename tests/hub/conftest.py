@@ -13,7 +13,7 @@ from huggingface_hub import close_session, constants
 from hub.small_hub import WRITER, SmallHub
 from nanodistill.dataset import DatasetVersion, write_version
 from nanodistill.hub import Hub
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from evaluation.tiny import make_dataset, make_model, some_rows
 from hub.conftest import environment
 from hub.small_hub import SmallHub
 from nanodistill.dataset import DatasetVersion
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 
 REPO = "owner/messages"
 RUN_FILE = """\

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hub.small_hub import SmallHub
+from nanodistill.data_files import HubDataset
 from nanodistill.dataset import DatasetVersion, verify
-from nanodistill.errors import CheckFailed, Stopped
+from nanodistill.errors import RunIncompleteError, VerificationError
 from nanodistill.events import Event as Told
-from nanodistill.hub import Hub, dataset_parcel, fetch_dataset, pull, push
-from nanodistill.hubrows import HubDataset
+from nanodistill.hub import Hub, dataset_bundle, fetch_dataset, pull, push
 
 REPO = "owner/words"
 # huggingface_hub 1.33 hands large files to httpx by a name that httpx is giving up.
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 def test_a_version_is_pushed_privately_with_its_tag(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
-    done = push(dataset_parcel(version), REPO, hub=hub)
+    done = push(dataset_bundle(version), REPO, hub=hub)
     there = small_hub.repositories["dataset", REPO]
     assert there.private
     assert done.private
@@ -35,9 +35,9 @@ def test_a_version_is_pushed_privately_with_its_tag(
 def test_the_same_again_sends_nothing(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
-    first = push(dataset_parcel(version), REPO, hub=hub)
+    first = push(dataset_bundle(version), REPO, hub=hub)
     small_hub.requests.clear()
-    again = push(dataset_parcel(version), REPO, hub=hub)
+    again = push(dataset_bundle(version), REPO, hub=hub)
     assert (again.reused, again.uploaded, again.commit) == (True, (), first.commit)
     assert "nothing was sent" in again.summary()
     assert [request for request in small_hub.requests if not request.startswith("GET")] == []
@@ -46,7 +46,7 @@ def test_the_same_again_sends_nothing(
 def test_a_pulled_version_is_the_one_that_was_pushed(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion, tmp_path: Path
 ) -> None:
-    push(dataset_parcel(version), REPO, hub=hub)
+    push(dataset_bundle(version), REPO, hub=hub)
     done = pull(f"{REPO}@{version.name}", tmp_path / "here", hub=hub)
     assert verify(tmp_path / "here").version.fingerprint == version.fingerprint
     assert (done.version, done.reused) == (version.name, False)
@@ -56,23 +56,23 @@ def test_a_pulled_version_is_the_one_that_was_pushed(
 def test_without_the_hub_a_version_that_was_fetched_once_is_taken_from_the_cache(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
-    push(dataset_parcel(version), REPO, hub=hub)
+    push(dataset_bundle(version), REPO, hub=hub)
     named = HubDataset(REPO, version.name)
     fetched = fetch_dataset(named, hub=hub)
     gone = replace(hub, endpoint="http://127.0.0.1:9")
     told: list[Told] = []
     assert fetch_dataset(named, hub=gone, listen=told.append) == fetched
     assert "Taking the copy of" in str(told[0])
-    with pytest.raises(Stopped, match="can't be reached"):
+    with pytest.raises(RunIncompleteError, match="can't be reached"):
         fetch_dataset(HubDataset(REPO, "v0009"), hub=gone)
 
 
 def test_what_was_changed_in_the_cache_is_not_trained_on(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
-    push(dataset_parcel(version), REPO, hub=hub)
+    push(dataset_bundle(version), REPO, hub=hub)
     spoil(next(fetch_dataset(HubDataset(REPO), hub=hub).glob("data/train-*")))
-    with pytest.raises(CheckFailed, match="has changed since it was written"):
+    with pytest.raises(VerificationError, match="has changed since it was written"):
         fetch_dataset(HubDataset(REPO), hub=hub)
 
 
@@ -84,7 +84,9 @@ def test_a_model_that_is_not_as_the_hub_has_it_is_not_put_in_place(
     pull("owner/model", tmp_path / "here", kind="model", hub=hub)
     assert hub.cache is not None
     spoil(next(hub.cache.rglob("model.safetensors")))
-    with pytest.raises(CheckFailed, match=r"did not arrive as the Hub has it: model\.safetensors"):
+    with pytest.raises(
+        VerificationError, match=r"did not arrive as the Hub has it: model\.safetensors"
+    ):
         pull("owner/model", tmp_path / "there", kind="model", hub=hub)
     assert not (tmp_path / "there").exists()
 

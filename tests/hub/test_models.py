@@ -18,16 +18,16 @@ from hub.conftest import environment
 from hub.small_hub import SmallHub
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import InputError
-from nanodistill.evaluation.contenders import BASE, STUDENT
+from nanodistill.evaluation.eval_models import BASE, STUDENT
 from nanodistill.evaluation.results import EvaluationResult, ModelScore, Subject, save
-from nanodistill.evaluation.statistics import compare, estimate
-from nanodistill.events import silent
-from nanodistill.exporting.manifest import ExportManifest
-from nanodistill.exporting.source import Source, find_source
+from nanodistill.events import ignore
+from nanodistill.exporting.export_manifest import ExportManifest
+from nanodistill.exporting.trained_adapter import TrainedAdapter, find_trained_adapter
 from nanodistill.hub import Hub, pull
 from nanodistill.models.resolve import resolve_model
-from nanodistill.runfolder import RunFolder
-from nanodistill.sharing import push_run
+from nanodistill.publish import push_run
+from nanodistill.run_dir import RunFolder
+from nanodistill.stats import compare, estimate
 from nanodistill.training.runs import RunEntry, make_latest, training_folder
 
 ADAPTER, FUSED = "owner/triage-adapter", "owner/triage"
@@ -54,8 +54,8 @@ class Trained:
         )
 
     @property
-    def source(self) -> Source:
-        return find_source(self.config, self.run, None, None, silent)
+    def source(self) -> TrainedAdapter:
+        return find_trained_adapter(self.config, self.run, None, None, ignore)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hub.conftest import as_account
 from hub.small_hub import WRITER, SmallHub
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import InputError, NanoDistillError
-from nanodistill.hub import Hub, dataset_parcel, pull, push
+from nanodistill.hub import Hub, dataset_bundle, pull, push
 
 REPO = "owner/words"
 HTML = b"<html><title>Log in</title></html>"
@@ -88,7 +88,7 @@ def test_what_a_hub_says_is_told_with_the_right_exit_code(
     with answering(answer) as endpoint:
         hub = Hub(endpoint, WRITER, tmp_path / "cache")
         for work in (
-            lambda: push(dataset_parcel(version), REPO, hub=hub),
+            lambda: push(dataset_bundle(version), REPO, hub=hub),
             lambda: pull(REPO, tmp_path / "here", hub=hub),
             lambda: pull(REPO, tmp_path / "here", kind="model", hub=hub),
         ):
@@ -105,7 +105,7 @@ def test_a_token_that_can_be_none_is_not_sent(
 ) -> None:
     hub = as_account(small_hub, tmp_path, token)
     for work in (
-        lambda: push(dataset_parcel(version), REPO, hub=hub),
+        lambda: push(dataset_bundle(version), REPO, hub=hub),
         lambda: pull(REPO, tmp_path / "here", hub=hub),
     ):
         with pytest.raises(InputError, match="HF_TOKEN") as told:
@@ -220,7 +220,7 @@ def test_into_the_working_directory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    push(dataset_parcel(version), REPO, hub=hub)
+    push(dataset_bundle(version), REPO, hub=hub)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert pull(REPO, Path(), hub=hub).version == version.name

@@ -13,10 +13,10 @@ from dataset.drafts import draft, placed
 from hub.conftest import as_account, environment
 from hub.small_hub import READER, STRANGER, WRITER, SmallHub
 from nanodistill.dataset import DatasetVersion, verify, write_version
-from nanodistill.errors import CheckFailed, FolderError, InputError, Stopped
+from nanodistill.errors import FolderError, InputError, RunIncompleteError, VerificationError
 from nanodistill.events import Event as Told
-from nanodistill.hub import Hub, dataset_parcel, pull, push
-from nanodistill.runfolder import RunFolder
+from nanodistill.hub import Hub, dataset_bundle, pull, push
+from nanodistill.run_dir import RunFolder
 
 REPO = "owner/words"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def pushed(small_hub: SmallHub, hub: Hub, version: DatasetVersion) -> SmallHub:
-    push(dataset_parcel(version), REPO, hub=hub)
+    push(dataset_bundle(version), REPO, hub=hub)
     small_hub.requests.clear()
     return small_hub
 
@@ -40,7 +40,7 @@ def test_without_a_token_nothing_is_asked(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     with pytest.raises(InputError, match="hf auth login"):
-        push(dataset_parcel(version), REPO, hub=as_account(small_hub, tmp_path, None))
+        push(dataset_bundle(version), REPO, hub=as_account(small_hub, tmp_path, None))
     assert small_hub.requests == []
 
 
@@ -48,7 +48,7 @@ def test_a_token_that_is_not_accepted(
     small_hub: SmallHub, version: DatasetVersion, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"does not accept the token.*\n.*HF_TOKEN"):
-        push(dataset_parcel(version), REPO, hub=as_account(small_hub, tmp_path, "hf_" + "x" * 34))
+        push(dataset_bundle(version), REPO, hub=as_account(small_hub, tmp_path, "hf_" + "x" * 34))
 
 
 @pytest.mark.parametrize("token", [READER, STRANGER])
@@ -56,7 +56,7 @@ def test_an_account_without_the_right_to_write(
     token: str, small_hub: SmallHub, version: DatasetVersion, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="may not do that with the dataset owner/words"):
-        push(dataset_parcel(version), REPO, hub=as_account(small_hub, tmp_path, token))
+        push(dataset_bundle(version), REPO, hub=as_account(small_hub, tmp_path, token))
     assert small_hub.repositories == {}
 
 
@@ -76,14 +76,14 @@ def test_no_name_of_a_repository(hub: Hub, version: DatasetVersion, tmp_path: Pa
     with pytest.raises(InputError, match="OWNER/NAME@REVISION"):
         pull("words", tmp_path / "here", hub=hub)
     with pytest.raises(InputError, match="is no name of a repository"):
-        push(dataset_parcel(version), "owner/wor--ds", hub=hub)
+        push(dataset_bundle(version), "owner/wor--ds", hub=hub)
 
 
 def test_no_network_is_told_at_once(version: DatasetVersion, tmp_path: Path) -> None:
     nowhere = Hub("http://127.0.0.1:9", WRITER, tmp_path / "cache")
-    with pytest.raises(Stopped, match=r"127\.0\.0\.1:9 can't be reached"):
-        push(dataset_parcel(version), REPO, hub=nowhere)
-    with pytest.raises(Stopped, match=r"127\.0\.0\.1:9 can't be reached"):
+    with pytest.raises(RunIncompleteError, match=r"127\.0\.0\.1:9 can't be reached"):
+        push(dataset_bundle(version), REPO, hub=nowhere)
+    with pytest.raises(RunIncompleteError, match=r"127\.0\.0\.1:9 can't be reached"):
         pull(REPO, tmp_path / "here", hub=nowhere)
 
 
@@ -92,9 +92,9 @@ def test_a_public_repository_has_to_be_meant(
 ) -> None:
     there = small_hub.add("dataset", REPO, {"README.md": b"hello"}, private=False)
     with pytest.raises(InputError, match=r"is public.*\n.*--public"):
-        push(dataset_parcel(version), REPO, hub=hub)
+        push(dataset_bundle(version), REPO, hub=hub)
     assert len(there.commits) == 1
-    assert not push(dataset_parcel(version), REPO, public=True, hub=hub).private
+    assert not push(dataset_bundle(version), REPO, public=True, hub=hub).private
 
 
 def test_a_commit_of_somebody_else_is_not_written_over(
@@ -108,7 +108,7 @@ def test_a_commit_of_somebody_else_is_not_written_over(
         there.commit({"LICENSE": b"MIT"})
 
     small_hub.before_commit = first_another
-    push(dataset_parcel(version), REPO, hub=hub, listen=told.append)
+    push(dataset_bundle(version), REPO, hub=hub, listen=told.append)
     assert there.files["LICENSE"] == b"MIT"
     assert "manifest.json" in there.files
     assert "changed while it was looked at" in " ".join(str(one) for one in told)
@@ -123,8 +123,10 @@ def test_pushes_that_are_always_too_late_end(
         there.commit({"n": str(len(there.commits)).encode()})
 
     small_hub.before_commit = first_another
-    with pytest.raises(Stopped, match=r"being changed by others.*\n.*same command again"):
-        push(dataset_parcel(version), REPO, hub=hub)
+    with pytest.raises(
+        RunIncompleteError, match=r"being changed by others.*\n.*same command again"
+    ):
+        push(dataset_bundle(version), REPO, hub=hub)
     assert there.tags == {}
 
 
@@ -134,14 +136,14 @@ def test_a_tag_that_holds_something_else_stays(
     there = pushed.repositories["dataset", REPO]
     there.tags[version.name] = there.commit({"manifest.json": b"{}"})
     with pytest.raises(InputError, match=f"has a tag {version.name} already"):
-        push(dataset_parcel(version), REPO, hub=hub)
+        push(dataset_bundle(version), REPO, hub=hub)
 
 
 def test_the_next_version_takes_mains_place_and_the_first_stays_tagged(
     pushed: SmallHub, hub: Hub, version: DatasetVersion, run: RunFolder, tmp_path: Path
 ) -> None:
     second = write_version(run, draft(placed(train=9)))  # without rejected rows
-    done = push(dataset_parcel(second), REPO, hub=hub)
+    done = push(dataset_bundle(second), REPO, hub=hub)
     assert done.removed == tuple(n for n in version.manifest.files if n.startswith("rejected/"))
     assert pull(REPO, tmp_path / "new", hub=hub).version == second.name
     assert pull(f"{REPO}@{version.name}", tmp_path / "old", hub=hub).version == version.name
@@ -151,7 +153,7 @@ def test_what_was_changed_on_the_way_is_found(pushed: SmallHub, hub: Hub, tmp_pa
     there = pushed.repositories["dataset", REPO]
     name = next(name for name in there.files if name.startswith("data/train"))
     there.commit({**there.files, name: there.files[name][:-1] + b"!"})
-    with pytest.raises(CheckFailed, match="has changed since it was written"):
+    with pytest.raises(VerificationError, match="has changed since it was written"):
         pull(REPO, tmp_path / "here", hub=hub)
     assert not (tmp_path / "here").exists()
 
@@ -178,15 +180,15 @@ def test_a_large_file_that_is_not_accepted(
     """The client wraps what its threads meet in errors of its own."""
     small_hub.refusals["PUT /store/"] = 403
     with pytest.raises(InputError, match="may not do that with the dataset owner/words"):
-        push(dataset_parcel(version), REPO, hub=hub)
+        push(dataset_bundle(version), REPO, hub=hub)
 
 
 PUSHING = """
 import sys
 from pathlib import Path
 from nanodistill.dataset import open_version
-from nanodistill.hub import dataset_parcel, push
-push(dataset_parcel(open_version(Path(sys.argv[1]), None)), "owner/words")
+from nanodistill.hub import dataset_bundle, push
+push(dataset_bundle(open_version(Path(sys.argv[1]), None)), "owner/words")
 """
 
 
@@ -214,7 +216,7 @@ def test_a_killed_push_goes_on(
     assert len(small_hub.sent("PUT /store/")) == len(large)
     small_hub.requests.clear()
 
-    done = push(dataset_parcel(version), REPO, hub=hub)
+    done = push(dataset_bundle(version), REPO, hub=hub)
     assert not done.reused
     assert small_hub.sent("PUT /store/") == []
     assert small_hub.sent("/repos/create") == []
@@ -225,10 +227,10 @@ def test_a_push_that_ended_before_its_tag_gets_it(
     small_hub: SmallHub, hub: Hub, version: DatasetVersion
 ) -> None:
     small_hub.refusals["/tag/"] = 502
-    with pytest.raises(Stopped, match="answered with 502"):
-        push(dataset_parcel(version), REPO, hub=hub)
+    with pytest.raises(RunIncompleteError, match="answered with 502"):
+        push(dataset_bundle(version), REPO, hub=hub)
     small_hub.refusals.clear()
-    done = push(dataset_parcel(version), REPO, hub=hub)
+    done = push(dataset_bundle(version), REPO, hub=hub)
     there = small_hub.repositories["dataset", REPO]
     assert done.uploaded == ()
     assert there.tags == {version.name: there.main}

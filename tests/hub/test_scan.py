@@ -12,16 +12,16 @@ from hub.small_hub import SmallHub
 from nanodistill.dataset import write_version
 from nanodistill.errors import InputError
 from nanodistill.events import Event as Told
-from nanodistill.hub import Hub, Parcel, dataset_parcel, push, scan
-from nanodistill.runfolder import RunFolder
+from nanodistill.hub import Hub, UploadBundle, dataset_bundle, push, scan
+from nanodistill.run_dir import RunFolder
 
 KEY = "canary-0123456789abcdef"
 REPO = "owner/words"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def parcel(text: str, name: str = "README.md") -> Parcel:
-    return Parcel("model", "a model", {name: text.encode()}, "v1", ("Mail help@shop.org.",))
+def parcel(text: str, name: str = "README.md") -> UploadBundle:
+    return UploadBundle("model", "a model", {name: text.encode()}, "v1", ("Mail help@shop.org.",))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_key_in_a_row_stops_the_push_and_is_not_shown(
     version = write_version(run, draft(rows))
     monkeypatch.setenv("SOME_API_KEY", KEY)
     with pytest.raises(InputError, match=r"data/train-.*a key or token of this environ") as refused:
-        push(dataset_parcel(version), REPO, hub=hub)
+        push(dataset_bundle(version), REPO, hub=hub)
     assert KEY not in str(refused.value)
     assert small_hub.requests == []
 
@@ -82,7 +82,7 @@ def test_an_address_in_a_row_is_pointed_out(small_hub: SmallHub, hub: Hub, run: 
     rows = [*placed(), ("train", trace(50, input="write to jane@firm.com"))]
     told: list[Told] = []
     version = write_version(run, draft(rows))
-    push(dataset_parcel(version), REPO, hub=hub, listen=told.append)
+    push(dataset_bundle(version), REPO, hub=hub, listen=told.append)
     assert "an e-mail address (jane@firm.com)" in str(told[0])
     assert ("dataset", REPO) in small_hub.repositories
 

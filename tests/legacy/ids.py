@@ -7,12 +7,12 @@ from typing import cast
 
 from nanodistill.config import DeliverySettings, DistillationConfig
 from nanodistill.dataset import DatasetVersion, config_hash
-from nanodistill.events import silent
-from nanodistill.exporting.exporting import BESIDE_THE_POINT
-from nanodistill.synthesis.givingup import _identity
+from nanodistill.events import ignore
+from nanodistill.exporting.pipeline import NON_IDENTITY_FIELDS
+from nanodistill.synthesis.rounds import _identity
 from nanodistill.synthesis.task import load_task
-from nanodistill.training.options import TrainingOptions
-from nanodistill.training.score import scoring_identity
+from nanodistill.training.training_options import TrainingOptions
+from nanodistill.training.validation_score import scoring_identity
 
 VERSION = cast("DatasetVersion", SimpleNamespace(manifest=SimpleNamespace(thinking_format="xml")))
 
@@ -23,7 +23,7 @@ def ids_of(config: DistillationConfig) -> dict[str, str]:
     scoring = scoring_identity(config, VERSION) if scored else None
     return {
         "dataset": config_hash(config),
-        "synthesis": _identity(load_task(config, silent)),
+        "synthesis": _identity(load_task(config, ignore)),
         "training": options.run_id("f" * 64, "files-sha256:0", scoring),
-        "export": config.hash_of(DeliverySettings, leave_out=BESIDE_THE_POINT),
+        "export": config.hash_of(DeliverySettings, leave_out=NON_IDENTITY_FIELDS),
     }

@@ -22,7 +22,7 @@ from synthesis.writer import Writer
 from legacy.ids import ids_of
 from legacy.settings import CHANGES, config_of
 from nanodistill import evaluate, export, train
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.providers.python_function import ScriptedProvider
 
 LEFT_OUT = ("log.txt", "report.html", ".*.lock", "model/model.safetensors")
 """Of no use to the tests, or large: the exported weights come out of the adapter again."""

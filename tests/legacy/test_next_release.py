@@ -20,11 +20,8 @@ import nanodistill
 PACKAGE = Path(nanodistill.__file__).parent
 ROOT = Path(__file__).parents[2]
 GROWN = {
-    "config/task.py": ["TaskSettings"],
-    "config/teaching.py": ["TeacherSettings"],
-    "config/data.py": ["DataSettings"],
-    "config/training.py": ["TrainingSettings"],
-    "config/delivery.py": ["DeliverySettings"],
+    "config/synthesis_fields.py": ["TaskSettings", "TeacherSettings", "DataSettings"],
+    "config/training_fields.py": ["TrainingSettings", "DeliverySettings"],
     "config/mlx_options.py": ["LearningRateSchedule", "MlxSettings"],
     "dataset/manifest.py": ["VersionFacts", "CellCount"],
     "synthesis/policy.py": ["TaskPolicy"],

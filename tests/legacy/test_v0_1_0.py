@@ -13,9 +13,9 @@ from legacy.ids import ids_of
 from legacy.settings import CHANGES, config_of
 from nanodistill import DistillationConfig, evaluate, export, report, train
 from nanodistill.dataset import open_version, verify
-from nanodistill.runfolder import RunFolder
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.run_dir import RunFolder
 from nanodistill.synthesis import synthesize
-from nanodistill.teacher.scripted import ScriptedProvider
 
 MADE = Path(__file__).parent / "v0_1_0"
 IDS = json.loads((MADE / "ids.json").read_text(encoding="utf-8"))

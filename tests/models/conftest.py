@@ -40,7 +40,7 @@ def make_gguf(tmp_path: Path) -> MakeGguf:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A random model of two layers that knows bytes and chats."""
-    from nanodistill.models.gguf import convert_gguf
+    from nanodistill.models.gguf.convert import convert_gguf
     from nanodistill.models.loading import load_model
 
     folder = tmp_path_factory.mktemp("tiny")

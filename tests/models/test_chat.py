@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from nanodistill.errors import InputError
 from nanodistill.models.blas import load_fast_blas
 from nanodistill.models.chat import Chat
-from nanodistill.models.templates import (
+from nanodistill.models.chat_templates import (
     is_dated,
     moves_system,
     with_date,

@@ -16,14 +16,14 @@ import anyio
 import pytest
 
 from nanodistill.errors import InputError, ModelError
-from nanodistill.models.batching import Batch, Step
+from nanodistill.models.batching import GenerationStep, SequenceBatch
 from nanodistill.models.generation import (
-    PromptTooLong,
+    PromptTooLongError,
     generate_batch,
     generate_each,
     prompt_tokens,
 )
-from nanodistill.models.generator import GenerationFailed, Generator, GeneratorClosed
+from nanodistill.models.generator import GenerationError, Generator, GeneratorClosedError
 from nanodistill.models.loading import load_model
 from nanodistill.models.sampling import Sampling
 
@@ -126,7 +126,7 @@ def test_leaving_early_is_allowed(tiny_model: LoadedModel) -> None:
 
 
 def test_a_removed_request_frees_its_place(tiny_model: LoadedModel) -> None:
-    batch = Batch(tiny_model, max_batch=2)
+    batch = SequenceBatch(tiny_model, max_batch=2)
     for request in range(4):
         batch.add(request, PROMPTS[request], FOREVER)
     steps = [step for _ in range(4) for step in batch.step()]
@@ -141,10 +141,10 @@ def test_a_removed_request_frees_its_place(tiny_model: LoadedModel) -> None:
 
 
 def test_there_are_never_more_than_the_batch_holds(tiny_model: LoadedModel) -> None:
-    batch = Batch(tiny_model, max_batch=3)
+    batch = SequenceBatch(tiny_model, max_batch=3)
     for request in range(40):
         batch.add(request, PROMPTS[request % 12], Sampling(1 + request * 7 % 5))
-    finished: list[Step] = []
+    finished: list[GenerationStep] = []
     most = 0
     while len(batch):
         steps = batch.step()
@@ -173,7 +173,7 @@ def test_a_message_of_the_assistant_is_gone_on_with(tiny_model: LoadedModel) -> 
 def test_prompts_that_cannot_be_answered_are_refused(tiny_model: LoadedModel) -> None:
     with pytest.raises(InputError, match="empty prompt"):
         prompt_tokens(tiny_model, [])
-    with pytest.raises(PromptTooLong, match=r"prompt has 512 tokens, and .* reads 512"):
+    with pytest.raises(PromptTooLongError, match=r"prompt has 512 tokens, and .* reads 512"):
         prompt_tokens(tiny_model, [5] * 512)
 
 
@@ -315,7 +315,7 @@ async def test_a_processor_that_fails_fails_its_own_request_alone(generator: Gen
 
     async with anyio.create_task_group() as group:
         group.start_soon(neighbour)
-        with pytest.raises(GenerationFailed, match="LookupError: no such grammar"):
+        with pytest.raises(GenerationError, match="LookupError: no such grammar"):
             await generator.generate(PROMPTS[1], Sampling(30), processors=[broken])
     assert answered == [30]
 
@@ -333,7 +333,7 @@ async def test_a_failing_step_is_raised_in_every_task_and_the_service_goes_on(
     async def ask(prompt: list[int], processors: list[Any]) -> None:
         try:
             await generator.generate(prompt, FOREVER, processors=processors)
-        except GenerationFailed as error:
+        except GenerationError as error:
             failures.append(str(error))
 
     async with anyio.create_task_group() as group:
@@ -350,7 +350,7 @@ async def test_closing_tells_everyone_and_ends_the_thread(tiny_model: LoadedMode
     closed: list[int] = []
 
     async def ask(i: int) -> None:
-        with pytest.raises(GeneratorClosed):
+        with pytest.raises(GeneratorClosedError):
             await generator.generate(PROMPTS[i], FOREVER)
         closed.append(i)
 
@@ -362,7 +362,7 @@ async def test_closing_tells_everyone_and_ends_the_thread(tiny_model: LoadedMode
                 break
         await anyio.to_thread.run_sync(generator.close)
     assert sorted(closed) == [0, 1, 2, 3]
-    with pytest.raises(GeneratorClosed):
+    with pytest.raises(GeneratorClosedError):
         await generator.generate(PROMPTS[0], FOREVER)
     generator.close()
     name = f"generate {tiny_model.source.name}"
@@ -397,8 +397,8 @@ asyncio.run(main())
 def test_importing_the_room_loads_nothing_heavy() -> None:
     code = """
 import sys
-import nanodistill.models.blas, nanodistill.models.embedded, nanodistill.models.generator
-import nanodistill.models.loading, nanodistill.models.resolve, nanodistill.teacher.mlx
+import nanodistill.models.blas, nanodistill.models.bundled, nanodistill.models.generator
+import nanodistill.models.loading, nanodistill.models.resolve, nanodistill.providers.local_mlx
 heavy = {"mlx", "mlx_lm", "transformers", "numpy", "litellm", "huggingface_hub", "gguf"}
 print(sorted(heavy & set(sys.modules)))
 """

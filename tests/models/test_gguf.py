@@ -12,7 +12,7 @@ import pytest
 from models.conftest import MakeGguf
 from models.tiny import Array, Kind, Tiny, Weights, as_stored, byte_level, weights, write_gguf
 from nanodistill.errors import ModelError
-from nanodistill.models.gguf import convert_gguf
+from nanodistill.models.gguf.convert import convert_gguf
 from nanodistill.models.loading import load_model
 
 if TYPE_CHECKING:

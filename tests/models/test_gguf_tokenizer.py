@@ -10,8 +10,8 @@ import pytest
 
 from models.tiny import Tiny, byte_level, sentencepiece, weights, write_gguf
 from nanodistill.errors import ModelError
-from nanodistill.models.gguf import convert_gguf
-from nanodistill.models.gguf_tokenizer import PRE_TOKENIZERS
+from nanodistill.models.gguf.convert import convert_gguf
+from nanodistill.models.gguf.tokenizer_files import PRE_TOKENIZERS
 
 GOLDEN = json.loads((Path(__file__).parent / "llama_cpp_tokens.json").read_text())
 CASES = [(name, case["ids"]) for case in GOLDEN["tokens"] for name in case["tokenizers"]]

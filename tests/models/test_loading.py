@@ -14,7 +14,7 @@ from models.test_gguf import converted, logits
 from models.tiny import Array, Kind, Tiny
 from nanodistill.errors import ModelError
 from nanodistill.events import Event, Notice
-from nanodistill.models.loading import load_model, numbers_for_cpu
+from nanodistill.models.loading import dtype_for_cpu, load_model
 
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
@@ -62,7 +62,7 @@ def test_numbers_are_widened_when_memory_allows(
 ) -> None:
     import re
 
-    chosen, note = numbers_for_cpu(stored, parameters, free)
+    chosen, note = dtype_for_cpu(stored, parameters, free)
     assert chosen == numbers
     assert re.search(words.replace(" .5.1 GB", r" .*\(5\.1 GB"), note)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanodistill.models.batching import KEPT, SHARED_BY, WORTH, PrefixCache
 from nanodistill.models.generation import generate_batch
-from nanodistill.models.prefixes import KEPT, SHARED_BY, WORTH, Prefixes
 from nanodistill.models.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_the_answers_are_the_same(tiny_model: LoadedModel, penalty: float) -> No
 
 
 def test_a_whole_prompt_that_is_kept_leaves_a_token_to_read(tiny_model: LoadedModel) -> None:
-    prefixes = Prefixes(tiny_model.model)
+    prefixes = PrefixCache(tiny_model.model)
     for _ in range(SHARED_BY):
         assert prefixes.of(BEGINNING) == (None, 0)
     _, length = prefixes.of(BEGINNING)
@@ -73,7 +73,7 @@ def test_a_whole_prompt_that_is_kept_leaves_a_token_to_read(tiny_model: LoadedMo
 
 
 def test_what_few_prompts_share_is_not_read_by_itself(tiny_model: LoadedModel) -> None:
-    prefixes = Prefixes(tiny_model.model)
+    prefixes = PrefixCache(tiny_model.model)
     short = BEGINNING[: WORTH - 1]
     assert [prefixes.of([*short, i, i + 1])[1] for i in range(50, 60)] == [0] * 10
     others = [[i] * 60 for i in range(10)]
@@ -81,7 +81,7 @@ def test_what_few_prompts_share_is_not_read_by_itself(tiny_model: LoadedModel) -
 
 
 def test_only_the_last_used_are_kept(tiny_model: LoadedModel) -> None:
-    prefixes = Prefixes(tiny_model.model)
+    prefixes = PrefixCache(tiny_model.model)
 
     def use(i: int) -> int:
         return prefixes.of([*([60 + i] * 40), 7, 8])[1]

@@ -12,9 +12,9 @@ import pytest
 
 from nanodistill.models.generation import generate_batch
 from nanodistill.models.sampling import Sampling
-from nanodistill.teacher import mlx
-from nanodistill.teacher.libraries import load_litellm
-from nanodistill.teacher.mlx import MAX_BATCH, close_mlx_provider, register_mlx_provider
+from nanodistill.providers import local_mlx
+from nanodistill.providers.lazy_imports import load_litellm
+from nanodistill.providers.local_mlx import MAX_BATCH, close_mlx_provider, register_mlx_provider
 
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
@@ -146,9 +146,9 @@ async def test_cancelled_calls_free_their_places(model: str) -> None:
         for i in range(MAX_BATCH):
             group.start_soon(partial(ask, model, max_tokens=450, temperature=1, seed=i))
         await ask(model, max_tokens=1)
-        assert mlx.LOCAL_MODELS.open_calls == MAX_BATCH
+        assert local_mlx.LOCAL_MODELS.open_calls == MAX_BATCH
         group.cancel_scope.cancel()
-    assert mlx.LOCAL_MODELS.open_calls == 0
+    assert local_mlx.LOCAL_MODELS.open_calls == 0
 
 
 async def test_registering_twice_is_registering_once(model: str) -> None:

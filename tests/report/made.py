@@ -11,25 +11,25 @@ from dataset.drafts import draft, trace
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, write_version
-from nanodistill.evaluation.contenders import BASE, FEW_SHOT, STUDENT, TEACHER
-from nanodistill.evaluation.given import GivenAnswer
-from nanodistill.evaluation.metrics import TaskFacts, choose_metric
-from nanodistill.evaluation.prompts import JudgedRow, judged_set
+from nanodistill.evaluation.eval_models import BASE, FEW_SHOT, STUDENT, TEACHER
+from nanodistill.evaluation.eval_set import EvalExample, eval_set
+from nanodistill.evaluation.external_answers import ExternalAnswer
 from nanodistill.evaluation.results import EvaluationResult, Speed, Subject, save
-from nanodistill.evaluation.scoring import Judge
-from nanodistill.evaluation.statistics import compare
-from nanodistill.journal import Attempt, Call, Response, open_journal
-from nanodistill.records import Completion, Rejection, Trace, Usage
-from nanodistill.runfolder import RunFolder, write_json
+from nanodistill.evaluation.scorer import Scorer
+from nanodistill.journal import Attempt, Call, StoredResponse, open_journal
+from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
+from nanodistill.run_dir import RunFolder, write_json
+from nanodistill.stats import compare
 from nanodistill.thinking import resolve_format
-from nanodistill.training.metrics import MetricsWriter
+from nanodistill.training.metrics_log import MetricsWriter
 from nanodistill.training.runs import RunEntry, make_latest, training_folder
+from nanodistill.types import Completion, Rejection, Trace, Usage
 
-Say = Callable[[int, JudgedRow], str | None]
+Say = Callable[[int, EvalExample], str | None]
 LABELS = ("animal", "plant")
 
 
-def right(n: int, row: JudgedRow) -> str | None:
+def right(n: int, row: EvalExample) -> str | None:
     return row.gold
 
 
@@ -37,7 +37,7 @@ def always(said: str | None) -> Say:
     return lambda n, row: said
 
 
-def mostly_right(n: int, row: JudgedRow) -> str | None:
+def mostly_right(n: int, row: EvalExample) -> str | None:
     """Wrong on every fourth row."""
     return row.gold if n % 4 else "plant" if row.gold == "animal" else "animal"
 
@@ -69,7 +69,7 @@ class Made:
         usage = usage or Usage(prompt_tokens=1200, completion_tokens=340)
         attempt = Attempt(1.0, "generate", "m", "ab" * 32, "first", "answered",
                           latency=2.0, usage=usage, cost_usd=cost)  # fmt: skip
-        answer = Response("ab" * 32, "generate", Completion("an answer", "stop", usage))
+        answer = StoredResponse("ab" * 32, "generate", Completion("an answer", "stop", usage))
         with open_journal(self.run.journal) as journal:
             journal.commit([Call(attempt, answer)])
 
@@ -106,10 +106,10 @@ class Made:
         metric: str = "auto", **said: Say,
     ) -> EvaluationResult:  # fmt: skip
         """An evaluation in which each model says what it is told to say."""
-        rows = judged_set(dataset)
+        rows = eval_set(dataset)
         facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
         choice = choose_metric(self.config(metric=metric), facts, rows.golds)
-        judge = Judge(choice.metric, resolve_format("none"), rows.rows)
+        judge = Scorer(choice.metric, resolve_format("none"), rows.rows)
         lines = {
             model: judge.given(model, {row.id: answer(model, n, row, say)
                                        for n, row in enumerate(rows.rows)})
@@ -151,10 +151,10 @@ def word(n: int) -> Trace:
     )  # fmt: skip
 
 
-def answer(model: str, n: int, row: JudgedRow, say: Say) -> GivenAnswer:
+def answer(model: str, n: int, row: EvalExample, say: Say) -> ExternalAnswer:
     output = say(n, row)
     thinking = f"{model} thinks about row {n}." if model in (STUDENT, TEACHER) else None
-    return GivenAnswer(row.id, output, text=output or "mumble", thinking=thinking)
+    return ExternalAnswer(row.id, output, text=output or "mumble", thinking=thinking)
 
 
 def speed(model: str) -> tuple[Speed | None, float | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nanodistill.evaluation.prompts import JudgedRow
+from nanodistill.evaluation.eval_set import EvalExample
 from nanodistill.reporting import write_report
 from report.browser import HOW_TO_GET_IT, Page, find_browser, opened
 from report.made import Made, always, mostly_right, right, word
@@ -158,7 +158,7 @@ def test_a_dataset_full_of_markup_does_nothing(made: Made) -> None:
     dataset = made.dataset(tests, labels=SCRIPTS, instruction=" ".join(SCRIPTS), teacher=SCRIPTS[0])
     made.trained(dataset, student=SCRIPTS[1])
 
-    def echo(n: int, row: JudgedRow) -> str | None:
+    def echo(n: int, row: EvalExample) -> str | None:
         return SCRIPTS[n] if n % 3 else None
 
     made.judged(dataset, called=SCRIPTS[1], base=echo, student=right, teacher=echo)

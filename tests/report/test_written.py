@@ -12,11 +12,11 @@ import pytest
 
 import nanodistill
 from nanodistill.dataset.manifest import CellCount
-from nanodistill.errors import DamagedFile, InputError
-from nanodistill.records import Usage
+from nanodistill.errors import CorruptFileError, InputError
 from nanodistill.reporting import write_report
 from nanodistill.reporting.page import asset, embedded
 from nanodistill.training.runs import training_folder
+from nanodistill.types import Usage
 from report.made import Made, always, mostly_right, right, word
 
 
@@ -208,11 +208,11 @@ def replaced(n: int, output: str) -> Any:
 def test_a_damaged_file_is_named(made: Made) -> None:
     made.whole()
     (made.run.evaluation / "run1" / "results.json").write_text('{"run": "run1"}')
-    with pytest.raises(DamagedFile, match="not what an evaluation writes"):
+    with pytest.raises(CorruptFileError, match="not what an evaluation writes"):
         write_report(made.config(), made.run)
     (made.run.evaluation / "run1" / "results.json").unlink()
     training_folder(made.run, "run1").metrics.write_text("no json\n")
-    with pytest.raises(DamagedFile, match="a line that is not JSON"):
+    with pytest.raises(CorruptFileError, match="a line that is not JSON"):
         write_report(made.config(), made.run)
 
 

@@ -17,7 +17,7 @@ from openai import OpenAI
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Event, Notice
 from nanodistill.models.resolve import resolve_model
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.serve import Limits, serve_async
 from nanodistill.training.runs import RunEntry, make_latest
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from evaluation.tiny import make_model
 
-from nanodistill.models.batching import Generated, Step
+from nanodistill.models.batching import Generated, GenerationStep
 from nanodistill.models.loading import LoadedModel, load_model
 from nanodistill.models.sampling import Sampling
-from nanodistill.serve.answering import Answering, Ended
-from nanodistill.serve.served import Choice
-from nanodistill.serve.splitting import Piece
-from nanodistill.serve.wire import Refused, Usage, read_request
+from nanodistill.serve.completions import Completions, Ended
+from nanodistill.serve.protocol import APIError, Usage, read_request
+from nanodistill.serve.reasoning_parser import Piece
+from nanodistill.serve.served_model import ServedModel
 from nanodistill.thinking import FORMATS
 
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["bug"]}}, "required": ["label"]}
@@ -40,11 +40,11 @@ class Told:
 
     async def stream(
         self, prompt: Any, sampling: Sampling, *, processors: Sequence[Any] = ()
-    ) -> AsyncGenerator[Step]:
+    ) -> AsyncGenerator[GenerationStep]:
         answer = await self.generate(prompt, sampling, processors=processors)
         for letter in answer.text:
-            yield Step(0, letter)
-        yield Step(0, "", finished=answer)
+            yield GenerationStep(0, letter)
+        yield GenerationStep(0, "", finished=answer)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,17 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_model(make_model(tmp_path_factory.mktemp("answering") / "model"))
 
 
-def choice(form: str = "xml", schema: dict[str, Any] | None = None) -> Choice:
-    return Choice("tiny", Path("model"), None, "id", "Sort it.", FORMATS[form], schema, 32, "it")
+def choice(form: str = "xml", schema: dict[str, Any] | None = None) -> ServedModel:
+    return ServedModel(
+        "tiny", Path("model"), None, "id", "Sort it.", FORMATS[form], schema, 32, "it"
+    )
 
 
-def answer(told: Told, chosen: Choice, **more: Any) -> tuple[str, str, Ended]:
+def answer(told: Told, chosen: ServedModel, **more: Any) -> tuple[str, str, Ended]:
     """Thinking, content and how it ended."""
 
     async def collect() -> list[Piece | Ended]:
-        answering = Answering(chosen, told)
+        answering = Completions(chosen, told)
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more}
         ask = await answering.prepare(read_request(body))
         return [piece async for piece in answering.pieces(ask)]
@@ -118,7 +120,7 @@ def test_what_no_grammar_holds_is_drawn_again(loaded: LoadedModel) -> None:
 
 def test_a_schema_that_is_never_met_is_an_error(loaded: LoadedModel) -> None:
     told = Told(loaded, "bug", "bug", "bug")
-    with pytest.raises(Refused, match="no answer of the schema in 3 attempts: it is not JSON"):
+    with pytest.raises(APIError, match="no answer of the schema in 3 attempts: it is not JSON"):
         answer(told, choice("plain", SCHEMA))
 
 

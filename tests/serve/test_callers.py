@@ -20,7 +20,7 @@ import pytest
 from evaluation.tiny import INSTRUCTION
 
 from nanodistill.serve import Limits
-from nanodistill.serve.schema import BadSchema, problem_apart
+from nanodistill.serve.guided_decoding import InvalidSchemaError, problem_apart
 from serve.conftest import KEY, Running, Student, make_student, running
 from serve.test_serving import ASK, ask, begun, post
 
@@ -222,7 +222,7 @@ EVIL = {"type": "string", "pattern": "^(a|a)*$"}
     ],
 )
 def test_a_check_ends(content: str, schema: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadSchema, match=re.escape(said)):
+    with pytest.raises(InvalidSchemaError, match=re.escape(said)):
         anyio.run(problem_apart, json.dumps(content), schema, 2.0)
 
 
@@ -294,7 +294,7 @@ def test_a_second_signal_ends_a_busy_server_at_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("module", ["nanodistill.serve.serving", "mlx.core", "mlx_lm.utils"])
+@pytest.mark.parametrize("module", ["nanodistill.serve.server", "mlx.core", "mlx_lm.utils"])
 def test_a_signal_while_it_starts(number: signal.Signals, module: str, endless_run: Path) -> None:
     """Sent from inside, when `module` is about to be read."""
     sender = f"""

@@ -10,8 +10,13 @@ from evaluation.tiny import make_model
 from llguidance import LLMatcher
 
 from nanodistill.models.loading import LoadedModel, load_model
-from nanodistill.serve.constraint import Grammars
-from nanodistill.serve.schema import BadSchema, check_schema, grammar_for, problem
+from nanodistill.serve.guided_decoding import (
+    Grammars,
+    InvalidSchemaError,
+    check_schema,
+    grammar_for,
+    problem,
+)
 from nanodistill.thinking import FORMATS
 
 LABEL = {
@@ -88,12 +93,12 @@ def test_what_a_grammar_can_not_say_is_left_to_the_check(grammars: Grammars) -> 
     ],
 )
 def test_a_schema_that_is_refused(schema: dict[str, Any], why: str) -> None:
-    with pytest.raises(BadSchema, match=why):
+    with pytest.raises(InvalidSchemaError, match=why):
         check_schema(schema)
 
 
 def test_a_schema_that_can_not_be_compiled(grammars: Grammars) -> None:
-    with pytest.raises(BadSchema, match=r"can't be honoured: .*look-around"):
+    with pytest.raises(InvalidSchemaError, match=r"can't be honoured: .*look-around"):
         grammars.grammar({"type": "string", "pattern": "(?=x)"}, FORMATS["none"])
 
 

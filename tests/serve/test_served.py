@@ -9,11 +9,11 @@ import pytest
 from evaluation.tiny import INSTRUCTION
 
 from nanodistill.errors import InputError
-from nanodistill.events import silent
-from nanodistill.exporting.manifest import ExportManifest
-from nanodistill.exporting.source import find_source
-from nanodistill.runfolder import RunFolder
-from nanodistill.serve.served import choose
+from nanodistill.events import ignore
+from nanodistill.exporting.export_manifest import ExportManifest
+from nanodistill.exporting.trained_adapter import find_trained_adapter
+from nanodistill.run_dir import RunFolder
+from nanodistill.serve.served_model import find_served_model
 from nanodistill.thinking import FORMATS
 from serve.conftest import Student, make_student
 
@@ -25,7 +25,7 @@ def fresh(tmp_path: Path) -> Student:
 
 def put_exported(student: Student, of_run: str) -> None:
     """What an export of the training run `of_run` leaves in model/, but for the weights."""
-    source = find_source(student.config, student.run, None, None, silent)
+    source = find_trained_adapter(student.config, student.run, None, None, ignore)
     manifest = ExportManifest.of(
         student.config, source, to="mlx", form="as base", key="k", baked=False, parity=None
     )
@@ -35,23 +35,23 @@ def put_exported(student: Student, of_run: str) -> None:
 
 
 def test_the_exported_model_if_it_is_of_the_latest_run(fresh: Student) -> None:
-    trained = choose(fresh.config, fresh.run, silent)
+    trained = find_served_model(fresh.config, fresh.run, ignore)
     assert trained.adapter == fresh.run.training / "r1" / "adapters"
     assert trained.what == "the adapter of training run r1 on model"
     put_exported(fresh, "r1")
-    exported = choose(fresh.config, fresh.run, silent)
+    exported = find_served_model(fresh.config, fresh.run, ignore)
     assert (exported.model, exported.adapter) == (fresh.run.model, None)
     for each in (trained, exported):
         assert each.instruction == INSTRUCTION
         assert each.form is FORMATS["none"]
         assert each.max_new_tokens == 8
     put_exported(fresh, "r0")
-    assert choose(fresh.config, fresh.run, silent) == trained
+    assert find_served_model(fresh.config, fresh.run, ignore) == trained
 
 
 def test_tokenizer_kwargs_reach_the_tokenizer(fresh: Student) -> None:
     config = fresh.config.model_copy(update={"tokenizer_kwargs": {"padding_side": "left"}})
-    sides = [choose(c, fresh.run, silent).load(silent).tokenizer.padding_side
+    sides = [find_served_model(c, fresh.run, ignore).load(ignore).tokenizer.padding_side
              for c in (fresh.config, config)]  # fmt: skip
     assert sides == ["right", "left"]
 
@@ -60,9 +60,9 @@ def test_an_exported_model_that_came_from_elsewhere(fresh: Student, tmp_path: Pa
     put_exported(fresh, "r9")
     pulled = RunFolder(tmp_path / "pulled")
     shutil.copytree(fresh.run.model, pulled.model)
-    assert choose(fresh.config, pulled, silent).model == pulled.model
+    assert find_served_model(fresh.config, pulled, ignore).model == pulled.model
 
 
 def test_nothing_to_serve(fresh: Student, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trained student and no exported model"):
-        choose(fresh.config, RunFolder(tmp_path / "empty"), silent)
+        find_served_model(fresh.config, RunFolder(tmp_path / "empty"), ignore)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.evaluation.reading import read
-from nanodistill.serve.splitting import Marks, marks_of, splitter_for
-from nanodistill.thinking import FORMATS, Format, Users
+from nanodistill.metrics.output_parser import parse_output
+from nanodistill.serve.reasoning_parser import Marks, marks_of, parser_for
+from nanodistill.thinking import FORMATS, CustomFormat, Format
 
 TEXTS = st.text(st.sampled_from('ab<>/{}"\\ \n*:'), max_size=30) | st.sampled_from(
     ["<thinking>", "</thinking>", "<think>", "</think>", "**Output:**", "<thinking", "thinking>"]
@@ -28,12 +28,12 @@ class Steps:
         return steps.removeprefix("Steps: "), output
 
 
-STEPS: Format = Users(Steps())
+STEPS: Format = CustomFormat(Steps())
 
 
 def split(text: str, form: Format, size: int) -> tuple[str, str]:
     """Thinking and content of a text that comes `size` characters at a time."""
-    splitter = splitter_for(form)
+    splitter = parser_for(form)
     pieces = [p for at in range(0, len(text), size) for p in splitter.add(text[at : at + size])]
     pieces += splitter.end()
     assert all(piece.text for piece in pieces)
@@ -47,7 +47,7 @@ KINDS = ("thinking", "content")
 @given(thinking=st.text("ab \n.", min_size=1), output=st.text("xy z", min_size=1))
 def test_what_a_format_writes_is_told_apart(form: Format, thinking: str, output: str) -> None:
     text = form.format(thinking, output)
-    reading = read(text, "stop", form)
+    reading = parse_output(text, "stop", form)
     for size in (1, 7, 1000):
         wanted = (reading.thinking or "", reading.output or "")
         assert split(text, form, size) == tuple(part.strip() for part in wanted)
@@ -77,7 +77,7 @@ def test_a_models_own_thinking_comes_apart_under_every_format() -> None:
 
 
 def test_thinking_comes_while_it_is_written() -> None:
-    splitter = splitter_for(FORMATS["xml"])
+    splitter = parser_for(FORMATS["xml"])
     assert splitter.add("<thinking>\nFirst, ")[0].text == "First,"
     assert splitter.add("look.")[0].text == " look."
     assert splitter.add("\n</thin") == []

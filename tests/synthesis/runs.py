@@ -9,10 +9,10 @@ import anyio
 
 from nanodistill.config import DistillationConfig
 from nanodistill.events import Event, Notice
-from nanodistill.records import Trace
+from nanodistill.providers.base import Provider
+from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.synthesis import SynthesisResult, synthesize
-from nanodistill.teacher.provider import Provider
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.types import Trace
 from synthesis.writer import INSTRUCTION, SEEDS, Writer
 
 CHAT: dict[str, Any] = {

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nanodistill.records import Request
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.types import Request
 from synthesis.runs import CHAT, Notices, config_in, notes_of, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, Writer, right_label
 

@@ -8,7 +8,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.synthesis.coverage import Axis, Cell, deal
+from nanodistill.synthesis.coverage import Axis, Cell, iter_cells
 
 weights = st.dictionaries(
     st.text(st.characters(codec="ascii"), min_size=1, max_size=4),
@@ -19,7 +19,7 @@ weights = st.dictionaries(
 
 
 def first(n: int, *axes: Axis, seed: int = 0, taken: dict[str, int] | None = None) -> list[Cell]:
-    return list(islice(deal(axes, seed=seed, taken=taken or {}), n))
+    return list(islice(iter_cells(axes, seed=seed, taken=taken or {}), n))
 
 
 @given(one=weights, two=weights, n=st.integers(1, 120), seed=st.integers(0, 5))

@@ -10,11 +10,16 @@ import anyio
 import pytest
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import BudgetReached, RunStopped, TeacherRefused, Transient
-from nanodistill.records import Request
+from nanodistill.errors import (
+    BudgetExceededError,
+    FatalProviderError,
+    TeacherUnavailableError,
+    TransientError,
+)
+from nanodistill.providers.base import Reply
+from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.synthesis import SynthesisResult
-from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.types import Request
 from synthesis.runs import CHAT, config_in, run
 from synthesis.writer import Writer
 
@@ -40,7 +45,7 @@ class Shuffled:
 
     async def complete(self, request: Request) -> Reply:
         if self._left == 0:
-            raise RunStopped("auth", "the key was revoked")
+            raise FatalProviderError("auth", "the key was revoked")
         self._left -= 1
         for _ in range(self._dice.randrange(20)):
             await anyio.lowlevel.checkpoint()
@@ -79,7 +84,7 @@ def test_interruptions_change_nothing_and_cost_nothing(tmp_path: Path, way: str)
         provider = Shuffled(Writer(**FAULTS), attempt, most=13)
         try:
             result = run(config, provider)
-        except TeacherRefused:
+        except TeacherUnavailableError:
             keys += provider.keys
             continue
         keys += provider.keys
@@ -91,7 +96,7 @@ def test_interruptions_change_nothing_and_cost_nothing(tmp_path: Path, way: str)
 
 def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     expected = plain(config_in(tmp_path, **CHAT))
-    with pytest.raises(BudgetReached) as stopped:
+    with pytest.raises(BudgetExceededError) as stopped:
         run(config_in(tmp_path, **CHAT, name="capped", max_calls=25), Writer(**FAULTS))
     assert stopped.value.exit_code == 3
     assert not (tmp_path / "capped" / "datasets").exists()
@@ -112,7 +117,7 @@ class Flaky(Shuffled):
 
     async def complete(self, request: Request) -> Reply:
         if int(request.key, 16) % 7 == 0:
-            raise Transient("server_error", "try later")
+            raise TransientError("server_error", "try later")
         return await super().complete(request)
 
 

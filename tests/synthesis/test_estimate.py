@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from nanodistill.config import DistillationConfig, TeacherPrice
-from nanodistill.errors import BudgetReached
+from nanodistill.errors import BudgetExceededError
+from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.synthesis import PlanEstimate, plan
-from nanodistill.teacher.scripted import ScriptedProvider
 from synthesis.runs import CHAT, config_in, run
 from synthesis.writer import Writer
 
@@ -64,7 +64,7 @@ def test_of_a_finished_run_nothing_is_left_to_ask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("so_far", [5, 12, 13, 20, 25, 40, 70])
 def test_of_an_interrupted_run_the_rest_is_left(tmp_path: Path, so_far: int) -> None:
-    with pytest.raises(BudgetReached):
+    with pytest.raises(BudgetExceededError):
         run(config_in(tmp_path, max_calls=so_far), Writer())
     config = config_in(tmp_path)
     estimate = planned(config)

@@ -12,7 +12,12 @@ from teacher.server import Act, Call, TeacherServer, answered, raw, status, trun
 
 from nanodistill.cli import run as command
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import BudgetReached, ConfigError, TeacherRefused, TooFewRows
+from nanodistill.errors import (
+    BudgetExceededError,
+    ConfigError,
+    TeacherUnavailableError,
+    TooFewRowsError,
+)
 from nanodistill.journal import read_journal
 from nanodistill.synthesis import SynthesisResult, plan, synthesize
 from synthesis.runs import Notices, config_in
@@ -76,7 +81,7 @@ def test_the_judge_counts_at_its_own_price(tmp_path: Path, teacher_server: Teach
     each = whole.cost_usd / judged
     teacher_server.forget()
     config = over_http(teacher_server, tmp_path / "cut", max_cost_usd=2 * each, **fields)
-    with pytest.raises(BudgetReached, match="max_cost_usd"):
+    with pytest.raises(BudgetExceededError, match="max_cost_usd"):
         run(config)
     assert sum(call.body["model"] == "judge" for call in teacher_server.calls) <= 2
 
@@ -88,7 +93,7 @@ def test_what_was_only_estimated_counts_in_the_next_run(
     teacher_server.set(answer=answering(Writer()), usage=False)
     config = over_http(teacher_server, tmp_path, max_tokens_total=3000, augment_factor=20)
     for _ in range(3):
-        with pytest.raises(BudgetReached):
+        with pytest.raises(BudgetExceededError):
             run(config)
     total = teacher_server.total
     with read_journal(tmp_path / "run" / "journal.sqlite") as journal:
@@ -106,7 +111,7 @@ def test_max_calls_counts_each_attempt_that_arrives(
         raise AssertionError("never asked in a form that it takes")
 
     teacher_server.set(response_format="refuse", tools="refuse", answer=refuse)
-    with pytest.raises(BudgetReached, match="max_calls is 2"):
+    with pytest.raises(BudgetExceededError, match="max_calls is 2"):
         run(over_http(teacher_server, tmp_path, max_calls=2))
     assert teacher_server.total == 2
 
@@ -126,7 +131,7 @@ def test_rows_that_are_all_lost_alike_are_no_saturation(
     tmp_path: Path, teacher_server: TeacherServer, act: Act, reason: str, words: str
 ) -> None:
     teacher_server.set(always=act)
-    with pytest.raises(TooFewRows, match=words) as ended:
+    with pytest.raises(TooFewRowsError, match=words) as ended:
         run(over_http(teacher_server, tmp_path))
     assert ended.value.exit_code == 3
     assert ended.value.known["failed"] == {reason: 24}
@@ -137,13 +142,13 @@ def test_rows_that_a_judge_rejects_alike_are_no_saturation(
     tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
     teacher_server.set(answer=judging(Writer(), right=False))
-    with pytest.raises(TooFewRows, match="judge: it is far too short"):
+    with pytest.raises(TooFewRowsError, match="judge: it is far too short"):
         run(over_http(teacher_server, tmp_path, judge="openai/judge"))
 
 
 def test_a_preview_of_nothing_is_a_failure(tmp_path: Path, teacher_server: TeacherServer) -> None:
     teacher_server.set(always=status(400, BROKEN_SERVER))
-    with pytest.raises(TooFewRows, match=BROKEN_SERVER):
+    with pytest.raises(TooFewRowsError, match=BROKEN_SERVER):
         run(over_http(teacher_server, tmp_path), limit=3)
 
 
@@ -151,7 +156,7 @@ def test_seeds_do_not_count_as_rows_that_were_made(
     tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
     teacher_server.set(answer=answering(Writer(repeats=1.0)))
-    with pytest.raises(TooFewRows, match="besides 12 seeds"):
+    with pytest.raises(TooFewRowsError, match="besides 12 seeds"):
         run(over_http(teacher_server, tmp_path, min_rows=10))
 
 
@@ -159,7 +164,7 @@ def test_seeds_that_are_all_refused_end_the_run(
     tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
     teacher_server.set(always=status(400, BROKEN_SERVER))
-    with pytest.raises(TeacherRefused, match=BROKEN_SERVER):
+    with pytest.raises(TeacherUnavailableError, match=BROKEN_SERVER):
         run(over_http(teacher_server, tmp_path, check_seeds=True))
     assert teacher_server.total == len(SEEDS)
 
@@ -170,7 +175,7 @@ def test_a_refusal_of_the_server_is_asked_again_and_one_of_the_content_is_not(
     good = answering(Writer())
     config = over_http(teacher_server, tmp_path, structured_output="json_schema")
     teacher_server.set(always=status(400, BROKEN_SERVER))
-    with pytest.raises(TooFewRows):
+    with pytest.raises(TooFewRowsError):
         run(config)
     teacher_server.forget()
     teacher_server.set(always=None, answer=good)
@@ -178,10 +183,10 @@ def test_a_refusal_of_the_server_is_asked_again_and_one_of_the_content_is_not(
     assert teacher_server.total >= 4
 
     teacher_server.set(always=status(400, "content_filter"))
-    with pytest.raises(TooFewRows):
+    with pytest.raises(TooFewRowsError):
         run(over_http(teacher_server, tmp_path / "other"))
     teacher_server.forget()
-    with pytest.raises(TooFewRows):
+    with pytest.raises(TooFewRowsError):
         run(over_http(teacher_server, tmp_path / "other"))
     assert teacher_server.total == 0
 
@@ -203,7 +208,7 @@ def test_a_days_limit_stops_the_run_at_once(
     tmp_path: Path, teacher_server: TeacherServer, act: Act, when: str
 ) -> None:
     teacher_server.set(always=act)
-    with pytest.raises(TeacherRefused) as stopped:
+    with pytest.raises(TeacherUnavailableError) as stopped:
         run(over_http(teacher_server, tmp_path))
     assert teacher_server.total == 1
     assert when in str(stopped.value.next_step)

@@ -12,8 +12,8 @@ import pytest
 from teacher.server import Call, TeacherServer, truncated
 
 from nanodistill.dataset.markdown import cell
-from nanodistill.records import Request
 from nanodistill.synthesis import SynthesisResult, synthesize
+from nanodistill.types import Request
 from synthesis.runs import assert_adds_up, config_in, rejected_of, rows_of
 from synthesis.writer import LABELS, Writer, right_label
 

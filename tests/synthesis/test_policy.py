@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanodistill.errors import DamagedFile, RowFailed, TeacherRefused
+from nanodistill.errors import CorruptFileError, RequestRejectedError, TeacherUnavailableError
 from nanodistill.synthesis.policy import DIMENSIONS, read_policy
 from synthesis.runs import Notices, config_in, run
 from synthesis.writer import SEEDS, Writer
@@ -82,15 +82,15 @@ def test_without_extraction_it_comes_from_the_seeds(tmp_path: Path) -> None:
 def test_a_slip_in_editing_is_named(tmp_path: Path) -> None:
     run(config_in(tmp_path), Writer())
     edit(tmp_path / "run" / "policy.json", topics="just one")
-    with pytest.raises(DamagedFile, match="topics: Input should be a valid list"):
+    with pytest.raises(CorruptFileError, match="topics: Input should be a valid list"):
         run(config_in(tmp_path), Writer())
 
 
 def test_a_teacher_that_cannot_describe_the_task_stops_the_run(tmp_path: Path) -> None:
     class Mute(Writer):
         def _policy(self, request: object, dice: object) -> object:
-            raise RowFailed("refusal", "no comment")
+            raise RequestRejectedError("refusal", "no comment")
 
-    with pytest.raises(TeacherRefused, match="no comment") as stopped:
+    with pytest.raises(TeacherUnavailableError, match="no comment") as stopped:
         run(config_in(tmp_path), Mute())
     assert "extract_policy = false" in str(stopped.value)

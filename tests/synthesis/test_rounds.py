@@ -7,12 +7,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nanodistill.errors import TooFewRows
+from nanodistill.errors import TooFewRowsError
 from nanodistill.journal import read_journal
-from nanodistill.records import Request
+from nanodistill.providers.base import Reply
+from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.synthesis import plan
-from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.types import Request
 from synthesis.runs import Notices, config_in, run
 from synthesis.writer import SEEDS, Writer
 
@@ -81,7 +81,7 @@ def test_rounds_that_overlap_give_the_same_rows_whatever_comes_first(tmp_path: P
 
 def test_what_was_asked_ahead_is_read_also_where_rounds_bring_nothing_new(tmp_path: Path) -> None:
     teacher = Writer(repeats=0.99)
-    with pytest.raises(TooFewRows):
+    with pytest.raises(TooFewRowsError):
         run(config_in(tmp_path, **LARGE, min_rows=300), teacher)
     with read_journal(tmp_path / "run" / "journal.sqlite") as journal:
         sums = journal.sums()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.synthesis.sizes import round_size
+from nanodistill.synthesis.rounds import round_size
 
 
 def sizes(wanted: int, max_rounds: int = 20) -> list[int]:

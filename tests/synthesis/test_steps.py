@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanodistill.events import silent
-from nanodistill.synthesis.steps import Seen, input_steps, row_steps
+from nanodistill.events import ignore
+from nanodistill.synthesis.row_filters import DedupState, input_filters, row_filters
 from nanodistill.synthesis.task import load_task
 from synthesis.runs import CHAT, config_in
 
@@ -29,11 +29,11 @@ def test_a_habit_of_the_seeds_is_no_fault(tmp_path: Path, text: str, missing: st
     seeds = [{"input": f"{text} Number {n}.", "output": "ab"[n % 2]} for n in range(4)]
     seeds.append({"input": text, "output": "bug"})
     labels = ["a", "b", "bug"]
-    task = load_task(config_in(tmp_path, **CHAT, seed=seeds, labels=labels), silent)
-    names = [step.name for step in input_steps(task, Seen.of(task))]
+    task = load_task(config_in(tmp_path, **CHAT, seed=seeds, labels=labels), ignore)
+    names = [step.name for step in input_filters(task, DedupState.of(task))]
     assert names[:-3] == [name for name in ALL if name != missing]
     assert names[-3:] == ["length", "contamination", "duplicates"]
-    assert [step.name for step in row_steps(task)] == [
+    assert [step.name for step in row_filters(task)] == [
         "output",
         "text",
         "label in set",

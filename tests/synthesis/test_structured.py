@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.errors import ConfigError, TeacherDisagrees, TooFewRows
-from nanodistill.records import Completion, Request, Usage
+from nanodistill.errors import ConfigError, LowSeedAgreementError, TooFewRowsError
 from nanodistill.thinking import FORMATS
+from nanodistill.types import Completion, Request, Usage
 from synthesis.runs import Notices, config_in, judge, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, Writer, message, right_label
 
@@ -180,7 +180,7 @@ def test_what_reads_as_another_label_is_refused_or_called_by_it(
 
 def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Path) -> None:
     teacher = Writer(wrong=0.6)
-    with pytest.raises(TeacherDisagrees, match="At least 90% were wanted"):
+    with pytest.raises(LowSeedAgreementError, match="At least 90% were wanted"):
         run(config_in(tmp_path, min_teacher_agreement=0.9), teacher)
     assert teacher.stages() == {"blind": 12}
 
@@ -283,7 +283,7 @@ def test_other_response_models_are_answered_in_a_call_of_their_own(tmp_path: Pat
 
 
 def test_too_few_rows_make_no_version(tmp_path: Path) -> None:
-    with pytest.raises(TooFewRows, match="rows were kept of 72 requested") as stopped:
+    with pytest.raises(TooFewRowsError, match="rows were kept of 72 requested") as stopped:
         run(config_in(tmp_path, min_rows=40, max_rounds=1), Writer(repeats=0.99))
     assert stopped.value.exit_code == 3
     assert not (tmp_path / "run" / "datasets").exists()

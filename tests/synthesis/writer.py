@@ -15,8 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanodistill.errors import RowFailed
-from nanodistill.records import Completion, Request, Usage
+from nanodistill.errors import RequestRejectedError
+from nanodistill.types import Completion, Request, Usage
 
 WORDS = {
     "billing": ["invoice", "refund", "charged", "card", "price", "subscription", "fee"],
@@ -106,7 +106,7 @@ class Writer:
 
     def _generate(self, request: Request, dice: random.Random) -> Any:
         if dice.random() < self.refuses:
-            raise RowFailed("refusal", "I would rather not")
+            raise RequestRejectedError("refusal", "I would rather not")
         order = request.messages[-1]["content"]
         if request.schema is None:
             if found := re.findall(r"Write a new example of (\w+)", order):

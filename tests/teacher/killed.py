@@ -27,11 +27,11 @@ import anyio
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from nanodistill.errors import RowFailed  # noqa: E402
+from nanodistill.engine.response_validation import Answer  # noqa: E402
+from nanodistill.errors import RequestRejectedError  # noqa: E402
 from nanodistill.journal import read_journal  # noqa: E402
-from nanodistill.records import Completion, Request, Usage  # noqa: E402
-from nanodistill.teacher.answers import Answer  # noqa: E402
-from nanodistill.teacher.provider import Reply  # noqa: E402
+from nanodistill.providers.base import Reply  # noqa: E402
+from nanodistill.types import Completion, Request, Usage  # noqa: E402
 from teacher.running import requests_for, running  # noqa: E402
 
 CALLS = 250
@@ -53,7 +53,7 @@ class Teacher:
         chance = int(sha256(request.key.encode()).hexdigest(), 16)
         await anyio.sleep(0.001 + chance % 7 / 1000)
         if chance % 20 == 0:
-            raise RowFailed("refusal", "I will not.")
+            raise RequestRejectedError("refusal", "I will not.")
         if chance % 20 == 1:
             return Reply(Completion('{"n": 1', "length", Usage(5, 100)))
         text = f"no JSON {chance}" if chance % 20 < 5 else json.dumps({"n": chance % 1000})

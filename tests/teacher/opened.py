@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.records import Request
-from nanodistill.teacher.libraries import quiet
-from nanodistill.teacher.opening import open_provider
-from nanodistill.teacher.provider import Provider
+from nanodistill.providers.base import Provider
+from nanodistill.providers.factory import open_provider
+from nanodistill.providers.lazy_imports import quiet
+from nanodistill.types import Request
 
 KEY = "sk-canary-0123456789abcdef"
 SCHEMA = {

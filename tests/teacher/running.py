@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanodistill.events import Event, silent
+from nanodistill.engine.group_commit import Offload
+from nanodistill.engine.response_validation import Answer, Failure
+from nanodistill.engine.stop_signal import StopSignal
+from nanodistill.engine.teacher import Teacher, open_teacher
+from nanodistill.events import Event, ignore
 from nanodistill.journal import open_journal
-from nanodistill.records import Request
-from nanodistill.teacher.answers import Answer, Failure
-from nanodistill.teacher.engine import Teacher, open_teacher
-from nanodistill.teacher.provider import Provider
-from nanodistill.teacher.recorder import Offload
-from nanodistill.teacher.scripted import ScriptedProvider
-from nanodistill.teacher.stop import StopSignal
+from nanodistill.providers.base import Provider
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.types import Request
 from teacher.opened import config
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ async def running(
     provider: Any,
     *,
     stop: StopSignal | None = None,
-    listen: Callable[[Event], None] = silent,
+    listen: Callable[[Event], None] = ignore,
     offload: Offload | None = None,
     **settings: Any,
 ) -> AsyncIterator[Teacher]:

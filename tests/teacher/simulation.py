@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from nanodistill.errors import Transient
-from nanodistill.teacher.limits import Admission, Ticket
-from nanodistill.teacher.provider import RateHints
+from nanodistill.engine.rate_limiter import Permit, RateLimiter
+from nanodistill.errors import TransientError
+from nanodistill.providers.base import RateHints
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Verdict:
     """What a server does with a request: its answer after `latency`, or a refusal."""
 
     latency: float = 0.0
-    error: Transient | None = None
+    error: TransientError | None = None
     hints: RateHints | None = None
 
 
@@ -32,8 +32,8 @@ class Server(Protocol):
     def leave(self, now: float) -> None: ...
 
 
-def too_fast(retry_after: float | None = None) -> Transient:
-    return Transient("rate_limit", "too fast", status=429, retry_after=retry_after)
+def too_fast(retry_after: float | None = None) -> TransientError:
+    return TransientError("rate_limit", "too fast", status=429, retry_after=retry_after)
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Open:
     """A server without limits, until told otherwise."""
 
     latency: float = 0.05
-    error: Transient | None = None
+    error: TransientError | None = None
 
     def arrive(self, now: float) -> Verdict:
         return Verdict(self.latency, self.error)
@@ -146,7 +146,7 @@ class Outcome:
 class Simulation:
     """`calls` answers wanted of `server`. Arrivals are late by up to `jitter` seconds."""
 
-    admission: Admission
+    admission: RateLimiter
     server: Server
     calls: int
     tokens: Callable[[], int] = lambda: 100
@@ -157,7 +157,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         outcome, now, left, order = Outcome(), 0.0, self.calls, 0
-        flying: list[tuple[float, int, Ticket, Verdict]] = []
+        flying: list[tuple[float, int, Permit, Verdict]] = []
         while (left or flying) and now < self.until and not self.admission.breaker.reason:
             wait = self.admission.wait(now, self.estimate) if left else math.inf
             if wait <= 0:
@@ -179,7 +179,7 @@ class Simulation:
         outcome.end = now
         return outcome
 
-    def _back(self, ticket: Ticket, verdict: Verdict, now: float) -> int:
+    def _back(self, ticket: Permit, verdict: Verdict, now: float) -> int:
         if verdict.error is not None:
             self.admission.failed(ticket, now, verdict.error)
             return 1

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
-from nanodistill.records import Usage
-from nanodistill.teacher.forms import has_shape
-from nanodistill.teacher.provider import RateHints
+from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError, TransientError
+from nanodistill.providers.base import RateHints
+from nanodistill.providers.structured_output import has_shape
+from nanodistill.types import Usage
 from teacher.opened import KEY, SCHEMA, config_for, opened, request
 from teacher.server import Act, TeacherServer, answered, cut, raw, status, truncated
 
@@ -59,17 +59,17 @@ async def test_truncated(teacher_server: TeacherServer) -> None:
 @pytest.mark.parametrize(
     ("act", "fate", "kind"),
     [
-        (status(401, type="authentication_error"), RunStopped, "auth"),
-        (status(400, "Your credit balance is too low"), RunStopped, "quota"),
-        (status(404, "model: claude-x", type="not_found_error"), RunStopped, "not_found"),
-        (status(429, type="rate_limit_error"), Transient, "rate_limit"),
-        (status(529, "Overloaded", type="overloaded_error"), Transient, "overloaded"),
-        (status(500, type="api_error"), Transient, "server_error"),
-        (status(400, "prompt is too long: 9 > 8"), RowFailed, "context_length"),
-        (answered("", "content_filter"), RowFailed, "content_filter"),
-        (raw("hello"), Transient, "bad_body"),
-        (raw(json.dumps({"type": "message"})), Transient, "bad_body"),
-        (cut(), Transient, "bad_body"),
+        (status(401, type="authentication_error"), FatalProviderError, "auth"),
+        (status(400, "Your credit balance is too low"), FatalProviderError, "quota"),
+        (status(404, "model: claude-x", type="not_found_error"), FatalProviderError, "not_found"),
+        (status(429, type="rate_limit_error"), TransientError, "rate_limit"),
+        (status(529, "Overloaded", type="overloaded_error"), TransientError, "overloaded"),
+        (status(500, type="api_error"), TransientError, "server_error"),
+        (status(400, "prompt is too long: 9 > 8"), RequestRejectedError, "context_length"),
+        (answered("", "content_filter"), RequestRejectedError, "content_filter"),
+        (raw("hello"), TransientError, "bad_body"),
+        (raw(json.dumps({"type": "message"})), TransientError, "bad_body"),
+        (cut(), TransientError, "bad_body"),
     ],
 )
 async def test_faults(
@@ -87,6 +87,6 @@ async def test_faults(
 async def test_the_wait_of_a_refusal(teacher_server: TeacherServer) -> None:
     teacher_server.next(status(429, headers={"retry-after": "11"}))
     async with opened(config_for(teacher_server.root, teacher=MODEL)) as provider:
-        with pytest.raises(Transient) as refused:
+        with pytest.raises(TransientError) as refused:
             await provider.complete(request(model=MODEL))
     assert refused.value.retry_after == 11

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nanodistill.teacher.asking import params_for
+from nanodistill.providers.request_params import params_for
 from teacher.opened import config
 
 

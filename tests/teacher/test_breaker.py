@@ -2,30 +2,30 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.errors import Transient
-from nanodistill.teacher.breaker import (
+from nanodistill.engine.circuit_breaker import (
     FAILURES_TO_SUSPECT,
     ROUNDS_AFTER_AN_ANSWER,
     ROUNDS_BEFORE_ANY_ANSWER,
     SAME_ROW_FAILURES,
-    Breaker,
+    CircuitBreaker,
 )
+from nanodistill.errors import TransientError
 
 
-def refusal(retry_after: float | None = None) -> Transient:
-    return Transient("rate_limit", "slow down", status=429, retry_after=retry_after)
+def refusal(retry_after: float | None = None) -> TransientError:
+    return TransientError("rate_limit", "slow down", status=429, retry_after=retry_after)
 
 
-DOWN = Transient("connection", "connection refused")
+DOWN = TransientError("connection", "connection refused")
 
 
-def well() -> Breaker:
-    breaker = Breaker()
+def well() -> CircuitBreaker:
+    breaker = CircuitBreaker()
     breaker.answered()
     return breaker
 
 
-def fail_rounds(breaker: Breaker, error: Transient) -> tuple[int, float]:
+def fail_rounds(breaker: CircuitBreaker, error: TransientError) -> tuple[int, float]:
     """Try again after each pause until it trips: how many calls that took, and how long."""
     now, calls = 0.0, 0
     while breaker.reason is None:
@@ -36,7 +36,7 @@ def fail_rounds(breaker: Breaker, error: Transient) -> tuple[int, float]:
 
 
 def test_one_call_at_a_time_until_the_first_answer() -> None:
-    assert Breaker().is_trying
+    assert CircuitBreaker().is_trying
     assert not well().is_trying
 
 
@@ -74,7 +74,7 @@ def test_pauses_grow_until_it_trips() -> None:
 
 
 def test_a_provider_that_is_not_there_is_given_up_soon() -> None:
-    calls, took = fail_rounds(Breaker(), DOWN)
+    calls, took = fail_rounds(CircuitBreaker(), DOWN)
     assert calls == ROUNDS_BEFORE_ANY_ANSWER + 1
     assert took < 10
 
@@ -116,7 +116,7 @@ def test_rows_lost_alike_one_after_the_other_trip_it() -> None:
 def test_a_teacher_that_has_answered_many_may_lose_more_rows(
     answered_before: int, most: int
 ) -> None:
-    breaker = Breaker(answered_before)
+    breaker = CircuitBreaker(answered_before)
     for _ in range(most - 1):
         breaker.row_lost("timeout", "no answer")
     assert breaker.reason is None

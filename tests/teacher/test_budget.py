@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.journal import Sums
-from nanodistill.records import Usage
-from nanodistill.teacher.budget import Before, Budget, Reservation, Size
-from nanodistill.teacher.prices import Price
+from nanodistill.engine.budget import Before, Budget, Reservation, Size
+from nanodistill.journal import UsageTotals
+from nanodistill.providers.prices import Price
+from nanodistill.types import Usage
 from teacher.opened import config, request
 
 PRICE = Price(input=1e-6, output=4e-6, cached=0.5e-6)
 SMALL = Size.of(request("hello", max_tokens=100))
 
 
-def budget(before: Sums | None = None, **limits: Any) -> Budget:
+def budget(before: UsageTotals | None = None, **limits: Any) -> Budget:
     prices = {"openai/any": PRICE}
-    return Budget(config(**limits), prices, Before(before or Sums()), lambda note: None)
+    return Budget(config(**limits), prices, Before(before or UsageTotals()), lambda note: None)
 
 
 def test_calls_in_flight_count() -> None:
@@ -31,7 +31,7 @@ def test_calls_in_flight_count() -> None:
 
 
 def test_earlier_sessions_count() -> None:
-    before = Sums(calls=5, usage=Usage(600, 300), cost_usd=0.9)
+    before = UsageTotals(calls=5, usage=Usage(600, 300), cost_usd=0.9)
     assert budget(before, max_calls=5).reserve(SMALL) is None
     assert budget(before, max_tokens_total=1000).reserve(SMALL) is None
     assert budget(before, max_cost_usd=0.9).reserve(SMALL) is None
@@ -50,7 +50,7 @@ def test_what_came_back_smaller_makes_room() -> None:
 
 
 def test_the_reason_has_the_figures_and_the_way_out() -> None:
-    said = str(budget(Sums(cost_usd=0.9999), max_cost_usd=1.0).used_up(SMALL))
+    said = str(budget(UsageTotals(cost_usd=0.9999), max_cost_usd=1.0).used_up(SMALL))
     assert "max_cost_usd is $1, $0.9999 were spent" in said
     assert "Raise max_cost_usd" in said
 

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from nanodistill.errors import CallError
-from nanodistill.teacher.opening import open_provider
+from nanodistill.providers.factory import open_provider
 from teacher.opened import KEY, SCHEMA, config, config_for, opened, request
 from teacher.server import Act, TeacherServer, cut, drop, echo_key, raw, status
 

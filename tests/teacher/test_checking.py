@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from nanodistill.errors import ConfigError
-from nanodistill.teacher.checking import check_teacher
-from nanodistill.teacher.opening import NO_KEY, open_provider, travel_settings
-from nanodistill.teacher.resolving import resolve
+from nanodistill.providers.factory import NO_KEY, open_provider, travel_settings
+from nanodistill.providers.model_resolution import resolve
+from nanodistill.providers.teacher_validation import check_teacher
 from teacher.opened import config
 
 

@@ -15,22 +15,22 @@ from typing import Any
 import anyio
 import pytest
 
+from nanodistill.engine.response_validation import REPAIR_SYSTEM, Answer, Failure
+from nanodistill.engine.stop_signal import SIGNALS, StopSignal
 from nanodistill.errors import (
-    BudgetReached,
+    BudgetExceededError,
     ConfigError,
-    DiskFull,
-    Interrupted,
-    RowFailed,
-    RunStopped,
-    TeacherRefused,
-    Transient,
+    DiskFullError,
+    FatalProviderError,
+    RequestRejectedError,
+    RunInterruptedError,
+    TeacherUnavailableError,
+    TransientError,
 )
 from nanodistill.events import Event, Progress
 from nanodistill.journal import open_journal, read_journal
-from nanodistill.records import Completion, Request, Usage
-from nanodistill.teacher.answers import REPAIR_SYSTEM, Answer, Failure
-from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.stop import SIGNALS, StopSignal
+from nanodistill.providers.base import Reply
+from nanodistill.types import Completion, Request, Usage
 from teacher.opened import KEY
 from teacher.running import requests_for, running, told
 
@@ -138,7 +138,7 @@ async def test_malformed_answers_are_repaired_once(tmp_path: Path) -> None:
 
 async def test_a_malformed_answer_is_repaired_in_the_next_session(tmp_path: Path) -> None:
     async with running(tmp_path, ["no JSON"], max_calls=1) as teacher:
-        with pytest.raises(BudgetReached):
+        with pytest.raises(BudgetExceededError):
             await teacher.settle(requests_for(teacher, ["x"], schema=SCHEMA))
     async with running(tmp_path, ['{"label": "a"}']) as teacher:
         requests = requests_for(teacher, ["x"], schema=SCHEMA)
@@ -187,8 +187,8 @@ async def test_truncated_answers_are_asked_with_more_room(tmp_path: Path) -> Non
 async def test_a_refusal_is_final_and_a_transient_failure_is_not(tmp_path: Path) -> None:
     def answer(text: str, _: int) -> Any:
         if text == "forbidden":
-            return RowFailed("refusal", "I can't help with that.")
-        return Transient("server_error", "boom", status=500) if text == "unlucky" else text
+            return RequestRejectedError("refusal", "I can't help with that.")
+        return TransientError("server_error", "boom", status=500) if text == "unlucky" else text
 
     texts = [*TEXTS, "forbidden", "unlucky"]
     first = Asked(answer)
@@ -206,9 +206,9 @@ async def test_a_refusal_is_final_and_a_transient_failure_is_not(tmp_path: Path)
 
 
 async def test_a_bad_key_costs_one_call(tmp_path: Path) -> None:
-    asked = Asked(lambda *_: RunStopped("bad_key", "the API key is not valid", status=401))
+    asked = Asked(lambda *_: FatalProviderError("bad_key", "the API key is not valid", status=401))
     async with running(tmp_path, asked) as teacher:
-        with pytest.raises(TeacherRefused, match="the API key is not valid") as stopped:
+        with pytest.raises(TeacherUnavailableError, match="the API key is not valid") as stopped:
             await teacher.settle(requests_for(teacher, TEXTS))
     assert asked.calls == 1
     assert stopped.value.exit_code == 3
@@ -219,7 +219,7 @@ async def test_max_calls_is_exact_and_a_larger_one_goes_on(tmp_path: Path) -> No
     asked = Asked()
     for most in (25, 40):
         async with running(tmp_path, asked, max_calls=most) as teacher:
-            with pytest.raises(BudgetReached, match=f"max_calls is {most}"):
+            with pytest.raises(BudgetExceededError, match=f"max_calls is {most}"):
                 await teacher.settle(requests_for(teacher, TEXTS))
         assert asked.calls == most
     assert set(asked.counts.values()) == {1}
@@ -238,7 +238,7 @@ async def test_max_cost_is_never_passed(tmp_path: Path) -> None:
     price = {"input": 1.0, "output": 2.0}
     async with running(tmp_path, answer, max_cost_usd=0.02, teacher_price=price) as teacher:
         texts = ("text " * (n % 11) + str(n) for n in range(10_000))
-        with pytest.raises(BudgetReached, match=r"max_cost_usd is \$0.02"):
+        with pytest.raises(BudgetExceededError, match=r"max_cost_usd is \$0.02"):
             await teacher.settle(
                 teacher.request("g", [{"role": "user", "content": t}], params={"max_tokens": 100})
                 for t in texts
@@ -250,7 +250,7 @@ async def test_max_cost_is_never_passed(tmp_path: Path) -> None:
 async def test_an_answer_without_usage_counts_as_estimated(tmp_path: Path) -> None:
     """A server that does not say what it bills can't make a limit void."""
     async with running(tmp_path, lambda text: text, max_tokens_total=5000) as teacher:
-        with pytest.raises(BudgetReached, match="max_tokens_total is 5,000"):
+        with pytest.raises(BudgetExceededError, match="max_tokens_total is 5,000"):
             await teacher.settle(
                 requests_for(teacher, map(str, range(10_000)), params={"max_tokens": 50})
             )
@@ -313,7 +313,7 @@ async def test_interrupting_lets_calls_in_flight_come_back(tmp_path: Path) -> No
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(interrupt)
-        with pytest.raises(Interrupted) as interrupted:
+        with pytest.raises(RunInterruptedError) as interrupted:
             await teacher.settle(requests_for(teacher, TEXTS))
     assert interrupted.value.exit_code == 130
     assert gate.started == 6
@@ -335,7 +335,7 @@ async def test_interrupting_twice_leaves_now(tmp_path: Path) -> None:
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(interrupt)
-        with anyio.fail_after(5), pytest.raises(Interrupted):
+        with anyio.fail_after(5), pytest.raises(RunInterruptedError):
             await teacher.settle(requests_for(teacher, TEXTS))
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].answered == 1
@@ -364,7 +364,7 @@ async def test_after_a_stop_nothing_is_settled_any_more(tmp_path: Path) -> None:
     stop, asked = StopSignal(), Asked()
     stop.request()
     async with running(tmp_path, asked, stop=stop) as teacher:
-        with pytest.raises(Interrupted):
+        with pytest.raises(RunInterruptedError):
             await teacher.settle(requests_for(teacher, TEXTS))
     assert asked.calls == 0
 
@@ -405,7 +405,7 @@ async def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
     async with running(tmp_path, Asked(lambda text, _: text * 5000)) as teacher:
         writer: sqlite3.Connection = teacher._session.recorder._journal._writer  # type: ignore[assignment]
         writer.execute("PRAGMA max_page_count = 40").fetchall()
-        with pytest.raises(DiskFull, match="no room left"):
+        with pytest.raises(DiskFullError, match="no room left"):
             await teacher.settle(requests_for(teacher, TEXTS))
         assert teacher.account.made < len(TEXTS) + 1
     with open_journal(tmp_path / "journal.sqlite"):
@@ -419,9 +419,9 @@ def all_bytes(folder: Path) -> bytes:
 async def test_keys_reach_no_file_of_the_journal(tmp_path: Path) -> None:
     def answer(text: str, nth: int) -> Any:
         if text == "text 1":
-            return RowFailed("bad_request", f"key {KEY} may not do that")
+            return RequestRejectedError("bad_request", f"key {KEY} may not do that")
         if nth == 1:
-            return Transient("server_error", f"key {KEY} met an error", status=500)
+            return TransientError("server_error", f"key {KEY} met an error", status=500)
         return "an answer"
 
     kwargs = {"api_key": KEY}
@@ -454,7 +454,7 @@ async def test_work_is_pulled_as_it_is_needed(tmp_path: Path) -> None:
                 pulled += 1
                 yield from requests_for(teacher, [f"text {n}"])
 
-        with pytest.raises(BudgetReached):
+        with pytest.raises(BudgetExceededError):
             await teacher.settle(plan())
     assert pulled <= 1024
 
@@ -499,7 +499,7 @@ async def test_progress_tells_the_figures(tmp_path: Path) -> None:
 async def test_the_ledger_keeps_each_attempt(tmp_path: Path) -> None:
     def answer(text: str, nth: int) -> Any:
         if text == "b" and nth == 1:
-            return Transient("server_error", "boom", status=503, retry_after=0.0)
+            return TransientError("server_error", "boom", status=503, retry_after=0.0)
         return Completion(text, "stop", Usage(10, 5, 2, 1), cost_usd=0.01)
 
     async with running(tmp_path, Asked(answer)) as teacher:

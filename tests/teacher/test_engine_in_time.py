@@ -13,18 +13,23 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from nanodistill.errors import BudgetReached, Interrupted, TeacherRefused, Transient
+from nanodistill.engine.stop_signal import StopSignal
+from nanodistill.errors import (
+    BudgetExceededError,
+    RunInterruptedError,
+    TeacherUnavailableError,
+    TransientError,
+)
 from nanodistill.journal import read_journal
-from nanodistill.records import Completion, Request, Usage
-from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.stop import StopSignal
+from nanodistill.providers.base import Reply
+from nanodistill.types import Completion, Request, Usage
 from teacher.running import inline, requests_for, running, told
 from teacher.simulation import Open, Server, Windowed
 
 pytestmark = pytest.mark.anyio
 
 TEXTS = [f"text {n}" for n in range(60)]
-DOWN = Transient("connection", "connection refused")
+DOWN = TransientError("connection", "connection refused")
 
 
 @pytest.fixture
@@ -91,12 +96,14 @@ async def test_ten_a_second_end_to_end(tmp_path: Path) -> None:
 
 async def test_sustained_refusal_stops_the_run_with_a_plain_message(tmp_path: Path) -> None:
     def refuse(text: str, nth: int, now: float) -> Exception | None:
-        return Transient("rate_limit", "quota", status=429, retry_after=1.0) if now > 5 else None
+        return (
+            TransientError("rate_limit", "quota", status=429, retry_after=1.0) if now > 5 else None
+        )
 
     remote = Remote(fault=refuse)
     await anyio.sleep(4)
     async with running(tmp_path, remote, offload=inline, max_concurrency=20) as teacher:
-        with pytest.raises(TeacherRefused, match="HTTP 429, rate_limit: quota") as stopped:
+        with pytest.raises(TeacherUnavailableError, match="HTTP 429, rate_limit: quota") as stopped:
             await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(2000)]))
         assert teacher.account.refused < 50
     assert anyio.current_time() < 150
@@ -107,7 +114,7 @@ async def test_a_provider_that_is_not_there_is_told_soon(tmp_path: Path) -> None
     remote = Remote(fault=lambda *_: DOWN)
     async with running(tmp_path, remote, offload=inline) as teacher:
         began = anyio.current_time()
-        with pytest.raises(TeacherRefused, match="connection refused"):
+        with pytest.raises(TeacherUnavailableError, match="connection refused"):
             await teacher.settle(requests_for(teacher, TEXTS))
         assert anyio.current_time() - began < 10
     assert len(remote.asked) == 4
@@ -129,7 +136,11 @@ async def test_waiting_to_retry_holds_no_slot(tmp_path: Path) -> None:
 
     def slow(text: str, nth: int, now: float) -> Exception | None:
         failing = text == "text 3" and nth <= 3
-        return Transient("server_error", "boom", status=500, retry_after=100.0) if failing else None
+        return (
+            TransientError("server_error", "boom", status=500, retry_after=100.0)
+            if failing
+            else None
+        )
 
     remote = Remote(fault=slow)
     async with running(tmp_path, remote, offload=inline, max_concurrency=1) as teacher:
@@ -145,7 +156,7 @@ async def test_waiting_to_retry_holds_no_slot(tmp_path: Path) -> None:
 
 async def test_attempts_are_bounded(tmp_path: Path) -> None:
     def fault(text: str, nth: int, now: float) -> Exception | None:
-        return Transient("timeout", "no answer") if text == "text 3" else None
+        return TransientError("timeout", "no answer") if text == "text 3" else None
 
     remote = Remote(fault=fault)
     async with running(tmp_path, remote, offload=inline, max_retries=2) as teacher:
@@ -157,11 +168,11 @@ async def test_attempts_are_bounded(tmp_path: Path) -> None:
 
 async def test_a_row_that_alone_is_refused_for_ever_is_given_up(tmp_path: Path) -> None:
     def fault(text: str, nth: int, now: float) -> Exception | None:
-        return Transient("rate_limit", "no", status=429) if text == "text 3" else None
+        return TransientError("rate_limit", "no", status=429) if text == "text 3" else None
 
     remote = Remote(fault=fault)
     async with running(tmp_path, remote, offload=inline) as teacher:
-        with pytest.raises(TeacherRefused):
+        with pytest.raises(TeacherUnavailableError):
             await teacher.settle(requests_for(teacher, TEXTS))
     assert len(remote.answers) == len(TEXTS) - 1
     assert remote.counts["text 3"] < 40
@@ -192,7 +203,7 @@ async def test_draining_ends_after_ten_seconds(tmp_path: Path) -> None:
 
     with pytest.raises(ExceptionGroup) as raised:
         await settle()
-    assert raised.group_contains(Interrupted)
+    assert raised.group_contains(RunInterruptedError)
     assert anyio.current_time() - began == pytest.approx(15.0, abs=0.5)
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].answered == 1
@@ -261,7 +272,7 @@ async def test_one_models_refusals_do_not_hold_up_the_other(tmp_path: Path, thro
 
 async def test_a_budget_counts_calls_that_came_too_late(tmp_path: Path) -> None:
     """Nobody says what they took; the provider has worked on them all the same, run after run."""
-    late = Transient("timeout", "none within 10 s")
+    late = TransientError("timeout", "none within 10 s")
     asked = 0
 
     def fault(text: str, nth: int, now: float) -> Exception | None:
@@ -275,6 +286,6 @@ async def test_a_budget_counts_calls_that_came_too_late(tmp_path: Path) -> None:
             tmp_path, remote, offload=inline, max_tokens_total=500, max_retries=20
         ) as teacher:
             requests = requests_for(teacher, ["one", "two"], params={"max_tokens": 100})
-            with pytest.raises((BudgetReached, TeacherRefused)):
+            with pytest.raises((BudgetExceededError, TeacherUnavailableError)):
                 await teacher.settle(requests)
     assert asked <= 5

@@ -9,13 +9,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nanodistill.errors import DamagedFile, Interrupted
+from nanodistill.engine.stop_signal import StopSignal
+from nanodistill.engine.teacher import Teacher
+from nanodistill.errors import CorruptFileError, RunInterruptedError
 from nanodistill.events import Event, Progress
 from nanodistill.journal import read_journal
-from nanodistill.records import Completion, Request, Usage
-from nanodistill.teacher.engine import Teacher
-from nanodistill.teacher.provider import Reply
-from nanodistill.teacher.stop import StopSignal
+from nanodistill.providers.base import Reply
+from nanodistill.types import Completion, Request, Usage
 from teacher.running import requests_for, running, told
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +112,7 @@ async def test_a_stop_ends_both(tmp_path: Path) -> None:
     remote, stop, ended = Remote(), StopSignal(), list[str]()
 
     async def interrupted(teacher: Teacher, texts: list[str]) -> None:
-        with pytest.raises(Interrupted):
+        with pytest.raises(RunInterruptedError):
             await teacher.settle(requests_for(teacher, texts))
         ended.append(texts[0])
 
@@ -135,7 +135,7 @@ async def test_what_is_wrong_with_one_is_told_by_all(tmp_path: Path) -> None:
     remote, told = Remote(), list[str]()
 
     async def waits(teacher: Teacher) -> None:
-        with pytest.raises(DamagedFile, match="a page") as raised:
+        with pytest.raises(CorruptFileError, match="a page") as raised:
             await teacher.settle(requests_for(teacher, SLOW))
         told.append(raised.value.message)
 
@@ -143,14 +143,14 @@ async def test_what_is_wrong_with_one_is_told_by_all(tmp_path: Path) -> None:
         yield from map(refuse, ["x"])
 
     def refuse(text: str) -> Request:
-        raise DamagedFile(f"a page is gone, that of {text}")
+        raise CorruptFileError(f"a page is gone, that of {text}")
 
     async with running(tmp_path, remote) as teacher:
         await teacher.settle(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(waits, teacher)
             await remote.all_wait()
-            with pytest.raises(DamagedFile, match="a page"):
+            with pytest.raises(CorruptFileError, match="a page"):
                 await teacher.settle(broken())
             remote.slow.set()
     assert told == ["a page is gone, that of x"]

@@ -12,14 +12,13 @@ import aiohttp.http_exceptions
 import httpx
 import pytest
 
-from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
-from nanodistill.redaction import HIDDEN, Redactor
-from nanodistill.teacher.evidence import Evidence, kind_of_http
-from nanodistill.teacher.faults import KINDS, LONGEST_QUOTE, Faults
-from nanodistill.teacher.foreign import FOREIGN, kind_of_class
-from nanodistill.teacher.libraries import load_instructor, load_litellm
+from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError, TransientError
+from nanodistill.providers.error_classifier import KINDS, LONGEST_QUOTE, ErrorClassifier
+from nanodistill.providers.exception_table import FOREIGN, ErrorDetails, kind_of_class, kind_of_http
+from nanodistill.providers.lazy_imports import load_instructor, load_litellm
+from nanodistill.secrets import HIDDEN, Redactor
 
-FAULTS = Faults(Redactor(["sk-canary-0123456789abcdef"]))
+FAULTS = ErrorClassifier(Redactor(["sk-canary-0123456789abcdef"]))
 
 # Errors of libraries that can't come out of a chat completion.
 OUT_OF_PLACE = {
@@ -133,7 +132,7 @@ def test_every_kind_of_the_table_has_a_fate() -> None:
     ],
 )  # fmt: skip
 def test_http_answers(status: int, body: object, kind: str) -> None:
-    assert kind_of_http(Evidence.of_body(status, body, {})) == kind
+    assert kind_of_http(ErrorDetails.of_body(status, body, {})) == kind
 
 
 @pytest.mark.parametrize(
@@ -168,37 +167,37 @@ def test_a_bug_is_no_fault() -> None:
 
 
 def test_fates() -> None:
-    assert isinstance(FAULTS.make("rate_limit", "x"), Transient)
-    assert isinstance(FAULTS.make("refusal", "x"), RowFailed)
-    assert isinstance(FAULTS.make("auth", "x"), RunStopped)
+    assert isinstance(FAULTS.make("rate_limit", "x"), TransientError)
+    assert isinstance(FAULTS.make("refusal", "x"), RequestRejectedError)
+    assert isinstance(FAULTS.make("auth", "x"), FatalProviderError)
 
 
 def test_the_wait_of_a_refusal_goes_with_it() -> None:
-    fault = FAULTS.of_http(Evidence.of_text(429, "slow down", {"Retry-After": "4"}))
-    assert isinstance(fault, Transient)
+    fault = FAULTS.of_http(ErrorDetails.of_text(429, "slow down", {"Retry-After": "4"}))
+    assert isinstance(fault, TransientError)
     assert (fault.retry_after, fault.is_refusal, fault.status) == (4, True, 429)
 
 
 def test_a_503_that_says_when_to_come_back_is_a_refusal() -> None:
-    fault = FAULTS.of_http(Evidence.of_text(503, "no", {"Retry-After": "4"}))
-    assert isinstance(fault, Transient)
+    fault = FAULTS.of_http(ErrorDetails.of_text(503, "no", {"Retry-After": "4"}))
+    assert isinstance(fault, TransientError)
     assert (fault.kind, fault.retry_after) == ("overloaded", 4)
 
 
 def test_the_wait_in_googles_details() -> None:
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]
     body = [{"error": {"code": 429, "message": "quota", "status": "X", "details": details}}]
-    fault = FAULTS.of_http(Evidence.of_body(429, body, {}))
-    assert isinstance(fault, Transient)
+    fault = FAULTS.of_http(ErrorDetails.of_body(429, body, {}))
+    assert isinstance(fault, TransientError)
     assert (fault.kind, fault.retry_after) == ("rate_limit", 34)
 
 
 def test_quotes_are_short_and_hold_no_secret() -> None:
     page = f"<html><head><title>502 Bad\nGateway</title></head>{'<p>x</p>' * 900}</html>"
-    fault = FAULTS.of_http(Evidence.of_text(502, page, {}))
+    fault = FAULTS.of_http(ErrorDetails.of_text(502, page, {}))
     assert fault.message == "the provider had an error (HTTP 502): an HTML page: 502 Bad Gateway"
     key = "Incorrect API key provided: sk-canary-0123456789abcdef" + " x" * 900
-    fault = FAULTS.of_http(Evidence.of_text(401, key, {}))
+    fault = FAULTS.of_http(ErrorDetails.of_text(401, key, {}))
     assert HIDDEN in fault.message
     assert len(fault.message) < LONGEST_QUOTE + 100
 

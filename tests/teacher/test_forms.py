@@ -7,11 +7,16 @@ import anyio
 import pytest
 
 from nanodistill import jsontext
-from nanodistill.errors import RowFailed, RunStopped
+from nanodistill.errors import FatalProviderError, RequestRejectedError
 from nanodistill.events import Event, Notice
-from nanodistill.teacher.forms import first_forms, has_shape
-from nanodistill.teacher.resolving import resolve
-from nanodistill.teacher.wording import Form, put, strictly
+from nanodistill.providers.model_resolution import resolve
+from nanodistill.providers.structured_output import (
+    Form,
+    build_overlay,
+    first_forms,
+    has_shape,
+    strictly,
+)
 from teacher.opened import SCHEMA, config_for, opened, request
 from teacher.server import TeacherServer, answered, status
 
@@ -118,7 +123,9 @@ async def test_a_chosen_form_is_kept(teacher_server: TeacherServer, transport: s
     teacher_server.set(response_format="refuse")
     settings = config_for(teacher_server.url, transport=transport, structured_output="json_schema")
     async with opened(settings) as provider:
-        with pytest.raises(RunStopped, match=r'structured_output is "json_schema"') as stopped:
+        with pytest.raises(
+            FatalProviderError, match=r'structured_output is "json_schema"'
+        ) as stopped:
             await provider.complete(request(schema=SCHEMA))
     assert stopped.value.kind == "parameter"
 
@@ -126,7 +133,7 @@ async def test_a_chosen_form_is_kept(teacher_server: TeacherServer, transport: s
 async def test_a_400_that_only_sounds_like_it_loses_a_row(teacher_server: TeacherServer) -> None:
     teacher_server.next(status(400, "your text about json_schema is not nice"))
     async with opened(config_for(teacher_server.url)) as provider:
-        with pytest.raises(RowFailed, match="json_schema"):
+        with pytest.raises(RequestRejectedError, match="json_schema"):
             await provider.complete(request())
 
 
@@ -157,7 +164,7 @@ async def test_instructor_kwargs_reach_instructor(teacher_server: TeacherServer)
 
 
 async def test_words_of_a_form_without_a_system_message() -> None:
-    wording = await put("json", SCHEMA, {})
+    wording = await build_overlay("json", SCHEMA, {})
     (system, user) = wording.words(request("hi", system=None).messages)
     assert (system["role"], user) == ("system", {"role": "user", "content": "hi"})
     assert '"label"' in system["content"]

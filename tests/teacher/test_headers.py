@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nanodistill.teacher.headers import hints_of, wait_asked
-from nanodistill.teacher.provider import RateHints
+from nanodistill.providers.base import RateHints
+from nanodistill.providers.rate_limit_headers import parse_rate_limits, wait_asked
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 
@@ -82,7 +82,7 @@ def test_hints_of_openai() -> None:
         "x-ratelimit-reset-requests": "120ms",
         "x-ratelimit-reset-tokens": "2s",
     }
-    assert hints_of(headers, clock) == RateHints(500, 30000, 0, 29000, 0.12)
+    assert parse_rate_limits(headers, clock) == RateHints(500, 30000, 0, 29000, 0.12)
 
 
 def test_hints_of_anthropic() -> None:
@@ -94,12 +94,12 @@ def test_hints_of_anthropic() -> None:
         "anthropic-ratelimit-tokens-remaining": "0",
         "anthropic-ratelimit-tokens-reset": "2027-01-15T08:00:04Z",
     }
-    assert hints_of(headers, clock) == RateHints(50, 80000, 49, 0, 4)
+    assert parse_rate_limits(headers, clock) == RateHints(50, 80000, 49, 0, 4)
 
 
 def test_limits_of_other_windows() -> None:
     a_day = {"x-ratelimit-limit-requests-day": "1000", "x-ratelimit-remaining-requests-day": "7"}
-    assert hints_of(a_day, clock) == RateHints(remaining_requests=7)
+    assert parse_rate_limits(a_day, clock) == RateHints(remaining_requests=7)
     a_second = {"x-ratelimit-limit-requests-second": "2"}
-    assert hints_of(a_second, clock) == RateHints(requests_per_minute=120)
-    assert hints_of({"content-type": "text/html"}, clock) is None
+    assert parse_rate_limits(a_second, clock) == RateHints(requests_per_minute=120)
+    assert parse_rate_limits({"content-type": "text/html"}, clock) is None

@@ -14,7 +14,7 @@ from synthesis.test_over_http import KEY, answering
 from synthesis.writer import Writer
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import Stopped
+from nanodistill.errors import RunIncompleteError
 from nanodistill.synthesis import SynthesisResult, synthesize
 from teacher.hostile import mutated
 from teacher.server import Call, TeacherServer
@@ -28,11 +28,11 @@ def hostile(share: float) -> Any:
     return mutate
 
 
-def ended(config: DistillationConfig) -> SynthesisResult | Stopped:
+def ended(config: DistillationConfig) -> SynthesisResult | RunIncompleteError:
     """How a run ends; anything but a result or an early stop is an error here."""
     try:
         result = anyio.run(lambda: synthesize(config))
-    except Stopped as stopped:
+    except RunIncompleteError as stopped:
         return stopped
     assert_adds_up(result)
     return result

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nanodistill.errors import CallError
-from nanodistill.teacher.learning import learn
-from nanodistill.teacher.libraries import load_litellm
+from nanodistill.providers.lazy_imports import load_litellm
+from nanodistill.providers.request_capture import capture_request
 from teacher.opened import KEY, SCHEMA, config_for, opened, request
 from teacher.server import TeacherServer
 
@@ -90,7 +90,7 @@ async def test_keys_of_the_environment_are_found(
     teacher_server: TeacherServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-of-the-environment")
-    template = await learn("deepseek/deepseek-chat", {"api_base": teacher_server.url})
+    template = await capture_request("deepseek/deepseek-chat", {"api_base": teacher_server.url})
     assert template is not None
     assert template.headers["authorization"] == "Bearer sk-of-the-environment"
     assert template.url == f"{teacher_server.url}/chat/completions"
@@ -108,7 +108,9 @@ async def test_nothing_is_sent_while_learning(teacher_server: TeacherServer) -> 
             )
         sent = teacher_server.total
         for temperature in (0.1, 0.2, 0.3):
-            assert await learn(model, arguments | {"temperature": temperature}) is not None
+            assert (
+                await capture_request(model, arguments | {"temperature": temperature}) is not None
+            )
         assert teacher_server.total == sent
     await litellm.close_litellm_async_clients()
     litellm.in_memory_llm_clients_cache.flush_cache()
@@ -117,7 +119,7 @@ async def test_nothing_is_sent_while_learning(teacher_server: TeacherServer) -> 
 @pytest.mark.parametrize("model", ["anthropic/claude-x", "ollama_chat/any", "gemini/any"])
 async def test_other_formats_have_no_template(teacher_server: TeacherServer, model: str) -> None:
     arguments = {"api_base": teacher_server.root, "api_key": KEY}
-    assert await learn(model, arguments) is None
+    assert await capture_request(model, arguments) is None
     assert teacher_server.total == 0
 
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanodistill.errors import Transient
-from nanodistill.teacher.limits import Admission
-from nanodistill.teacher.provider import RateHints
+from nanodistill.engine.rate_limiter import RateLimiter
+from nanodistill.errors import TransientError
+from nanodistill.providers.base import RateHints
 from teacher.simulation import Bucket, Open, Outcome, Server, Simulation, Slots, Verdict, Windowed
 
 
 def admission(
     most: int = 200, requests: float | None = None, tokens: float | None = None
-) -> Admission:
-    return Admission(most, requests, tokens)
+) -> RateLimiter:
+    return RateLimiter(most, requests, tokens)
 
 
 def against(server: Server, calls: int, **limits: float) -> Outcome:
@@ -193,7 +193,7 @@ def test_overload_shrinks_the_level_once_for_all_in_flight() -> None:
     before = gate.limit
     tickets = [gate.launched("generate", 2.0, 1) for _ in range(8)]
     for ticket in tickets:
-        gate.failed(ticket, 3.0, Transient("overloaded", "busy", status=529, retry_after=1.0))
+        gate.failed(ticket, 3.0, TransientError("overloaded", "busy", status=529, retry_after=1.0))
     assert gate.limit == int(0.7 * before)
     assert gate.wait(3.5, 1) > 0
 
@@ -243,7 +243,7 @@ class Queueing(Open):
     def arrive(self, now: float) -> Verdict:
         end = max(now, self.free_at) + self.latency
         if end - now > self.patience:
-            return Verdict(self.patience, Transient("timeout", "none in time"))
+            return Verdict(self.patience, TransientError("timeout", "none in time"))
         self.free_at = end
         return Verdict(end - now)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nanodistill.errors import CallError, RunStopped, Transient
-from nanodistill.teacher.direct import proxy_for
-from nanodistill.teacher.libraries import load_litellm
+from nanodistill.errors import CallError, FatalProviderError, TransientError
+from nanodistill.providers.lazy_imports import load_litellm
+from nanodistill.providers.openai_compatible import proxy_for
 from teacher.opened import config_for, opened, request
 from teacher.server import TeacherServer, html, status
 
@@ -66,7 +66,7 @@ async def test_a_proxy_that_refuses_stops_the_run(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", teacher_server.root)
     teacher_server.next(status(407, "Proxy Authentication Required"))
-    with pytest.raises(RunStopped) as refused:
+    with pytest.raises(FatalProviderError) as refused:
         await ask(AWAY, transport)
     assert refused.value.kind == "proxy"
 
@@ -75,7 +75,7 @@ async def test_a_proxy_that_is_away_is_a_lost_connection(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with pytest.raises(Transient) as lost:
+    with pytest.raises(TransientError) as lost:
         await ask(AWAY, transport)
     assert lost.value.kind == "connection"
 
@@ -128,7 +128,7 @@ async def test_an_unknown_certificate_stops_the_run(
 ) -> None:
     with pytest.raises(CallError) as refused:
         await ask(secure_server.url, transport)
-    assert (type(refused.value), refused.value.kind) == (RunStopped, "certificate")
+    assert (type(refused.value), refused.value.kind) == (FatalProviderError, "certificate")
 
 
 async def test_trust_can_be_given_up(
@@ -144,7 +144,7 @@ async def test_an_address_without_v1_is_named_with_the_likely_one(
     base = teacher_server.url.removesuffix("/v1")
     with pytest.raises(CallError, match="404") as refused:
         await ask(base, transport)
-    assert (type(refused.value), refused.value.kind) == (RunStopped, "not_found")
+    assert (type(refused.value), refused.value.kind) == (FatalProviderError, "not_found")
     assert f"{base};" in refused.value.message
     assert f"{base}/v1" in refused.value.message
 
@@ -155,6 +155,6 @@ async def test_a_page_and_a_closed_port_are_named_with_the_address(
     teacher_server.next(html(200))
     closed = "http://127.0.0.1:9/v1"
     for base in (teacher_server.url, closed):
-        with pytest.raises(Transient) as failed:
+        with pytest.raises(TransientError) as failed:
             await ask(base, transport)
         assert base in failed.value.message

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from nanodistill.records import Completion, FinishReason, Request, Usage
-from nanodistill.teacher.answers import (
+from nanodistill.engine.response_validation import (
     LABEL_TOKENS,
     Answer,
+    Exchange,
     Failure,
-    Link,
     Malformed,
     is_repair,
     next_step,
     parse,
 )
+from nanodistill.types import Completion, FinishReason, Request, Usage
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -29,11 +29,11 @@ PLAIN = Request("generate", "x", "m", ({"role": "user", "content": "hi"},), {"te
 STRUCTURED = replace(PLAIN, schema=SCHEMA)
 
 
-def link(request: Request, text: str, finish: FinishReason = "stop", tokens: int = 9) -> Link:
-    return Link(request, request.key, Completion(text, finish, Usage(1, tokens)))
+def link(request: Request, text: str, finish: FinishReason = "stop", tokens: int = 9) -> Exchange:
+    return Exchange(request, request.key, Completion(text, finish, Usage(1, tokens)))
 
 
-def follow(request: Request, reply: Callable[[Request], Link]) -> tuple[list[Link], Any]:
+def follow(request: Request, reply: Callable[[Request], Exchange]) -> tuple[list[Exchange], Any]:
     """The chain of `request` when each of its requests gets `reply`."""
     chain = [reply(request)]
     while isinstance(step := next_step(chain), Request):
@@ -121,7 +121,7 @@ def test_a_short_answer_gets_room_to_reason(limit: int, said: str, then: int | N
 
 
 def test_a_whole_answer_after_truncation_counts() -> None:
-    def reply(request: Request) -> Link:
+    def reply(request: Request) -> Exchange:
         longer = "max_tokens" in request.params
         return link(request, "all of it" if longer else "all", "stop" if longer else "length")
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from nanodistill.config import TeacherPrice
-from nanodistill.records import Usage
-from nanodistill.teacher.libraries import load_litellm
-from nanodistill.teacher.prices import Price, price_of
+from nanodistill.providers.lazy_imports import load_litellm
+from nanodistill.providers.prices import Price, price_of
+from nanodistill.types import Usage
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4o-mini"])

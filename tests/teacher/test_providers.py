@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the table of faults has a line for each
 """One suite over both transports: the same answers, the same faults, nothing leaked."""
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from typing import Any
 import pytest
 
 from nanodistill.config import DistillationConfig
-from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
-from nanodistill.records import Usage
-from nanodistill.teacher.direct import LARGEST_BODY, DirectProvider
-from nanodistill.teacher.litellm_provider import LiteLLMProvider
-from nanodistill.teacher.provider import RateHints
+from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError, TransientError
+from nanodistill.providers.base import RateHints
+from nanodistill.providers.litellm import LiteLLMProvider
+from nanodistill.providers.openai_compatible import LARGEST_BODY, OpenAICompatibleProvider
+from nanodistill.types import Usage
 from teacher.opened import KEY, SCHEMA, config_for, opened, request
 from teacher.server import (
     Act,
@@ -54,7 +55,7 @@ async def fault(settings: DistillationConfig, **more: Any) -> CallError:
 
 async def test_each_transport_is_what_it_says(teacher_server: TeacherServer) -> None:
     async with opened(config_for(teacher_server.url)) as provider:
-        assert isinstance(provider, DirectProvider)
+        assert isinstance(provider, OpenAICompatibleProvider)
     async with opened(config_for(teacher_server.url, transport="litellm")) as provider:
         assert isinstance(provider, LiteLLMProvider)
 
@@ -155,33 +156,33 @@ async def test_a_compressed_body(
 
 
 FAULTS: list[tuple[str, Act, type[CallError], str, int | None]] = [
-    ("bad key", status(401, "bad key", type="invalid_request_error"), RunStopped, "auth", 401),
-    ("echoed key", echo_key(), RunStopped, "auth", 401),
-    ("no credit", status(429, error_code="insufficient_quota"), RunStopped, "quota", 429),
-    ("no model", status(404, error_code="model_not_found"), RunStopped, "not_found", 404),
-    ("too fast", status(429, headers={"Retry-After": "3"}), Transient, "rate_limit", 429),
-    ("overloaded", status(529, "Overloaded"), Transient, "overloaded", 529),
-    ("server error", status(500), Transient, "server_error", 500),
-    ("unavailable", status(503), Transient, "server_error", 503),
-    ("gateway page", html(502), Transient, "server_error", 502),
-    ("gateway timeout", html(504), Transient, "timeout", 504),
-    ("too long", status(400, "prompt is too long"), RowFailed, "context_length", 400),
-    ("filter", status(400, error_code="content_filter"), RowFailed, "content_filter", 400),
-    ("filtered answer", answered("", "content_filter"), RowFailed, "content_filter", None),
-    ("refusal", answered("", refusal="I can't help"), RowFailed, "refusal", None),
-    ("bad request", status(400, type="invalid_request_error"), RowFailed, "bad_request", 400),
-    ("parameter", status(400, param="temperature"), RunStopped, "parameter", 400),
-    ("page with 200", html(200), Transient, "bad_body", None),
-    ("no JSON", raw("hello"), Transient, "bad_body", None),
-    ("empty body", raw(""), Transient, "bad_body", None),
-    ("JSON list", raw("[1, 2]"), Transient, "bad_body", None),
-    ("no choices", raw('{"object": "c", "choices": []}'), Transient, "bad_body", None),
-    ("empty answer", answered(" "), Transient, "empty", None),
-    ("cut body", cut(), Transient, "bad_body", None),
-    ("bad gzip", bad_zip(), Transient, "bad_body", None),
-    ("dropped", drop(), Transient, "connection", None),
-    ("error in a 200", error_inside_200(), Transient, "server_error", None),
-    ("limit in a 200", error_inside_200("Rate limit exceeded", 429), Transient, "rate_limit", None),
+    ("bad key", status(401, "bad key", type="invalid_request_error"), FatalProviderError, "auth", 401),
+    ("echoed key", echo_key(), FatalProviderError, "auth", 401),
+    ("no credit", status(429, error_code="insufficient_quota"), FatalProviderError, "quota", 429),
+    ("no model", status(404, error_code="model_not_found"), FatalProviderError, "not_found", 404),
+    ("too fast", status(429, headers={"Retry-After": "3"}), TransientError, "rate_limit", 429),
+    ("overloaded", status(529, "Overloaded"), TransientError, "overloaded", 529),
+    ("server error", status(500), TransientError, "server_error", 500),
+    ("unavailable", status(503), TransientError, "server_error", 503),
+    ("gateway page", html(502), TransientError, "server_error", 502),
+    ("gateway timeout", html(504), TransientError, "timeout", 504),
+    ("too long", status(400, "prompt is too long"), RequestRejectedError, "context_length", 400),
+    ("filter", status(400, error_code="content_filter"), RequestRejectedError, "content_filter", 400),
+    ("filtered answer", answered("", "content_filter"), RequestRejectedError, "content_filter", None),
+    ("refusal", answered("", refusal="I can't help"), RequestRejectedError, "refusal", None),
+    ("bad request", status(400, type="invalid_request_error"), RequestRejectedError, "bad_request", 400),
+    ("parameter", status(400, param="temperature"), FatalProviderError, "parameter", 400),
+    ("page with 200", html(200), TransientError, "bad_body", None),
+    ("no JSON", raw("hello"), TransientError, "bad_body", None),
+    ("empty body", raw(""), TransientError, "bad_body", None),
+    ("JSON list", raw("[1, 2]"), TransientError, "bad_body", None),
+    ("no choices", raw('{"object": "c", "choices": []}'), TransientError, "bad_body", None),
+    ("empty answer", answered(" "), TransientError, "empty", None),
+    ("cut body", cut(), TransientError, "bad_body", None),
+    ("bad gzip", bad_zip(), TransientError, "bad_body", None),
+    ("dropped", drop(), TransientError, "connection", None),
+    ("error in a 200", error_inside_200(), TransientError, "server_error", None),
+    ("limit in a 200", error_inside_200("Rate limit exceeded", 429), TransientError, "rate_limit", None),
 ]  # fmt: skip
 
 
@@ -222,7 +223,7 @@ async def test_the_wait_that_a_refusal_asks_for(
     async with opened(settings) as provider:
         await provider.complete(request())
     error = await fault(settings)
-    assert isinstance(error, Transient)
+    assert isinstance(error, TransientError)
     assert error.is_refusal
     assert error.retry_after == pytest.approx(30, abs=2)
 
@@ -241,7 +242,7 @@ async def test_a_hung_connection_ends(teacher_server: TeacherServer) -> None:
         error = await fault(
             config_for(teacher_server.url, transport=transport, timeout_seconds=0.3)
         )
-        assert (type(error), error.kind) == (Transient, "timeout")
+        assert (type(error), error.kind) == (TransientError, "timeout")
         assert "0.3 s" in error.message
 
 
@@ -251,7 +252,7 @@ async def test_nobody_there(settings: DistillationConfig) -> None:
         base = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
     away = config_for(base, transport=settings.transport)
     error = await fault(away)
-    assert (type(error), error.kind) == (Transient, "connection")
+    assert (type(error), error.kind) == (TransientError, "connection")
 
 
 async def test_schema_in_each_form(

@@ -10,10 +10,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from nanodistill.errors import DiskFull
+from nanodistill.engine.group_commit import open_group_commit, own_threads
+from nanodistill.errors import DiskFullError
 from nanodistill.journal import Attempt, Call, Journal, Record, open_journal, read_journal
-from nanodistill.records import tagged_hash
-from nanodistill.teacher.recorder import own_threads, recording
+from nanodistill.types import tagged_hash
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ def on_disk(path: Path) -> list[float]:
 async def test_a_record_is_durable_when_record_returns(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with open_journal(path) as journal:
-        async with recording(journal, own_threads()) as recorder:
+        async with open_group_commit(journal, own_threads()) as recorder:
             for n in range(3):
                 await recorder.record(call(n))
                 assert on_disk(path)[-1] == n
@@ -53,7 +53,10 @@ async def test_records_that_arrive_together_share_a_commit(tmp_path: Path) -> No
         return await threads(work)
 
     with open_journal(tmp_path / "journal.sqlite") as journal:
-        async with recording(journal, counted) as recorder, anyio.create_task_group() as tasks:
+        async with (
+            open_group_commit(journal, counted) as recorder,
+            anyio.create_task_group() as tasks,
+        ):
             for n in range(500):
                 tasks.start_soon(recorder.record, call(n))
     assert commits <= 5
@@ -64,14 +67,14 @@ async def test_what_has_arrived_is_committed_also_when_it_ends_in_an_error(tmp_p
     with open_journal(tmp_path / "journal.sqlite") as journal:
 
         async def fail() -> None:
-            async with recording(journal, own_threads()) as recorder:
+            async with open_group_commit(journal, own_threads()) as recorder:
                 recorder.note(call(1))
                 raise ZeroDivisionError
 
         with pytest.raises(ExceptionGroup):
             await fail()
         with anyio.move_on_after(0.05):
-            async with recording(journal, own_threads()) as recorder:
+            async with open_group_commit(journal, own_threads()) as recorder:
                 recorder.note(call(2))
                 await anyio.sleep_forever()
     assert on_disk(tmp_path / "journal.sqlite") == [1, 2]
@@ -80,7 +83,7 @@ async def test_what_has_arrived_is_committed_also_when_it_ends_in_an_error(tmp_p
 async def test_closing_while_a_commit_begins_loses_nothing(tmp_path: Path) -> None:
     with open_journal(tmp_path / "journal.sqlite") as journal:
         for checkpoints in range(8):
-            async with recording(journal, own_threads()) as recorder:
+            async with open_group_commit(journal, own_threads()) as recorder:
                 recorder.note(call(checkpoints))
                 for _ in range(checkpoints):
                     await anyio.lowlevel.checkpoint()
@@ -90,16 +93,16 @@ async def test_closing_while_a_commit_begins_loses_nothing(tmp_path: Path) -> No
 async def test_a_failed_commit_is_told_to_all_who_wait_for_it(tmp_path: Path) -> None:
     class Full(Journal):
         def commit(self, records: Sequence[Record]) -> None:
-            raise DiskFull("no room left")
+            raise DiskFullError("no room left")
 
     told = []
 
     with open_journal(tmp_path / "journal.sqlite") as journal:
         journal.__class__ = Full
-        async with recording(journal, own_threads()) as recorder:
+        async with open_group_commit(journal, own_threads()) as recorder:
 
             async def record(n: int) -> None:
-                with pytest.raises(DiskFull):
+                with pytest.raises(DiskFullError):
                     await recorder.record(call(n))
                 told.append(n)
 
@@ -120,7 +123,7 @@ async def test_work_that_blocks_all_threads_does_not_keep_records_from_the_disk(
 
     with open_journal(tmp_path / "journal.sqlite") as journal:
         async with (
-            recording(journal, own_threads()) as recorder,
+            open_group_commit(journal, own_threads()) as recorder,
             anyio.create_task_group() as tasks,
         ):
             for _ in range(100):

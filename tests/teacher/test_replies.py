@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.errors import CallError, RowFailed, Transient
-from nanodistill.records import Completion, Usage
-from nanodistill.redaction import Redactor
-from nanodistill.teacher.faults import Faults
-from nanodistill.teacher.prices import Price
-from nanodistill.teacher.replies import Reader
+from nanodistill.errors import CallError, RequestRejectedError, TransientError
+from nanodistill.providers.error_classifier import ErrorClassifier
+from nanodistill.providers.prices import Price
+from nanodistill.providers.response_parser import ResponseParser
+from nanodistill.secrets import Redactor
+from nanodistill.types import Completion, Usage
 
-READER = Reader(Faults(Redactor([])), Price(1.0, 10.0, 0.5))
+READER = ResponseParser(ErrorClassifier(Redactor([])), Price(1.0, 10.0, 0.5))
 GOOD: dict[str, Any] = {
     "id": "1",
     "model": "m",
@@ -118,17 +118,17 @@ def test_arguments_of_a_tool_are_the_text() -> None:
 @pytest.mark.parametrize(
     ("body", "fate", "kind"),
     [
-        (with_message(content=""), Transient, "empty"),
-        (with_message(content=None), Transient, "empty"),
-        (with_message("content_filter", content="x"), RowFailed, "content_filter"),
-        (with_message("refusal", content="no"), RowFailed, "refusal"),
-        (with_message(content=None, refusal="no"), RowFailed, "refusal"),
-        (with_message("insufficient_system_resource"), Transient, "overloaded"),
-        (with_message("error", content="half"), Transient, "server_error"),
-        (GOOD | {"choices": []}, Transient, "bad_body"),
-        (GOOD | {"choices": None, "error": "no"}, Transient, "server_error"),
-        ({"error": {"message": "Rate limit exceeded", "code": 429}}, Transient, "rate_limit"),
-        ({"detail": "Not Found"}, Transient, "bad_body"),
+        (with_message(content=""), TransientError, "empty"),
+        (with_message(content=None), TransientError, "empty"),
+        (with_message("content_filter", content="x"), RequestRejectedError, "content_filter"),
+        (with_message("refusal", content="no"), RequestRejectedError, "refusal"),
+        (with_message(content=None, refusal="no"), RequestRejectedError, "refusal"),
+        (with_message("insufficient_system_resource"), TransientError, "overloaded"),
+        (with_message("error", content="half"), TransientError, "server_error"),
+        (GOOD | {"choices": []}, TransientError, "bad_body"),
+        (GOOD | {"choices": None, "error": "no"}, TransientError, "server_error"),
+        ({"error": {"message": "Rate limit exceeded", "code": 429}}, TransientError, "rate_limit"),
+        ({"detail": "Not Found"}, TransientError, "bad_body"),
     ],
 )
 def test_no_answer(body: Any, fate: type[CallError], kind: str) -> None:
@@ -152,6 +152,6 @@ def test_usage_that_makes_no_sense_does_not_cost_the_answer(tokens: Any) -> None
 
 
 def test_what_was_billed_goes_with_the_fault() -> None:
-    with pytest.raises(RowFailed) as filtered:
+    with pytest.raises(RequestRejectedError) as filtered:
         read(with_message("content_filter", content="x"))
     assert filtered.value.usage == Usage(10, 5, 4, 2)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.errors import RowFailed, RunStopped, Transient
-from nanodistill.teacher.retry import FIRST_WAIT, LONGEST_WAIT, RetryPolicy
+from nanodistill.engine.retry import FIRST_WAIT, LONGEST_WAIT, RetryPolicy
+from nanodistill.errors import FatalProviderError, RequestRejectedError, TransientError
 
-TIMEOUT = Transient("timeout", "no answer in 120 s")
+TIMEOUT = TransientError("timeout", "no answer in 120 s")
 
 
 def waits(max_retries: int, seed: int = 0) -> list[float | None]:
@@ -36,10 +36,12 @@ def test_two_rows_do_not_come_back_together() -> None:
 
 def test_the_asked_wait_is_kept() -> None:
     policy = RetryPolicy(3, Random(0))
-    asked = Transient("server_error", "busy", status=503, retry_after=30.0)
+    asked = TransientError("server_error", "busy", status=503, retry_after=30.0)
     assert policy.wait_after(1, asked) == 30.0
 
 
-@pytest.mark.parametrize("final", [RowFailed("refusal", "no"), RunStopped("bad_key", "no")])
-def test_other_fates_are_not_retried(final: RowFailed | RunStopped) -> None:
+@pytest.mark.parametrize(
+    "final", [RequestRejectedError("refusal", "no"), FatalProviderError("bad_key", "no")]
+)
+def test_other_fates_are_not_retried(final: RequestRejectedError | FatalProviderError) -> None:
     assert RetryPolicy(3, Random(0)).wait_after(1, final) is None

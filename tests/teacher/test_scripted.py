@@ -10,9 +10,9 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.errors import CallError, RowFailed, RunStopped, Transient
-from nanodistill.records import Completion, Message, Request, Usage
-from nanodistill.teacher.scripted import ScriptedProvider
+from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError, TransientError
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.types import Completion, Message, Request, Usage
 from teacher.opened import SCHEMA, config, opened, request
 
 pytestmark = pytest.mark.anyio
@@ -88,13 +88,15 @@ async def test_a_completion_is_taken_as_it_is() -> None:
 
 
 async def test_a_list_is_served_in_order() -> None:
-    provider = ScriptedProvider(["one", Transient("rate_limit", "wait", retry_after=2), {"n": 2}])
+    provider = ScriptedProvider(
+        ["one", TransientError("rate_limit", "wait", retry_after=2), {"n": 2}]
+    )
     assert (await provider.complete(request())).completion.text == "one"
-    with pytest.raises(Transient) as refused:
+    with pytest.raises(TransientError) as refused:
         await provider.complete(request())
     assert refused.value.retry_after == 2
     assert (await provider.complete(request())).completion.text == '{"n": 2}'
-    with pytest.raises(RunStopped, match="no more answers"):
+    with pytest.raises(FatalProviderError, match="no more answers"):
         await provider.complete(request())
 
 
@@ -108,11 +110,11 @@ def raising(error: BaseException) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("error", "fate", "kind"),
     [
-        (RowFailed("refusal", "I won't"), RowFailed, "refusal"),
-        (ConnectionResetError(), Transient, "connection"),
-        (TimeoutError(), Transient, "timeout"),
-        (ZeroDivisionError("oops"), RunStopped, "function"),
-        (KeyError("oops"), RunStopped, "function"),
+        (RequestRejectedError("refusal", "I won't"), RequestRejectedError, "refusal"),
+        (ConnectionResetError(), TransientError, "connection"),
+        (TimeoutError(), TransientError, "timeout"),
+        (ZeroDivisionError("oops"), FatalProviderError, "function"),
+        (KeyError("oops"), FatalProviderError, "function"),
     ],
 )
 async def test_what_functions_raise(error: BaseException, fate: type[CallError], kind: str) -> None:
@@ -152,7 +154,7 @@ async def test_a_slow_function_ends_at_its_timeout() -> None:
         await anyio.sleep_forever()
         return text
 
-    with pytest.raises(Transient) as slow:
+    with pytest.raises(TransientError) as slow:
         await ScriptedProvider(teach, timeout=0.01).complete(request())
     assert slow.value.kind == "timeout"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.training import train
 from training.tiny import make_config, some_rows
 

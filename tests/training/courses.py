@@ -14,16 +14,16 @@ from mlx.nn.layers.base import Module  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
 from nanodistill.training import adapters  # isort: skip
-from nanodistill.training.batches import Batch, fit_window  # isort: skip
+from nanodistill.training.batches import TrainingBatch, fit_window  # isort: skip
 from nanodistill.training.checkpoints import Checkpoints, Identity, State  # isort: skip
-from nanodistill.training.encode import encode, load_tokenizer  # isort: skip
-from nanodistill.training.forward import Arrays, Forward, choose_forward  # isort: skip
-from nanodistill.training.guard import CpuTimes, Guard, Limits  # isort: skip
-from nanodistill.training.course import Course  # isort: skip
+from nanodistill.training.tokenize import tokenize_rows, load_tokenizer  # isort: skip
+from nanodistill.training.forward import Arrays, Forward, select_forward_by_agreement  # isort: skip
+from nanodistill.training.resource_guard import CpuTimes, ResourceGuard, ResourceLimits  # isort: skip
+from nanodistill.training.loop import TrainingContext  # isort: skip
 from nanodistill.training.loop import Ending, run  # isort: skip
-from nanodistill.training.metrics import MetricsWriter, Record, read_records  # isort: skip
-from nanodistill.training.options import TrainingOptions  # isort: skip
-from nanodistill.training.tokens import TokenRows, shared_tokens  # isort: skip
+from nanodistill.training.metrics_log import MetricsWriter, Record, read_records  # isort: skip
+from nanodistill.training.training_options import TrainingOptions  # isort: skip
+from nanodistill.training.tokenize import TokenRows, shared_tokens  # isort: skip
 
 
 class Idle:
@@ -36,9 +36,9 @@ class Idle:
         return CpuTimes(0.0, 0.0, 0.0)
 
 
-def an_idle_guard() -> Guard:
-    return Guard(
-        Limits(64, 64, 1.0),
+def an_idle_guard() -> ResourceGuard:
+    return ResourceGuard(
+        ResourceLimits(64, 64, 1.0),
         Idle(),
         mlx_memory=lambda: 0,
         release=lambda: None,
@@ -58,7 +58,7 @@ class Spy:
     def prefix(self) -> int:
         return self.inner.prefix
 
-    def arrays(self, split: str, batch: Batch, /) -> Arrays:
+    def arrays(self, split: str, batch: TrainingBatch, /) -> Arrays:
         self.rows.append((split, batch.lines))
         return self.inner.arrays(split, batch)
 
@@ -74,14 +74,14 @@ class Spy:
 def token_rows(student: Path, train: int = 22, valid: int = 6) -> dict[str, TokenRows]:
     tokenizer = load_tokenizer(student, {})
     return {
-        split: TokenRows.of(encode(rows, tokenizer, "cot").examples)
+        split: TokenRows.of(tokenize_rows(rows, tokenizer, "cot").examples)
         for split, rows in some_rows(train, valid).splits.items()
     }
 
 
 def make_course(
     student: Path, folder: Path, rows: dict[str, TokenRows] | None = None, **settings: Any
-) -> Course:
+) -> TrainingContext:
     """A course from its beginning, in `folder`, with a freshly loaded student."""
     mx.disable_compile()
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,13 +92,13 @@ def make_course(
     frozen = len(model.layers) - adapters.trained_layers(model, options)
     filled = [split for split in splits.values() if len(split)]
     model.eval()
-    forward = choose_forward(
+    forward = select_forward_by_agreement(
         model, splits["train"], shared=shared_tokens(filled), frozen=frozen, on_cpu=True
     )
     batches = options.settings.gradient_accumulation_steps
     lengths, size = splits["train"].lengths, options.rows_per_update
     left = {name: split.after(forward.prefix) for name, split in splits.items() if len(split)}
-    return Course(
+    return TrainingContext(
         model=model,
         options=options,
         forward=Spy(forward),
@@ -118,14 +118,16 @@ def make_course(
     )
 
 
-def untrained(student: Path, folder: Path, rows: dict[str, TokenRows], **settings: Any) -> Course:
+def untrained(
+    student: Path, folder: Path, rows: dict[str, TokenRows], **settings: Any
+) -> TrainingContext:
     """A course that is only looked at."""
     course = make_course(student, folder, rows, **settings)
     course.metrics.close()
     return course
 
 
-def train(course: Course) -> tuple[Ending, State]:
+def train(course: TrainingContext) -> tuple[Ending, State]:
     """Go on from the latest checkpoint, or begin."""
     try:
         return run(course, course.checkpoints.latest())
@@ -139,15 +141,15 @@ def asked_after(looks: int) -> Callable[[], bool]:
     return lambda: next(left, None) is None
 
 
-def weights(course: Course) -> bytes:
+def weights(course: TrainingContext) -> bytes:
     return (course.adapter / adapters.WEIGHTS).read_bytes()
 
 
-def records(course: Course) -> list[Record]:
+def records(course: TrainingContext) -> list[Record]:
     return read_records(course.adapter.parent / "metrics.jsonl")
 
 
-def spied(course: Course) -> Spy:
+def spied(course: TrainingContext) -> Spy:
     assert isinstance(course.forward, Spy)
     return course.forward
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanodistill.training.batches import (
     PADDING_GOAL,
-    Deal,
+    BatchSampler,
     assemble,
     batches_for_scoring,
     batches_of_update,
@@ -17,13 +17,13 @@ from nanodistill.training.batches import (
     padding_share,
     split,
 )
-from nanodistill.training.tokens import Example, TokenRows, shared_tokens
+from nanodistill.training.tokenize import Example, TokenRows, shared_tokens
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=70)
 
 
-def deal_of(lengths: list[int], size: int = 4, window: int = 16, seed: int = 0) -> Deal:
-    return Deal(np.asarray(lengths), size, max(size, window // size * size), seed)
+def deal_of(lengths: list[int], size: int = 4, window: int = 16, seed: int = 0) -> BatchSampler:
+    return BatchSampler(np.asarray(lengths), size, max(size, window // size * size), seed)
 
 
 def rows_of(lengths: list[int]) -> TokenRows:
@@ -34,7 +34,7 @@ def rows_of(lengths: list[int]) -> TokenRows:
 def test_every_row_is_trained_once_in_every_epoch(
     lengths: list[int], size: int, windows: int, epoch: int
 ) -> None:
-    deal = Deal(np.asarray(lengths), size, windows * size, seed=5)
+    deal = BatchSampler(np.asarray(lengths), size, windows * size, seed=5)
     first = epoch * deal.updates_per_epoch
     updates = [deal.rows_of(first + place) for place in range(deal.updates_per_epoch)]
     assert sorted(row for rows in updates for row in rows) == list(range(len(lengths)))
@@ -75,7 +75,7 @@ def test_padding_stays_under_the_goal_on_rows_of_usual_lengths() -> None:
     deal = fit_window(lengths, 8, 1, 1, seed=0)
     assert all(padding_share(deal, 1, 1, epoch) < 0.05 for epoch in range(3))
     assert padding_share(deal, 1, 1) < PADDING_GOAL
-    shuffled = Deal(lengths, 8, 8, 0)
+    shuffled = BatchSampler(lengths, 8, 8, 0)
     assert padding_share(shuffled, 1, 1) > 0.2
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from nanodistill.dataset import DatasetVersion
 from nanodistill.models.resolve import locate_model
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.training import train
-from nanodistill.training.metrics import read_records
+from nanodistill.training.metrics_log import read_records
 from training.tiny import Rows, make_config, make_row
 
 STUDENT = "smollm2-135m"

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from nanodistill.events import Event, Notice, Progress
-from nanodistill.training.follow import Follower
-from nanodistill.training.metrics import (
+from nanodistill.training.metrics_log import (
     MetricsReader,
     MetricsWriter,
+    ProgressFollower,
+    ProgressSnapshot,
     Record,
-    Standing,
     keep_until,
+    progress_snapshot,
     read_records,
-    standing,
 )
 
 TRAINED: Record = {
@@ -43,7 +43,7 @@ def finish(): note("finish")
 
 def told(*records: Record) -> list[Event]:
     events: list[Event] = []
-    with Follower(events.append, None, "project", "run") as follower:
+    with ProgressFollower(events.append, None, "project", "run") as follower:
         for record in records:
             follower(record)
     return events
@@ -68,7 +68,7 @@ def test_records_become_events() -> None:
 def test_metrics_go_to_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trackio.py").write_text(FAKE_TRACKIO)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with Follower(lambda event: None, "trackio", "mine", "abc") as follower:
+    with ProgressFollower(lambda event: None, "trackio", "mine", "abc") as follower:
         follower(TRAINED)
         follower(VALIDATED)
     del sys.modules["trackio"]
@@ -131,6 +131,6 @@ def test_what_a_crash_lost_is_taken_out(tmp_path: Path) -> None:
 def test_how_far_a_run_is_can_be_seen_from_outside(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, 1, 1, 2)
-    found = standing(path)
+    found = progress_snapshot(path)
     assert (found.update, found.loss, found.valid) == (2, 2.0, None)
-    assert standing(tmp_path / "none.jsonl") == Standing(0, None, None, None, None)
+    assert progress_snapshot(tmp_path / "none.jsonl") == ProgressSnapshot(0, None, None, None, None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanodistill.training.tokens import Example, TokenRows
+from nanodistill.training.tokenize import Example, TokenRows
 from training.tiny import make_student
 
 import mlx.core as mx  # isort: skip - after tiny has loaded the BLAS
@@ -19,12 +19,12 @@ from mlx_lm.tuner.utils import linear_to_lora_layers  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
 from nanodistill.training.batches import assemble  # isort: skip
-from nanodistill.training.forward import (  # isort: skip
+from nanodistill.training.forward import (
     Forward,
     SharedForward,
     SplitForward,
     WholeForward,
-    choose_forward,
+    select_forward_by_agreement,
 )
 
 SHARED = 12
@@ -96,7 +96,7 @@ def test_a_plain_model_is_spared_all_it_can_be(
     tmp_path: Path, shape: dict[str, Any], on_cpu: bool
 ) -> None:
     model = student(tmp_path, shape)
-    chosen = choose_forward(model, rows(), shared=SHARED, frozen=2, on_cpu=on_cpu)
+    chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=2, on_cpu=on_cpu)
     assert isinstance(chosen, SharedForward)
     assert_same(model, chosen)
 
@@ -106,7 +106,7 @@ def test_sharing_and_layers_below_go_without_each_other(
     tmp_path: Path, shared: int, frozen: int
 ) -> None:
     model = student(tmp_path, {})
-    chosen = choose_forward(model, rows(), shared=shared, frozen=frozen, on_cpu=True)
+    chosen = select_forward_by_agreement(model, rows(), shared=shared, frozen=frozen, on_cpu=True)
     assert isinstance(chosen, SharedForward if shared or frozen else SplitForward)
     assert_same(model, chosen)
 
@@ -121,7 +121,7 @@ def test_kept_outputs_of_the_layers_below_are_what_they_compute(tmp_path: Path) 
 @pytest.mark.parametrize("shape", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_model_of_another_kind_is_taken_as_it_is(tmp_path: Path, shape: dict[str, Any]) -> None:
     model = student(tmp_path, shape)
-    chosen = choose_forward(model, rows(), shared=SHARED, frozen=2, on_cpu=True)
+    chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=2, on_cpu=True)
     assert not isinstance(chosen, SharedForward)
     assert_same(model, chosen)
 
@@ -129,12 +129,12 @@ def test_a_model_of_another_kind_is_taken_as_it_is(tmp_path: Path, shape: dict[s
 def test_a_sliding_window_sees_as_far_as_it_should(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     model = student(tmp_path, {"sliding_window": 6, "layer_types": kinds})
-    chosen = choose_forward(model, rows(), shared=SHARED, frozen=0, on_cpu=True)
+    chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=0, on_cpu=True)
     assert_same(model, chosen)
 
 
 def test_logits_that_are_capped_are_left_to_the_model(tmp_path: Path) -> None:
     """The cap changes small logits by a few millionths, which a look at the loss would miss."""
     model = student(tmp_path, OTHERWISE["gemma2"])
-    chosen = choose_forward(model, rows(), shared=SHARED, frozen=2, on_cpu=True)
+    chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=2, on_cpu=True)
     assert isinstance(chosen, WholeForward)

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
-from nanodistill.errors import MemoryLimit
+from nanodistill.errors import MemoryLimitError
 from nanodistill.hardware import GIB, cores
-from nanodistill.training.guard import (
+from nanodistill.training.resource_guard import (
     INTERVAL,
     LOAD_PATIENCE,
     LOAD_WINDOW,
     PATIENCE,
     CpuTimes,
-    Guard,
-    Limits,
     MachineReadings,
+    ResourceGuard,
+    ResourceLimits,
 )
 
 
@@ -56,8 +56,8 @@ class Machine:
         self.now += seconds
         return self.stop
 
-    def guard(self, limits: Limits) -> Guard:
-        return Guard(
+    def guard(self, limits: ResourceLimits) -> ResourceGuard:
+        return ResourceGuard(
             limits,
             self,
             mlx_memory=lambda: int(self.mlx_gb * GIB),
@@ -68,7 +68,7 @@ class Machine:
         )
 
 
-LIMITS = Limits(max_memory_gb=4, memory_hard_limit_gb=6, cpu_share=0.5)
+LIMITS = ResourceLimits(max_memory_gb=4, memory_hard_limit_gb=6, cpu_share=0.5)
 
 
 def test_nothing_happens_below_the_limits() -> None:
@@ -96,25 +96,29 @@ def test_releasing_caches_may_be_enough() -> None:
 
 def test_a_pause_that_brings_nothing_ends() -> None:
     machine = Machine(memory_gb=[5])
-    with pytest.raises(MemoryLimit, match=f"paused for {PATIENCE:.0f} s at 5.0 GiB and no memory"):
+    with pytest.raises(
+        MemoryLimitError, match=f"paused for {PATIENCE:.0f} s at 5.0 GiB and no memory"
+    ):
         machine.guard(LIMITS).check()
 
 
 def test_above_the_hard_limit_it_stops_at_once() -> None:
     machine = Machine(memory_gb=[6.5])
-    with pytest.raises(MemoryLimit, match=r"held 6.50 GiB, more than memory_hard_limit_gb = 6"):
+    with pytest.raises(
+        MemoryLimitError, match=r"held 6.50 GiB, more than memory_hard_limit_gb = 6"
+    ):
         machine.guard(LIMITS).check()
     assert machine.now == 100.0
-    assert MemoryLimit.exit_code == 4
+    assert MemoryLimitError.exit_code == 4
 
 
 def test_it_stops_too_if_the_hard_limit_is_passed_in_a_pause() -> None:
-    with pytest.raises(MemoryLimit, match=r"held 7\.00 GiB"):
+    with pytest.raises(MemoryLimitError, match=r"held 7\.00 GiB"):
         Machine(memory_gb=[5, 5, 7]).guard(LIMITS).check()
 
 
 def test_mlxs_own_count_holds_where_it_is_more() -> None:
-    with pytest.raises(MemoryLimit):
+    with pytest.raises(MemoryLimitError):
         Machine(memory_gb=[1], mlx_gb=9).guard(LIMITS).check()
 
 
@@ -124,7 +128,7 @@ def test_a_wish_to_stop_ends_a_pause() -> None:
     assert machine.now == 100 + INTERVAL
 
 
-def look_again(machine: Machine, guard: Guard) -> None:
+def look_again(machine: Machine, guard: ResourceGuard) -> None:
     machine.now += LOAD_WINDOW
     guard.check()
 
@@ -171,13 +175,15 @@ def test_it_looks_once_in_a_while() -> None:
     guard.check()
     guard.check()
     machine.now += INTERVAL
-    with pytest.raises(MemoryLimit):
+    with pytest.raises(MemoryLimitError):
         guard.check()
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.1, 1), (1.0, cores())])
 def test_threads_are_a_share_of_the_cores(share: float, expected: int) -> None:
-    assert Limits(1, 1, share).threads == max(1, expected if share == 1 else round(share * cores()))
+    assert ResourceLimits(1, 1, share).threads == max(
+        1, expected if share == 1 else round(share * cores())
+    )
 
 
 @pytest.fixture
@@ -208,7 +214,7 @@ def test_a_childs_real_memory_and_time_are_ours(hungry: subprocess.Popen[str]) -
     grown = readings.memory() - before
     assert 200 << 20 < grown < 300 << 20
     assert readings.cpu().ours > spent
-    limits = Limits(1000, (before + (300 << 20)) / GIB, 1.0)
+    limits = ResourceLimits(1000, (before + (300 << 20)) / GIB, 1.0)
     guard = Machine().guard(limits)
     guard._readings = readings
     guard.check()
@@ -216,5 +222,5 @@ def test_a_childs_real_memory_and_time_are_ours(hungry: subprocess.Popen[str]) -
     hungry.stdin.flush()
     hungry.stdout.readline()
     guard._looked = -INTERVAL
-    with pytest.raises(MemoryLimit):
+    with pytest.raises(MemoryLimitError):
         guard.check()

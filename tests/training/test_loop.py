@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanodistill.errors import CheckFailed, MemoryLimit
+from nanodistill.errors import MemoryLimitError, VerificationError
 from training.courses import (
     Spy,
     asked_after,
@@ -30,9 +30,9 @@ from mlx.utils import tree_flatten  # isort: skip
 from nanodistill.training import adapters  # isort: skip
 from nanodistill.training.batches import assemble  # isort: skip
 from nanodistill.training.checkpoints import Validation  # isort: skip
-from nanodistill.training.course import is_better  # isort: skip
+from nanodistill.training.loop import is_better  # isort: skip
 from nanodistill.training.forward import WholeForward  # isort: skip
-from nanodistill.training.guard import Guard  # isort: skip
+from nanodistill.training.resource_guard import ResourceGuard  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,9 @@ def test_a_nan_goes_back_once_with_a_smaller_rate(student: Path, tmp_path: Path)
 
 def test_a_second_nan_ends_it_with_what_was_seen(student: Path, tmp_path: Path) -> None:
     course = make_course(student, tmp_path, num_train_epochs=2, save_steps=3)
-    with pytest.raises(CheckFailed, match="again after a roll-back: update 8 had a loss of nan"):
+    with pytest.raises(
+        VerificationError, match="again after a roll-back: update 8 had a loss of nan"
+    ):
         train(replace(course, forward=Poisoned(spied(course), 7, 9)))
     again = make_course(student, tmp_path, num_train_epochs=2, save_steps=3)
     ending, state = train(again)
@@ -248,7 +250,9 @@ def test_a_second_nan_ends_it_with_what_was_seen(student: Path, tmp_path: Path) 
 def test_a_loss_that_runs_away_is_stopped_too(student: Path, tmp_path: Path) -> None:
     course = make_course(student, tmp_path, num_train_epochs=9, save_steps=5)
     away = Poisoned(spied(course), *range(12, 99), factor=9.0)
-    with pytest.raises(CheckFailed, match=r"after update \d+ the loss is \d.*, much more than"):
+    with pytest.raises(
+        VerificationError, match=r"after update \d+ the loss is \d.*, much more than"
+    ):
         train(replace(course, forward=away))
 
 
@@ -261,7 +265,7 @@ def test_rows_that_are_harder_than_the_first_are_no_divergence(
     assert (ending, state.rollbacks) == ("done", 0)
 
 
-class Full(Guard):
+class Full(ResourceGuard):
     """A guard that finds the memory full at its n-th look."""
 
     def __init__(self, looks: int) -> None:
@@ -271,7 +275,7 @@ class Full(Guard):
     def check(self) -> None:
         self.left -= 1
         if self.left == 0:
-            raise MemoryLimit("full")
+            raise MemoryLimitError("full")
 
 
 def test_the_guard_leaves_a_checkpoint_to_go_on_from(student: Path, tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_the_guard_leaves_a_checkpoint_to_go_on_from(student: Path, tmp_path: Pa
     train(whole)
     for looks in (1, 4, 9):
         course = make_course(student, tmp_path / "full", num_train_epochs=2)
-        with pytest.raises(MemoryLimit):
+        with pytest.raises(MemoryLimitError):
             train(replace(course, guard=Full(looks)))
     again = make_course(student, tmp_path / "full", num_train_epochs=2)
     assert train(again)[0] == "done"

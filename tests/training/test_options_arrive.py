@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from nanodistill.config import TrainingSettings
-from nanodistill.config.mlx_names import OPTIMIZER_SETTINGS
-from nanodistill.config.mlx_options import MlxSettings
+from nanodistill.config.mlx_options import OPTIMIZER_SETTINGS, MlxSettings
 from nanodistill.errors import ConfigError
-from nanodistill.training.options import TrainingOptions
+from nanodistill.training.training_options import TrainingOptions
 from training.tiny import make_config, make_student
 
 import mlx.core as mx  # isort: skip - after tiny has loaded the BLAS
@@ -23,7 +22,7 @@ from mlx_lm.tuner.lora import LoRALinear  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
 from nanodistill.training import adapters  # isort: skip
-from nanodistill.training.optimizer import NORM, Updates, build_optimizer  # isort: skip
+from nanodistill.training.optimizer import NORM, TrackedOptimizer, build_optimizer  # isort: skip
 
 UPDATES = 10
 
@@ -206,7 +205,7 @@ def test_the_first_step_of_adamw_is_as_large_as_asked_for(student: Path) -> None
 def test_gradients_are_clipped(limit: float | None, moved: float) -> None:
     import mlx.optimizers as optim
 
-    updates = Updates(optim.SGD(learning_rate=1.0), limit)
+    updates = TrackedOptimizer(optim.SGD(learning_rate=1.0), limit)
     model = Module()
     model.w = mx.zeros((1,))
     updates.start(model, None)

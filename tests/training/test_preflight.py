@@ -12,13 +12,18 @@ import pytest
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import ConfigError, InputError
-from nanodistill.events import silent
-from nanodistill.runfolder import RunFolder
-from nanodistill.training.encode import encode, load_tokenizer
-from nanodistill.training.estimates import Load, estimate, measured_speed, trained_parameters
-from nanodistill.training.modelfacts import read_facts
-from nanodistill.training.options import TrainingOptions
+from nanodistill.events import ignore
+from nanodistill.run_dir import RunFolder
+from nanodistill.training.adapters import read_model_metadata
 from nanodistill.training.preflight import Preflight, identify, preflight
+from nanodistill.training.preflight_checks import (
+    Workload,
+    estimate,
+    measured_speed,
+    trained_parameters,
+)
+from nanodistill.training.tokenize import load_tokenizer, tokenize_rows
+from nanodistill.training.training_options import TrainingOptions
 from training.tiny import TEMPLATE, Rows, make_config, make_row, make_rows, make_student
 
 
@@ -33,7 +38,7 @@ def look(student: Path, rows: Rows, **settings: Any) -> Preflight:
 
 def look_with(config: DistillationConfig, rows: Rows) -> Preflight:
     dataset = cast("DatasetVersion", rows)
-    known = identify(config, dataset, silent)
+    known = identify(config, dataset, ignore)
     return preflight(known, config, dataset, RunFolder(config.run_folder))
 
 
@@ -53,7 +58,7 @@ def refusal(student: Path, rows: Rows, **settings: Any) -> str:
 
 
 def length(student: Path, row: dict[str, Any]) -> int:
-    return len(encode([row], load_tokenizer(student, {}), "cot").examples[0].tokens)
+    return len(tokenize_rows([row], load_tokenizer(student, {}), "cot").examples[0].tokens)
 
 
 LONG = make_row("so long " * 30, "bug")
@@ -155,7 +160,7 @@ def test_an_architecture_without_a_gradient_is_refused(tmp_path: Path) -> None:
 
 def test_a_student_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
     student = make_student(tmp_path / "student", hidden_size=256, intermediate_size=2048)
-    large = read_facts(student)
+    large = read_model_metadata(student)
     assert large.parameters > 4_000_000
     gigabyte = make_config(student, tmp_path, max_memory_gb=2, memory_hard_limit_gb=2)
     assert gigabyte.memory_hard_limit_gb == 2
@@ -208,13 +213,16 @@ def test_trackio_that_is_not_there_is_found_before_anything(
 
 
 def test_facts_are_read_from_headers(student: Path, tmp_path: Path) -> None:
-    facts = read_facts(student)
+    facts = read_model_metadata(student)
     assert (facts.architecture, facts.layers, facts.hidden, facts.bits) == ("llama", 3, 32, None)
     assert facts.vocabulary * 32 < facts.parameters < 50_000
     quantized = tmp_path / "quantized"
     make_quantized(tmp_path / "student", quantized)
-    packed = read_facts(quantized)
-    assert (packed.bits, packed.parameters) == (4, read_facts(tmp_path / "student").parameters)
+    packed = read_model_metadata(quantized)
+    assert (packed.bits, packed.parameters) == (
+        4,
+        read_model_metadata(tmp_path / "student").parameters,
+    )
     assert {m.module for m in packed.matrices} == {m.module for m in facts.matrices}
 
 
@@ -238,16 +246,16 @@ def test_trained_parameters_are_counted_exactly(student: Path) -> None:
         adapters.prepare(model, options)
         counted = sum(array.size for array in adapters.trainable(model).values())
         layers = options.settings.lora_layers
-        assert trained_parameters(read_facts(student), options, layers) == counted
+        assert trained_parameters(read_model_metadata(student), options, layers) == counted
 
 
 def test_estimates_grow_with_what_they_depend_on(student: Path) -> None:
     from nanodistill.hardware import Hardware
 
-    facts = read_facts(student)
+    facts = read_model_metadata(student)
     options = TrainingOptions.of(make_config(student, student.parent), {})
-    some = Load(4, 100, 20, 700, 1000, 100, 500)
-    wide = Load(4, 400, 20, 2800, 4000, 100, 2000)
+    some = Workload(4, 100, 20, 700, 1000, 100, 500)
+    wide = Workload(4, 400, 20, 2800, 4000, 100, 2000)
     cpu = Hardware("cpu", "x", 2, 16)
     small, large = (estimate(facts, options, load, cpu) for load in (some, wide))
     assert large.memory > small.memory

@@ -9,9 +9,9 @@ import pytest
 
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import ConfigError
-from nanodistill.runfolder import RunFolder
+from nanodistill.run_dir import RunFolder
 from nanodistill.training import train
-from nanodistill.training.metrics import read_records
+from nanodistill.training.metrics_log import read_records
 from training.tiny import make_config, make_student, some_rows
 
 ROWS = some_rows()

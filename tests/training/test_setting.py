@@ -24,7 +24,7 @@ load_fast_blas()
 import mlx.core as mx
 from mlx.nn.utils import value_and_grad
 from mlx_lm.utils import load_model
-from nanodistill.training.setting import checkpoint_layers
+from nanodistill.training.mlx_setup import checkpoint_layers
 mx.disable_compile()
 model = load_model(Path(sys.argv[1]))[0]
 if sys.argv[2] == "checkpointed":
@@ -42,9 +42,9 @@ LIMITS = """
 from nanodistill.models.blas import load_fast_blas
 load_fast_blas()
 import mlx.core as mx
-from nanodistill.training.guard import Limits
-from nanodistill.training.setting import prepare_mlx
-prepare_mlx(Limits(2, 3, 1.0))
+from nanodistill.training.resource_guard import ResourceLimits
+from nanodistill.training.mlx_setup import prepare_mlx
+prepare_mlx(ResourceLimits(2, 3, 1.0))
 print(mx.set_memory_limit(0), mx.set_cache_limit(0))
 """
 

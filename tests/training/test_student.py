@@ -11,15 +11,15 @@ import pytest
 from evaluation.tiny import some_rows as some_traces
 
 from nanodistill.dataset import DatasetVersion, VersionDraft, VersionFacts, write_version
-from nanodistill.events import silent
+from nanodistill.events import ignore
+from nanodistill.models.chat_templates import read_template
 from nanodistill.models.resolve import resolve_model
-from nanodistill.models.templates import read_template
-from nanodistill.runfolder import RunFolder, read_json, write_json
+from nanodistill.run_dir import RunFolder, read_json, write_json
 from nanodistill.thinking import resolve_format
 from nanodistill.training import train
 from nanodistill.training.runs import read_index, training_folder
-from nanodistill.training.student import find_student, tokenizer_settings
-from nanodistill.training.tokens import load_tokens
+from nanodistill.training.student_identity import find_student, tokenizer_settings
+from nanodistill.training.tokenize import load_tokens
 from training.tiny import INSTRUCTION, TEMPLATE, make_config, make_student
 
 DATED = "{{ strftime_now('%Y %H:%M:%S.%f') }}\n" + TEMPLATE
@@ -53,7 +53,7 @@ class Made:
 
         write_json(self.run.training / "student.json", {})
         by_weights = resolve_model(str(self.student)).by_weights
-        known = identify(self.config, self.dataset, silent)
+        known = identify(self.config, self.dataset, ignore)
         assert by_weights is not None
         former = known.options.run_id(self.dataset.fingerprint, by_weights, None)
         (self.run.training / run).rename(self.run.training / former)
@@ -111,10 +111,10 @@ def test_a_run_of_an_earlier_release_is_found_by_its_files(tmp_path: Path) -> No
     made = Made(tmp_path)
     former = made.as_by_an_earlier_release(made.train())
     by_weights = resolve_model(str(made.student)).by_weights
-    assert find_student(made.config, made.run, silent).identity == by_weights
+    assert find_student(made.config, made.run, ignore).identity == by_weights
     assert made.train() == former
     made.write(TEMPLATE.replace("assistant", "model"))
-    assert find_student(made.config, made.run, silent).identity != by_weights
+    assert find_student(made.config, made.run, ignore).identity != by_weights
     assert made.train() != former
     made.write(TEMPLATE)
     assert made.train() == former

@@ -15,21 +15,21 @@ import pytest
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.errors import (
-    CheckFailed,
-    DiskFull,
+    DiskFullError,
     InputError,
-    MemoryLimit,
+    MemoryLimitError,
     ModelError,
     NanoDistillError,
+    VerificationError,
 )
-from nanodistill.events import Event, Notice, Progress, Table, silent
-from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.events import Event, Notice, Progress, Table, ignore
+from nanodistill.run_dir import RunFolder, read_json
 from nanodistill.training import supervisor, train, trainer
-from nanodistill.training.child import is_out_of_memory
-from nanodistill.training.guard import Limits
-from nanodistill.training.metrics import read_records
+from nanodistill.training.metrics_log import read_records
+from nanodistill.training.resource_guard import ResourceLimits
 from nanodistill.training.runs import latest_run
-from nanodistill.training.supervisor import KILLED, Fit, raised_by_child, supervise
+from nanodistill.training.supervisor import KILLED, MemoryPlan, raised_by_child, supervise
+from nanodistill.training.worker import is_out_of_memory
 from training.tiny import make_config, make_student, some_rows
 
 SETTINGS: dict[str, Any] = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 1}
@@ -45,7 +45,7 @@ def child() -> psutil.Process:
     """The live child of this process that trains."""
     for found in psutil.Process().children():
         with contextlib.suppress(psutil.ZombieProcess):
-            if "nanodistill.training.child" in found.cmdline():
+            if "nanodistill.training.worker" in found.cmdline():
                 return found
     raise AssertionError("no child trains")
 
@@ -125,10 +125,10 @@ def test_a_child_that_another_process_ends_is_not_interrupted_by_a_person(
     student: Path, tmp_path: Path
 ) -> None:
     config = make_config(student, tmp_path, **SETTINGS)
-    with pytest.raises(supervisor.TrainingEnded) as ended:
+    with pytest.raises(supervisor.TrainingEndedError) as ended:
         train_with(config, Killer(1, signal.SIGTERM))
     assert ended.value.exit_code == 3
-    assert train_with(config, silent).steps == 12
+    assert train_with(config, ignore).steps == 12
 
 
 def test_what_never_fits_is_given_up_with_a_way_out(
@@ -136,7 +136,9 @@ def test_what_never_fits_is_given_up_with_a_way_out(
 ) -> None:
     killer = Killer(9, counter=counter)
     config = make_config(student, tmp_path, **(SETTINGS | {"batch_size": 2}))
-    with pytest.raises(MemoryLimit, match="one row to a batch and gradient checkpointing") as end:
+    with pytest.raises(
+        MemoryLimitError, match="one row to a batch and gradient checkpointing"
+    ) as end:
         train_with(config, killer)
     assert end.value.exit_code == 4
     assert killer.left == 6, "two rows, one row, one row with checkpointing"
@@ -182,25 +184,25 @@ def test_the_guards_stop_reaches_the_command(
     """With limits that no process can keep. Given more, the same command goes on."""
 
     def starved(folder: Any, job: Any, **more: Any) -> Any:
-        return supervise(folder, replace(job, limits=Limits(0.01, 0.02, 1.0)), **more)
+        return supervise(folder, replace(job, limits=ResourceLimits(0.01, 0.02, 1.0)), **more)
 
     monkeypatch.setattr(trainer, "supervise", starved)
     config = make_config(student, tmp_path, **SETTINGS)
-    with pytest.raises(MemoryLimit, match=r"more than memory_hard_limit_gb = 0\.02") as end:
-        train_with(config, silent)
+    with pytest.raises(MemoryLimitError, match=r"more than memory_hard_limit_gb = 0\.02") as end:
+        train_with(config, ignore)
     assert end.value.exit_code == 4
     monkeypatch.undo()
-    assert train_with(config, silent).steps == 12
+    assert train_with(config, ignore).steps == 12
 
 
 @pytest.mark.parametrize(
     ("name", "code", "kind"),
     [
-        ("DiskFull", 3, DiskFull),
+        ("DiskFullError", 3, DiskFullError),
         ("ConfigError", 2, InputError),
         ("PromptTooLong", 2, InputError),
-        ("MemoryLimit", 4, MemoryLimit),
-        ("CheckFailed", 1, CheckFailed),
+        ("MemoryLimitError", 4, MemoryLimitError),
+        ("VerificationError", 1, VerificationError),
     ],
 )
 def test_a_childs_error_is_raised_again(name: str, code: int, kind: type[Exception]) -> None:
@@ -211,10 +213,16 @@ def test_a_childs_error_is_raised_again(name: str, code: int, kind: type[Excepti
 
 
 def test_less_memory_is_half_the_batch_then_checkpointing_then_nothing() -> None:
-    fits: list[Fit | None] = [Fit(5, False)]
+    fits: list[MemoryPlan | None] = [MemoryPlan(5, False)]
     while (last := fits[-1]) is not None:
         fits.append(last.smaller())
-    assert fits[:-1] == [Fit(5, False), Fit(3, False), Fit(2, False), Fit(1, False), Fit(1, True)]
+    assert fits[:-1] == [
+        MemoryPlan(5, False),
+        MemoryPlan(3, False),
+        MemoryPlan(2, False),
+        MemoryPlan(1, False),
+        MemoryPlan(1, True),
+    ]
 
 
 def test_errors_about_memory_are_known() -> None:

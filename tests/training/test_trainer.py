@@ -16,15 +16,15 @@ from safetensors.numpy import load
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
-from nanodistill.errors import RunLocked
+from nanodistill.errors import RunLockedError
 from nanodistill.events import Event, Notice, Progress, Table
 from nanodistill.hardware import detect_hardware, preset
-from nanodistill.records import Split, Trace
-from nanodistill.runfolder import RunFolder, read_json
+from nanodistill.run_dir import RunFolder, read_json
 from nanodistill.training import TrainingResult, train
 from nanodistill.training.adapters import WEIGHTS
-from nanodistill.training.metrics import read_records
+from nanodistill.training.metrics_log import read_records
 from nanodistill.training.runs import TrainingFolder, latest_run, read_index, training_folder
+from nanodistill.types import Split, Trace
 from training.tiny import Rows, make_config, make_student, some_rows
 
 SETTINGS: dict[str, Any] = {
@@ -268,6 +268,6 @@ def test_a_second_command_is_refused(student: Path, tmp_path: Path) -> None:
     config = make_config(student, tmp_path, **SETTINGS)
     with (
         RunFolder(config.run_folder).locked("train"),
-        pytest.raises(RunLocked, match="another process is working"),
+        pytest.raises(RunLockedError, match="another process is working"),
     ):
         train_rows(config, some_rows())

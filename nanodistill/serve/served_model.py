@@ -1,0 +1,104 @@
+"""Which model is served, and how it was trained to be asked.
+
+The exported model where it is of the latest training run, or alone there is
+(pulled from elsewhere); else the latest run's adapter on its base. Either way
+the instruction, the thinking format and the schema are those of the dataset
+that it learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanodistill.errors import InputError
+from nanodistill.exporting.export_manifest import ExportManifest, read_manifest
+from nanodistill.exporting.mlx_folder import repair
+from nanodistill.exporting.trained_adapter import find_trained_adapter
+from nanodistill.metrics.output_parser import output_format
+from nanodistill.models.loading import LoadedModel, load_model
+from nanodistill.training.runs import latest_run
+from nanodistill.training.student_identity import tokenizer_settings
+
+if TYPE_CHECKING:
+    from nanodistill.config import DistillationConfig
+    from nanodistill.events import Listener
+    from nanodistill.run_dir import RunFolder
+    from nanodistill.thinking import Format
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model to load, and what is known of how to ask it. `what` says it to a person."""
+
+    name: str
+    model: Path
+    adapter: Path | None
+    identity: str
+    instruction: str
+    form: Format
+    schema: dict[str, Any] | None
+    max_new_tokens: int
+    what: str
+    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, listen: Listener) -> LoadedModel:
+        return load_model(
+            self.model,
+            adapter=self.adapter,
+            tokenizer_kwargs=self.tokenizer_kwargs,
+            listener=listen,
+        )
+
+
+def find_served_model(config: DistillationConfig, run: RunFolder, listen: Listener) -> ServedModel:
+    """What to serve of this run.
+
+    Raises:
+        InputError: nothing was trained or exported.
+    """
+    repair(run.model)
+    exported, latest = read_manifest(run.model), latest_run(run)
+    if exported is not None and (latest is None or exported.lineage.run == latest[0].run):
+        return _exported(config, run, exported)
+    if latest is None:
+        raise InputError(
+            f"{run.root} holds no trained student and no exported model yet.",
+            next_step="Train one first: nanodistill train RUN.toml",
+        )
+    return _trained(config, run, listen)
+
+
+def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManifest) -> ServedModel:
+    task = manifest.task
+    return ServedModel(
+        name=config.name,
+        model=run.model,
+        adapter=None,
+        identity=manifest.key,
+        instruction=task.instruction,
+        form=output_format(task.thinking_format, task.train_on),
+        schema=task.response_schema,
+        max_new_tokens=config.max_new_tokens,
+        tokenizer_kwargs=tokenizer_settings(config.tokenizer_kwargs, run.model, run),
+        what=f"the exported model of training run {manifest.lineage.run}",
+    )
+
+
+def _trained(config: DistillationConfig, run: RunFolder, listen: Listener) -> ServedModel:
+    source = find_trained_adapter(config, run, None, None, listen)
+    manifest = source.dataset.manifest
+    return ServedModel(
+        name=config.name,
+        model=source.base.path,
+        adapter=source.adapter,
+        identity=source.key(),
+        instruction=manifest.instruction,
+        form=output_format(manifest.thinking_format, source.train_on),
+        schema=manifest.response_schema,
+        max_new_tokens=config.max_new_tokens,
+        tokenizer_kwargs=source.tokenizer_kwargs,
+        what=f"the adapter of training run {source.run} on {source.base_name}",
+    )

@@ -1,0 +1,400 @@
+"""A run without a single call: the stages go on for as long as the journal has the answers.
+
+The stages can't tell it from a real one. At the first call that would have to
+be made it ends, and what is known by then says what is left.
+
+What a run would ask and cost, worked out without asking.
+
+The run is rehearsed on what the journal holds. Where it would have to ask, the
+rest is counted from the plan: the fewest calls are those that do if every row
+is good, the most allow for losing every third. Tokens of a call are those of
+the stage's calls so far, and before there are any those of a call like it. So
+calls, dollars and minutes come as a range, and where no price is known that is
+said instead.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from nanodistill.config import DistillationConfig
+from nanodistill.engine.response_index import FailedRequest
+from nanodistill.engine.response_validation import Answer, Failure
+from nanodistill.engine.teacher import JUDGE, CostSurvey
+from nanodistill.engine.usage import UsageStats
+from nanodistill.events import Listener, ignore
+from nanodistill.journal import UsageTotals
+from nanodistill.providers.base import Provider
+from nanodistill.providers.prices import Price, price_of
+from nanodistill.run_dir import RunFolder
+from nanodistill.synthesis.coverage import check_plan, iter_slots, make_axes
+from nanodistill.synthesis.generation import CallPlanner, PromptBuilder, RecentInputs
+from nanodistill.synthesis.ledger import Ledger, RowSpool
+from nanodistill.synthesis.pipeline import ask
+from nanodistill.synthesis.policy import derived_policy
+from nanodistill.synthesis.synthesis_context import SynthesisContext, open_context
+from nanodistill.synthesis.task import Task, load_task
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.types import Message, Request, Usage
+
+
+class WouldCallTeacher(Exception):
+    """A call would have to be made: of which stage, and what is in the journal of its batch."""
+
+    def __init__(self, stage: str, survey: CostSurvey) -> None:
+        super().__init__(stage)
+        self.stage = stage
+        self.survey = survey
+
+
+class DryRunTeacher:
+    """A teacher that answers from the journal alone, and counts calls by stage.
+
+    `reused` are those that it answered, `unread` those of them that nobody has read yet, and
+    `to_ask` those of the batches at which it could not go on.
+    """
+
+    def __init__(self, teacher: TeacherProtocol) -> None:
+        self._teacher = teacher
+        self.reused: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
+        self.to_ask: Counter[str] = Counter()
+
+    @property
+    def account(self) -> UsageStats:
+        return self._teacher.account
+
+    @property
+    def lost(self) -> Mapping[str, FailedRequest]:
+        return self._teacher.lost
+
+    def request(
+        self,
+        stage: str,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        ordinal: int = 0,
+    ) -> Request:
+        return self._teacher.request(stage, messages, schema=schema, params=params, ordinal=ordinal)
+
+    async def settle(self, requests: Iterable[Request]) -> None:
+        """Go on if the journal has them all.
+
+        Raises:
+            CurtainFalls: it has not.
+        """
+        first = next(iter(requests), None)
+        if first is None:
+            return
+        survey = await self._teacher.survey(requests)
+        self.reused[first.stage] += survey.reused
+        self.unread[first.stage] += survey.reused
+        self.to_ask[first.stage] += survey.to_ask
+        if survey.to_ask:
+            raise WouldCallTeacher(first.stage, survey)
+
+    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+        for outcome in self._teacher.outcomes(requests):
+            self.unread[outcome.request.stage] -= 1
+            yield outcome
+
+    async def survey(self, requests: Iterable[Request]) -> CostSurvey:
+        return await self._teacher.survey(requests)
+
+
+LOSSES = 1.5
+TOKENS_PER_SECOND = 60.0
+TOKENS_PER_SECOND_HERE = 50.0
+SECONDS_BEFORE_FIRST_TOKEN = 1.0
+USUALLY_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Calls of one stage: answered in the journal, and those to ask, at least and at most.
+
+    `each` are the tokens of one call.
+    """
+
+    stage: str
+    reused: int
+    fewest: int
+    most: int
+    each: Usage
+
+    def usage(self, calls: int) -> Usage:
+        return Usage(self.each.prompt_tokens * calls, self.each.completion_tokens * calls)
+
+
+@dataclass(frozen=True)
+class PlanEstimate:
+    """What `nanodistill plan` shows. Dollars are None where no price is known."""
+
+    wanted: int
+    kept: int
+    stages: tuple[StageEstimate, ...]
+    cost_usd: tuple[float, float] | None
+    minutes: tuple[float, float]
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        return sum(stage.fewest for stage in self.stages), sum(stage.most for stage in self.stages)
+
+    @property
+    def reused(self) -> int:
+        return sum(stage.reused for stage in self.stages)
+
+    @property
+    def usage(self) -> tuple[Usage, Usage]:
+        fewest = sum((stage.usage(stage.fewest) for stage in self.stages), Usage())
+        return fewest, sum((stage.usage(stage.most) for stage in self.stages), Usage())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "wanted": self.wanted,
+            "kept": self.kept,
+            "calls": {"to_ask": list(self.calls), "reused": self.reused},
+            "stages": {
+                stage.stage: {"reused": stage.reused, "to_ask": [stage.fewest, stage.most]}
+                for stage in self.stages
+            },
+            "tokens": {
+                "prompt": [usage.prompt_tokens for usage in self.usage],
+                "completion": [usage.completion_tokens for usage in self.usage],
+            },
+            "cost_usd": list(self.cost_usd) if self.cost_usd else None,
+            "minutes": list(self.minutes),
+        }
+
+    def summary(self) -> str:
+        if not self.calls[1]:
+            return f"Nothing to ask: all {self.reused} calls are in the journal."
+        tokens = [usage.total_tokens for usage in self.usage]
+        lines = [
+            f"{self.wanted} rows wanted, {self.kept} there already.",
+            f"Calls to ask: {_range(*self.calls)}; in the journal: {self.reused}.",
+            *(
+                f"  {stage.stage}: {_range(stage.fewest, stage.most)}"
+                + (f", {stage.reused} in the journal" if stage.reused else "")
+                for stage in self.stages
+            ),
+            f"Tokens: about {_range(*tokens)}.",
+            self._dollars(),
+            f"Time: about {_range(*map(ceil, self.minutes))} minutes, by a usual speed.",
+        ]
+        return "\n".join(lines)
+
+    def _dollars(self) -> str:
+        if self.cost_usd is None:
+            return (
+                "Dollars: unknown, there is no price for this teacher or judge; set teacher_price "
+                "or judge_price."
+            )
+        if not self.cost_usd[1]:
+            return "Dollars: none."
+        return f"Dollars: about {self.cost_usd[0]:.2f} to {self.cost_usd[1]:.2f}."
+
+
+async def plan(
+    config: DistillationConfig, *, provider: Provider | None = None, listen: Listener = ignore
+) -> PlanEstimate:
+    """What `synthesize` would do with the same configuration. Nothing is asked or written.
+
+    Raises:
+        InputError: as `synthesize` does.
+    """
+    task = await to_thread.run_sync(load_task, config, listen)
+    check_plan(task)
+    if config.training_data is not None:
+        return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+    with RowSpool() as kept, RowSpool() as rejected:
+        ledger = Ledger(kept, rejected)
+        async with _rehearsing(task, provider) as (bench, rehearsal):
+            met: WouldCallTeacher | None = None
+            try:
+                await ask(bench, ledger, None)
+            except WouldCallTeacher as curtain:
+                met = curtain
+            left = RemainingWork(bench, rehearsal, ledger, met)
+            stages = tuple([stage async for stage in left.stages()])
+    prices = await to_thread.run_sync(_prices, config)
+    return _summed(task, len(ledger.kept), stages, prices)
+
+
+@asynccontextmanager
+async def _rehearsing(
+    task: Task, provider: Provider | None
+) -> AsyncIterator[tuple[SynthesisContext, DryRunTeacher]]:
+    """A bench whose teacher only rehearses, over the run's journal or an empty one."""
+    run = RunFolder(task.config.run_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        is_new = not run.journal.exists()
+        at = RunFolder(Path(folder)) if is_new else run
+        opening = open_context(
+            task, at, ignore, provider=provider, read_only=not is_new, plans=True
+        )
+        async with opening as bench:
+            rehearsal = DryRunTeacher(bench.teacher)
+            judge = bench.judge and replace(bench.judge, teacher=rehearsal)
+            yield (
+                replace(bench, teacher=rehearsal, judge=judge, writes=False, run=run),
+                rehearsal,
+            )
+
+
+@dataclass(frozen=True)
+class RemainingWork:
+    """What is left to ask after a rehearsal that ended at `met`."""
+
+    bench: SynthesisContext
+    rehearsal: DryRunTeacher
+    ledger: Ledger
+    met: WouldCallTeacher | None
+
+    async def stages(self) -> AsyncIterator[StageEstimate]:
+        sums = await to_thread.run_sync(self.bench.journal.sums)
+        for stage, fewest, most in self._counts():
+            reused = self.rehearsal.reused[stage]
+            if most or reused:
+                each = await self._each(stage, sums.get(stage))
+                yield StageEstimate(stage, reused, fewest, most, each)
+
+    def _counts(self) -> Iterator[tuple[str, int, int]]:
+        """Each stage with the fewest and the most calls that it has left, in order."""
+        task = self.bench.task
+        at_seeds = self.met is not None and self.met.stage in ("blind", "rationalize", "policy")
+        yield "blind", self._at("blind"), self._at("blind")
+        explained = self._at("rationalize")
+        yield "rationalize", explained, len(task.seeds) if at_seeds and task.thinks else explained
+        policy = int(at_seeds and task.config.extract_policy)
+        yield "policy", policy, policy
+        there = len(task.seeds) if at_seeds else len(self.ledger.kept)
+        yield from self._for_rows(task, max(0, task.wanted - there) if self.met else 0)
+
+    def _for_rows(self, task: Task, rows: int) -> Iterator[tuple[str, int, int]]:
+        """The stages that every new row goes through."""
+        size = 1 if task.config.generation == "chat" else task.config.examples_per_call
+        under_way = 0
+        if self.met is not None and self.met.stage in ("trace", "check", "judge"):
+            total = self.met.survey.reused + self.met.survey.to_ask
+            each = task.config.samples_per_input if self.met.stage == "trace" else 1
+            under_way = total // each
+        to_write = max(0, rows - under_way)
+        calls = max(self._at("generate"), ceil(to_write / size) - self._unread("generate"))
+        yield "generate", calls, ceil(calls * LOSSES)
+        samples = task.config.samples_per_input if task.asks_answers else 0
+        checks = int(task.config.check_labels and bool(task.labels) and not task.asks_answers)
+        judged = int(self.bench.judge is not None)
+        for stage, each in (("trace", samples), ("check", checks), ("judge", judged)):
+            fewest = to_write * each + self._at(stage)
+            if under_way and self.met is not None and _comes_after(stage, self.met.stage):
+                fewest += under_way * each
+            yield stage, fewest, ceil(fewest * LOSSES)
+
+    def _at(self, stage: str) -> int:
+        """What is to be asked of the batches at which the rehearsal could not go on."""
+        return self.rehearsal.to_ask[stage]
+
+    def _unread(self, stage: str) -> int:
+        """Calls that the journal has answered, whose rows are not known yet."""
+        return max(0, self.rehearsal.unread[stage])
+
+    async def _each(self, stage: str, sums: UsageTotals | None) -> Usage:
+        """Tokens of one call: as they were so far, or of a call like it."""
+        if sums is not None and sums.answered and sums.usage.total_tokens:
+            usage = sums.usage
+            return Usage(
+                usage.prompt_tokens // sums.answered, usage.completion_tokens // sums.answered
+            )
+        if self.met is not None and self.met.stage == stage:
+            survey = self.met.survey
+        else:
+            survey = await self.bench.teacher.survey(self._like(stage))
+        calls = max(1, survey.to_ask)
+        return Usage(survey.usage.prompt_tokens // calls, survey.usage.completion_tokens // calls)
+
+    def _like(self, stage: str) -> list[Request]:
+        """Some calls of a stage, made of the seeds."""
+        task, asker = self.bench.task, self.bench.asker
+        texts = [seed.input for seed in task.seeds[:8]]
+        match stage:
+            case "generate":
+                policy = derived_policy(task)
+                axes = make_axes(task, policy)
+                writer = PromptBuilder(
+                    task, {axis.name: axis for axis in axes}, policy.for_writers()
+                )
+                slots = [slot for slot, _ in zip(iter_slots(axes, task), range(20), strict=False)]
+                calls = CallPlanner(task, RecentInputs()).calls(slots)
+                return [writer.request(call, self.bench.teacher) for call in calls]
+            case "check":
+                return list(asker.check_requests(texts))
+            case "blind":
+                return list(asker.blind_requests(texts))
+            case _:
+                return list(asker.requests(texts))
+
+
+def _comes_after(stage: str, other: str) -> bool:
+    order = ("trace", "check", "judge")
+    return order.index(stage) > order.index(other)
+
+
+def _prices(config: DistillationConfig) -> tuple[Price | None, Price | None]:
+    """The teacher's price, and the judge's."""
+    teacher = price_of(config.teacher, config.teacher_price)
+    if config.judge in (None, config.teacher):
+        return teacher, teacher
+    return teacher, price_of(config.judge, config.judge_price)
+
+
+def _summed(
+    task: Task,
+    kept: int,
+    stages: tuple[StageEstimate, ...],
+    prices: tuple[Price | None, Price | None],
+) -> PlanEstimate:
+    """The plan of some stages, at the teacher's price and the judge's."""
+    estimate = PlanEstimate(task.wanted, kept, stages, None, (0.0, 0.0))
+    cost: tuple[float, float] | None = (0.0, 0.0)
+    for stage in stages:
+        price = prices[1] if stage.stage == JUDGE else prices[0]
+        if not stage.most or cost is None:
+            continue
+        if price is None:
+            cost = None
+        else:
+            each = price.of(stage.each)
+            cost = (cost[0] + each * stage.fewest, cost[1] + each * stage.most)
+    minutes = tuple(
+        _minutes(task.config, calls, usage)
+        for calls, usage in zip(estimate.calls, estimate.usage, strict=True)
+    )
+    return replace(estimate, cost_usd=cost, minutes=(minutes[0], minutes[1]))
+
+
+def _minutes(config: DistillationConfig, calls: int, usage: Usage) -> float:
+    """A usual provider's time, a laptop's, or that of the limits where they are slower."""
+    if config.teacher.startswith("mlx/"):
+        return usage.completion_tokens / TOKENS_PER_SECOND_HERE / 60
+    at_once = min(config.max_concurrency, USUALLY_AT_ONCE)
+    waits = calls * SECONDS_BEFORE_FIRST_TOKEN + usage.completion_tokens / TOKENS_PER_SECOND
+    seconds = waits / at_once
+    by_requests = calls / config.requests_per_minute if config.requests_per_minute else 0.0
+    by_tokens = usage.total_tokens / config.tokens_per_minute if config.tokens_per_minute else 0.0
+    return max(seconds / 60, by_requests, by_tokens)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

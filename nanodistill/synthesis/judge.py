@@ -1,0 +1,82 @@
+"""A second model's word on each row, by the user's rubric.
+
+The judge's calls go through the same engine, journal and budget as the
+teacher's; they differ in the model that their requests name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nanodistill.curation.filter_pipeline import Rejected
+from nanodistill.curation.response_model import object_schema
+from nanodistill.engine.response_validation import Answer, Failure
+from nanodistill.providers.base import Provider, Reply
+from nanodistill.synthesis.answers import FailedAnswer
+from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.types import Request, Trace
+
+VERDICT: Mapping[str, Any] = object_schema(
+    {
+        "reason": {"type": "string", "description": "What decides it, in one sentence."},
+        "right": {"type": "boolean", "description": "Whether the output is right."},
+    }
+)
+
+
+@dataclass(frozen=True)
+class RoutingProvider:
+    """Hands a request to the judge where it names the judge's model, else to the teacher."""
+
+    teacher: Provider
+    judge: Provider
+    judge_model: str
+
+    @property
+    def endpoint(self) -> str:
+        return self.teacher.endpoint
+
+    async def complete(self, request: Request) -> Reply:
+        asked = self.judge if request.model == self.judge_model else self.teacher
+        return await asked.complete(request)
+
+    async def aclose(self) -> None:
+        await self.teacher.aclose()
+        await self.judge.aclose()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks for verdicts and reads them."""
+
+    task: Task
+    teacher: TeacherProtocol
+    model: str
+    endpoint: str
+
+    def requests(self, rows: Sequence[Trace]) -> Iterator[Request]:
+        facts = {"instruction": self.task.instruction, "rubric": self.task.rubric}
+        system = self.task.prompts.render("judge_system", **facts)
+        for row in rows:
+            asked = self.teacher.request(
+                "judge",
+                [
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": f"Input:\n{row.input}\n\nOutput:\n{row.output}"},
+                ],
+                schema=VERDICT,
+                params={"temperature": 0.0},
+            )
+            yield replace(asked, model=self.model, endpoint=self.endpoint)
+
+
+def verdict_on(row: Trace, outcome: Answer | Failure) -> Trace | Rejected | FailedAnswer:
+    """The row, if the judge found its output right."""
+    if isinstance(outcome, Failure):
+        return FailedAnswer(outcome.kind, outcome.message)
+    if outcome.data["right"]:
+        return replace(row, request_keys=row.request_keys + outcome.keys)
+    return Rejected("judge", outcome.data["reason"])

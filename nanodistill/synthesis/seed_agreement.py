@@ -1,0 +1,210 @@
+"""The seeds: what the teacher says to them blind, and the rows that they become.
+
+Before rows are bought the teacher answers the seeds without seeing their
+outputs. How often it gives the user's own answer is its measured accuracy on
+this task, with an interval, and with the disagreements to look at.
+
+A seed's output is the user's and stays. Its thinking is the user's where they
+gave it, the teacher's where its answer agrees, and else an explanation of the
+output, marked as such.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from anyio import to_thread
+
+from nanodistill.curation.labels import match_label
+from nanodistill.curation.response_model import as_json
+from nanodistill.curation.voting import interval, same_answer
+from nanodistill.engine.response_validation import Answer
+from nanodistill.errors import LowSeedAgreementError, TeacherUnavailableError
+from nanodistill.events import Listener, Notice
+from nanodistill.synthesis.answers import (
+    AnswerRequester,
+    FailedAnswer,
+    ParsedAnswer,
+    read_rationale,
+)
+from nanodistill.synthesis.task import Task
+from nanodistill.synthesis.teacher_protocol import TeacherProtocol
+from nanodistill.thinking import round_trips
+from nanodistill.types import Seed, Trace
+
+LOW = 0.7
+SHOWN = 5
+SHORT = 80
+
+
+@dataclass(frozen=True)
+class SeedAgreement:
+    """How the teacher did on the seeds."""
+
+    agreed: int
+    of: int
+    disagreements: tuple[tuple[Seed, str], ...]
+
+    @property
+    def share(self) -> float:
+        return self.agreed / self.of
+
+    def __str__(self) -> str:
+        low, high = interval(self.agreed, self.of)
+        return (
+            f"Asked blind, the teacher agrees on {self.agreed} of {self.of} seeds "
+            f"(95%: {low:.0%} to {high:.0%})."
+        )
+
+    def differences(self) -> str:
+        """Some disagreements, a line each."""
+        lines = [
+            f"  {seed.input[:SHORT]!r}: yours {seed.output[:SHORT]!r}, "
+            f"the teacher's {said[:SHORT]!r}"
+            for seed, said in self.disagreements[:SHOWN]
+        ]
+        more = len(self.disagreements) - SHOWN
+        return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
+
+
+async def check_seeds(
+    task: Task, teacher: TeacherProtocol, asker: AnswerRequester, listen: Listener
+) -> tuple[list[Trace], SeedAgreement | None]:
+    """The seeds as rows, and how the teacher did on them, where it was asked to.
+
+    Raises:
+        LowSeedAgreementError: under `min_teacher_agreement`.
+        TeacherUnavailableError: none of them was answered.
+    """
+    config = task.config
+    checks = config.check_seeds or config.min_teacher_agreement is not None
+    asked = [seed for seed in task.seeds if checks or (task.thinks and not seed.thinking)]
+    said = await _ask(asked, teacher, asker)
+    _check_answered(said)
+    check = measure_agreement(task, asked, said) if checks else None
+    if check is not None:
+        _report(check, config.min_teacher_agreement, listen)
+    rows = [_row(task, seed, said.get(seed.id)) for seed in task.seeds]
+    return await _rationalized(task, teacher, asker, rows), check
+
+
+async def _ask(
+    seeds: Sequence[Seed], teacher: TeacherProtocol, asker: AnswerRequester
+) -> dict[str, ParsedAnswer | FailedAnswer]:
+    requests = list(asker.blind_requests([seed.input for seed in seeds]))
+    await teacher.settle(requests)
+    answers = await to_thread.run_sync(lambda: list(asker.said(requests, each=1)))
+    return {seed.id: answer for seed, (answer,) in zip(seeds, answers, strict=True)}
+
+
+def _check_answered(said: dict[str, ParsedAnswer | FailedAnswer]) -> None:
+    failed = [answer for answer in said.values() if isinstance(answer, FailedAnswer)]
+    if said and len(failed) == len(said):
+        raise none_answered("seeds", failed)
+
+
+def none_answered(what: str, failed: Sequence[FailedAnswer]) -> TeacherUnavailableError:
+    """What it comes to if each of some inputs was put to the teacher, and no answer came."""
+    kind, n = Counter(one.kind for one in failed).most_common(1)[0]
+    words = next(one.message for one in failed if one.kind == kind)
+    return TeacherUnavailableError(
+        f"the teacher answered none of the {len(failed)} {what}; {n} of them: {kind}: {words}",
+        next_step="Mend that, or take another teacher, and run the same command: it goes on from "
+        "here.",
+    )
+
+
+def measure_agreement(
+    task: Task, seeds: Sequence[Seed], said: dict[str, ParsedAnswer | FailedAnswer]
+) -> SeedAgreement | None:
+    """The count over the seeds to which an answer came."""
+    answered = [
+        (seed, answer) for seed in seeds if isinstance(answer := said[seed.id], ParsedAnswer)
+    ]
+    if not answered:
+        return None
+    wrong = [
+        (seed, one.output) for seed, one in answered if not agrees_with_seed(task, seed, one.output)
+    ]
+    return SeedAgreement(len(answered) - len(wrong), len(answered), tuple(wrong))
+
+
+def agrees_with_seed(task: Task, seed: Seed, output: str) -> bool:
+    """Whether `output` is the seed's, by label, by value, or by its words."""
+    if task.labels:
+        return match_label(output, task.labels) == task.label_of(seed)
+    schema = task.response.schema if task.response else None
+    return same_answer(strip_reasoning(task, seed.output), strip_reasoning(task, output), schema)
+
+
+def strip_reasoning(task: Task, output: str) -> str:
+    """An output without the reasoning that it holds, which no two answers have alike."""
+    field = task.response.reasoning_field if task.response is not None else None
+    value = as_json(output)
+    if field is None or not isinstance(value, dict):
+        return output
+    return json.dumps({name: item for name, item in value.items() if name != field})
+
+
+def _report(check: SeedAgreement, least: float | None, listen: Listener) -> None:
+    differences = f"\n{check.differences()}" if check.disagreements else ""
+    if least is not None and check.share < least:
+        raise LowSeedAgreementError(
+            f"{check} At least {least:.0%} were wanted, so nothing more was asked.{differences}",
+            next_step="Make the instruction say what decides these cases, mend the seeds, take "
+            "another teacher, or lower min_teacher_agreement.",
+        )
+    listen(Notice(f"{check}{differences}", "warning" if check.share < LOW else "info"))
+
+
+def _row(task: Task, seed: Seed, said: ParsedAnswer | FailedAnswer | None) -> Trace:
+    row = Trace(seed.input, seed.output, "seed", seed_ids=(seed.id,))
+    if not task.thinks:
+        return row
+    if seed.thinking:
+        return replace(row, thinking=seed.thinking, thinking_from="user")
+    if (
+        isinstance(said, ParsedAnswer)
+        and said.thinking
+        and agrees_with_seed(task, seed, said.output)
+    ):
+        return replace(
+            row,
+            thinking=said.thinking,
+            thinking_from=said.thinking_from,
+            teacher=task.config.teacher,
+            request_keys=said.keys,
+        )
+    return row
+
+
+async def _rationalized(
+    task: Task, teacher: TeacherProtocol, asker: AnswerRequester, rows: Sequence[Trace]
+) -> list[Trace]:
+    """The rows with thinking for those that still lack it."""
+    if not task.thinks:
+        return list(rows)
+    lacking = [row for row in rows if row.thinking is None]
+    requests = list(asker.rationalize_requests(lacking))
+    await teacher.settle(requests)
+    outcomes = await to_thread.run_sync(lambda: list(teacher.outcomes(requests)))
+    explained = {
+        row.id: replace(
+            row,
+            thinking=read_rationale(task, outcome),
+            thinking_from="rationalized",
+            teacher=task.config.teacher,
+            request_keys=outcome.keys,
+        )
+        for row, outcome in zip(lacking, outcomes, strict=True)
+        if isinstance(outcome, Answer)
+    }
+    return [_writable(task, explained[row.id], row) if row.id in explained else row for row in rows]
+
+
+def _writable(task: Task, explained: Trace, row: Trace) -> Trace:
+    """The explained row; without its explanation where the thinking format can't hold that."""
+    return explained if round_trips(task.form, explained.thinking, explained.output) else row
