@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from nanodistill.errors import RunIncompleteError
 from nanodistill.run_dir import RunFolder
 from nanodistill.training import train
 from training.tiny import make_config, some_rows
@@ -30,3 +31,5 @@ if __name__ == "__main__":
         train(config, some_rows(), RunFolder(config.run_folder))  # type: ignore[arg-type]
     except KeyboardInterrupt:
         sys.exit(130)
+    except RunIncompleteError as stopped:  # the child was told to end, by another process
+        sys.exit(stopped.exit_code)

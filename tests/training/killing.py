@@ -92,7 +92,7 @@ WAYS: tuple[Way, ...] = (
     sigterm,
     sigterm_to_child,
 )
-ENDINGS = (0, -signal.SIGKILL, 130, -signal.SIGTERM, -signal.SIGINT)
+ENDINGS = (0, 3, -signal.SIGKILL, 130, -signal.SIGTERM, -signal.SIGINT)
 
 
 def adapter(output: Path) -> bytes:
