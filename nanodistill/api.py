@@ -48,31 +48,31 @@ T = TypeVar("T")
 
 
 async def synthesize_async(
-    config: DistillationConfig, *, limit: int | None = None, listen: Listener = ignore
+    config: DistillationConfig, *, limit: int | None = None, on_event: Listener = ignore
 ) -> SynthesisResult:
     """Ask the teacher and write a dataset version; with `limit`, a preview of that many rows."""
     from nanodistill import synthesis
 
-    return await synthesis.synthesize(config, limit=limit, listen=listen)
+    return await synthesis.synthesize(config, limit=limit, on_event=on_event)
 
 
 def synthesize(
-    config: DistillationConfig, *, limit: int | None = None, listen: Listener = ignore
+    config: DistillationConfig, *, limit: int | None = None, on_event: Listener = ignore
 ) -> SynthesisResult:
     """`synthesize_async` for code that does not await."""
-    return run_sync(lambda: synthesize_async(config, limit=limit, listen=listen))
+    return run_sync(lambda: synthesize_async(config, limit=limit, on_event=on_event))
 
 
-async def plan_async(config: DistillationConfig, *, listen: Listener = ignore) -> PlanEstimate:
+async def plan_async(config: DistillationConfig, *, on_event: Listener = ignore) -> PlanEstimate:
     """What synthesis would ask, and what it would cost, without asking."""
     from nanodistill import synthesis
 
-    return await synthesis.plan(config, listen=listen)
+    return await synthesis.plan(config, on_event=on_event)
 
 
-def plan(config: DistillationConfig, *, listen: Listener = ignore) -> PlanEstimate:
+def plan(config: DistillationConfig, *, on_event: Listener = ignore) -> PlanEstimate:
     """`plan_async` for code that does not await."""
-    return run_sync(lambda: plan_async(config, listen=listen))
+    return run_sync(lambda: plan_async(config, on_event=on_event))
 
 
 def train(
@@ -80,7 +80,7 @@ def train(
     dataset: str | Path | None = None,
     *,
     dry_run: bool = False,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> TrainingResult:
     """Train the student on a dataset version (the run's latest) in a supervised child process.
 
@@ -92,7 +92,9 @@ def train(
     from nanodistill.hub.pull import open_dataset
 
     run = RunFolder(config.run_folder)
-    return training.train(config, open_dataset(dataset, run), run, dry_run=dry_run, listen=listen)
+    return training.train(
+        config, open_dataset(dataset, run), run, dry_run=dry_run, on_event=on_event
+    )
 
 
 def evaluate(
@@ -103,7 +105,7 @@ def evaluate(
     model: str | None = None,
     endpoint: str | None = None,
     teacher: bool = False,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> EvaluationResult:
     """Compare student and base on the test split of a dataset version, and write the report.
 
@@ -132,22 +134,24 @@ def evaluate(
         adapter=adapter,
         model=model,
         endpoint=endpoint,
-        teacher=functools.partial(teacher_answers, config, judged_on, listen) if teacher else None,
-        listen=listen,
+        teacher=functools.partial(teacher_answers, config, judged_on, on_event)
+        if teacher
+        else None,
+        on_event=on_event,
     )
-    _report_too(config, listen)
+    _report_too(config, on_event)
     return result
 
 
 def teacher_answers(
-    config: DistillationConfig, dataset: DatasetVersion, listen: Listener, judged: EvalSet
+    config: DistillationConfig, dataset: DatasetVersion, on_event: Listener, judged: EvalSet
 ) -> list[ExternalAnswer]:
     """The teacher's answers to the rows that are judged by, from the synthesis half."""
     from nanodistill.evaluation import ExternalAnswer
     from nanodistill.synthesis import answer_test_set
 
     inputs = [row.input for row in judged.rows]
-    examined = run_sync(lambda: answer_test_set(config, dataset, inputs, listen=listen))
+    examined = run_sync(lambda: answer_test_set(config, dataset, inputs, on_event=on_event))
     return [
         ExternalAnswer(row.id, one.output, thinking=one.thinking, cost_usd=one.cost_usd)
         for row, one in zip(judged.rows, examined, strict=True)
@@ -177,12 +181,12 @@ def report(config: DistillationConfig) -> Report:
     return reporting.write_report(config, RunFolder(config.run_folder))
 
 
-def _report_too(config: DistillationConfig, listen: Listener) -> None:
+def _report_too(config: DistillationConfig, on_event: Listener) -> None:
     """After an evaluation, which stands also where the report can't be written."""
     try:
-        listen(Notice(f"report in {report(config).path}"))
+        on_event(Notice(f"report in {report(config).path}"))
     except (NanoDistillError, OSError) as trouble:
-        listen(Notice(f"report.html was not written: {trouble}", "warning"))
+        on_event(Notice(f"report.html was not written: {trouble}", "warning"))
 
 
 def export(
@@ -192,7 +196,7 @@ def export(
     options: Options | None = None,
     run_id: str | None = None,
     dataset: str | Path | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> ExportResult:
     """Write the trained student as an MLX folder, a GGUF file or for Ollama, and score it again.
 
@@ -208,7 +212,7 @@ def export(
 
     run = RunFolder(config.run_folder)
     return exporting.export(
-        config, run, to=to, options=options, run_id=run_id, dataset=dataset, listen=listen
+        config, run, to=to, options=options, run_id=run_id, dataset=dataset, on_event=on_event
     )
 
 
@@ -221,7 +225,7 @@ def push(
     dataset: str | Path | None = None,
     run_id: str | None = None,
     allowed: Iterable[str] = (),
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> PushResult:
     """Put the run's dataset version, adapter or exported model on the Hub; `repo` is OWNER/NAME.
 
@@ -246,12 +250,12 @@ def push(
         dataset=dataset,
         run_id=run_id,
         allowed=allowed,
-        listen=listen,
+        on_event=on_event,
     )
 
 
 def pull(
-    repo: str, into: str | Path, *, kind: RepoType = "dataset", listen: Listener = ignore
+    repo: str, into: str | Path, *, kind: RepoType = "dataset", on_event: Listener = ignore
 ) -> PullResult:
     """Fetch OWNER/NAME or OWNER/NAME@REVISION from the Hub, check it, and make the folder `into`.
 
@@ -262,16 +266,16 @@ def pull(
     """
     from nanodistill import hub
 
-    return hub.pull(repo, Path(into), kind=kind, listen=listen)
+    return hub.pull(repo, Path(into), kind=kind, on_event=on_event)
 
 
 def ask(
-    config: DistillationConfig, text: str, *, base: bool = False, listen: Listener = ignore
+    config: DistillationConfig, text: str, *, base: bool = False, on_event: Listener = ignore
 ) -> StudentAnswer:
     """The student's answer to `text`; the untrained model's with `base`."""
     from nanodistill import evaluation
 
-    return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, listen=listen)
+    return evaluation.ask(config, RunFolder(config.run_folder), text, base=base, on_event=on_event)
 
 
 def run_sync(work: Callable[[], Awaitable[T]]) -> T:
@@ -374,15 +378,17 @@ def distill(
     return distill_config(config)
 
 
-def distill_config(config: DistillationConfig, *, listen: Listener = ignore) -> DistillationResult:
+def distill_config(
+    config: DistillationConfig, *, on_event: Listener = ignore
+) -> DistillationResult:
     """What `distill` does, for a configuration that is already made."""
     if isinstance(config.metric, str) and ":" in config.metric:
         load_object(config.metric, field="metric")  # before anything is spent
-    made = api.synthesize(config, listen=listen)
+    made = api.synthesize(config, on_event=on_event)
     with knowing(made.to_json):
-        api.train(config, listen=listen)
-        evaluation = api.evaluate(config, listen=listen)
-        exported = api.export(config, listen=listen)
+        api.train(config, on_event=on_event)
+        evaluation = api.evaluate(config, on_event=on_event)
+        exported = api.export(config, on_event=on_event)
     return DistillationResult(exported.path, evaluation.to_json(), config)
 
 

@@ -20,7 +20,7 @@ from nanodistill.events import Listener, Notice
 SECONDS_TO_ANSWER = 10
 
 
-def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[RecordOrProblem]:
+def hub_records(name: str, *, what: str, on_event: Listener) -> Iterator[RecordOrProblem]:
     """The rows of a dataset on the Hub.
 
     Raises:
@@ -31,7 +31,7 @@ def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[RecordOrP
 
     dataset = HubDataset.parse(name)
     _ask_hub(dataset)
-    listen(Notice(f"Loading {dataset} from the Hub."))
+    on_event(Notice(f"Loading {dataset} from the Hub."))
     try:
         with _no_bars(datasets):
             loaded = datasets.load_dataset(dataset.repo, revision=dataset.revision)
@@ -43,15 +43,15 @@ def hub_records(name: str, *, what: str, listen: Listener) -> Iterator[RecordOrP
         datasets.exceptions.DatasetsError,
     ) as failed:
         raise _refused(dataset, f"can't be loaded: {_first_line(failed)}") from failed
-    return split_records(loaded, what=what, listen=listen, called=str(dataset))
+    return split_records(loaded, what=what, on_event=on_event, called=str(dataset))
 
 
 def split_records(
-    loaded: Any, *, what: str, listen: Listener, called: str | None = None
+    loaded: Any, *, what: str, on_event: Listener, called: str | None = None
 ) -> Iterator[RecordOrProblem]:
     """The rows of a `datasets` object, of the split that is meant."""
     prefix = f"{called}: " if called else ""
-    split = _meant_split(loaded, what, called or f"`{what}`", listen)
+    split = _meant_split(loaded, what, called or f"`{what}`", on_event)
     labels = _label_names(split.features or {})
     for number, row in enumerate(split, start=1):
         yield Record(f"{prefix}row {number}", with_label_names(row, labels))
@@ -72,7 +72,7 @@ def _label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _meant_split(loaded: Any, what: str, called: str, listen: Listener) -> Any:
+def _meant_split(loaded: Any, what: str, called: str, on_event: Listener) -> Any:
     if not isinstance(loaded, Mapping):
         return loaded
     wanted = "test" if what == "test" else "train"
@@ -82,7 +82,7 @@ def _meant_split(loaded: Any, what: str, called: str, listen: Listener) -> Any:
         problem = Problem(called, f"has the splits {', '.join(names)}, and none called {wanted}")
         raise DataError("It is not clear which rows are meant:", [problem])
     if len(names) > 1:
-        listen(Notice(f"{called}: taking split {chosen} of {', '.join(names)}."))
+        on_event(Notice(f"{called}: taking split {chosen} of {', '.join(names)}."))
     return loaded[chosen]
 
 

@@ -77,7 +77,7 @@ class Row(Seed):
     where: str = field(default="", compare=False)
 
 
-def load_rows(source: Any, *, what: InputKind, listen: Listener = ignore) -> list[Row]:
+def load_rows(source: Any, *, what: InputKind, on_event: Listener = ignore) -> list[Row]:
     """All rows of `source`, in order.
 
     A seed that repeats an earlier one counts once, and two that answer the same
@@ -89,26 +89,26 @@ def load_rows(source: Any, *, what: InputKind, listen: Listener = ignore) -> lis
     called = _called(source, what)
     rows: list[Row] = []
     problems: list[Problem] = []
-    found = list(records_of(source, what=what, listen=listen))
+    found = list(records_of(source, what=what, on_event=on_event))
     records, remark = plain_records([each for each in found if isinstance(each, Record)])
     if remark:
-        listen(Notice(f"{called} {remark}."))
+        on_event(Notice(f"{called} {remark}."))
     plain = iter(records)
     for each in found:
         row, wrong = (None, [each]) if isinstance(each, Problem) else _row(next(plain))
         rows += [row] if row else []
         problems += wrong
     if what == "seed":
-        rows, conflicts = _distinct(rows, listen)
+        rows, conflicts = _distinct(rows, on_event)
         problems += conflicts
     if problems:
         raise DataError(f"{called} can't be used as it is:", _summed_up(problems, len(found)))
     if not rows:
         raise DataError(f"{called} can't be used as it is:", [Problem(called, "has no rows")])
     if what != "seed":
-        _mention_contradictions(rows, called, listen)
-    _mention_unread(dict.fromkeys(chain(*(record.fields for record in records))), called, listen)
-    _mention_unread_in_chats(records, called, listen)
+        _mention_contradictions(rows, called, on_event)
+    _mention_unread(dict.fromkeys(chain(*(record.fields for record in records))), called, on_event)
+    _mention_unread_in_chats(records, called, on_event)
     return rows
 
 
@@ -128,22 +128,22 @@ def _summed_up(problems: Sequence[Problem], rows: int) -> list[Problem]:
     return told
 
 
-def _mention_contradictions(rows: Sequence[Row], called: str, listen: Listener) -> None:
+def _mention_contradictions(rows: Sequence[Row], called: str, on_event: Listener) -> None:
     outputs: dict[str, set[str]] = {}
     for row in rows:
         outputs.setdefault(canonical_text(row.input), set()).add(canonical_text(row.output))
     if several := sum(len(said) > 1 for said in outputs.values()):
         text = f"{called}: {several} inputs occur with more than one output."
-        listen(Notice(text, "warning"))
+        on_event(Notice(text, "warning"))
 
 
-def _mention_unread_in_chats(records: Sequence[Record], called: str, listen: Listener) -> None:
+def _mention_unread_in_chats(records: Sequence[Record], called: str, on_event: Listener) -> None:
     """Say what of chats is not taken: system messages, and fields of messages."""
     chats = [(record.where, chat) for record in records if (chat := chat_of(record.fields))]
     systems = [(where, text) for where, chat in chats if (text := system_text(chat))]
     if systems:
         n = len({text for _, text in systems})
-        listen(
+        on_event(
             Notice(
                 f"{called}: {len(systems)} rows bring a system message ({n} different, the first "
                 f"at {systems[0][0]}); the run's instruction takes its place.",
@@ -151,7 +151,7 @@ def _mention_unread_in_chats(records: Sequence[Record], called: str, listen: Lis
             )
         )
     if unread := sorted(set().union(*(unread_in(chat) for _, chat in chats)) if chats else ()):
-        listen(Notice(f"{called}: fields of messages that are not read: {', '.join(unread)}"))
+        on_event(Notice(f"{called}: fields of messages that are not read: {', '.join(unread)}"))
 
 
 def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
@@ -165,12 +165,12 @@ def describe_input(source: Any, rows: Sequence[Seed]) -> InputFacts:
     )
 
 
-def records_of(source: Any, *, what: InputKind, listen: Listener) -> Iterator[RecordOrProblem]:
+def records_of(source: Any, *, what: InputKind, on_event: Listener) -> Iterator[RecordOrProblem]:
     """The rows of `source` as they are given, each with its place."""
     if isinstance(source, str | Path):
-        return _named_records(source, what, listen)
+        return _named_records(source, what, on_event)
     if _is_datasets_object(source):
-        return split_records(source, what=what, listen=listen)
+        return split_records(source, what=what, on_event=on_event)
     if isinstance(source, list | tuple):
         return _listed(source)
     wanted = "a list of rows, a file's path, a datasets.Dataset or a Hub id"
@@ -179,10 +179,10 @@ def records_of(source: Any, *, what: InputKind, listen: Listener) -> Iterator[Re
 
 
 def _named_records(
-    source: str | Path, what: InputKind, listen: Listener
+    source: str | Path, what: InputKind, on_event: Listener
 ) -> Iterator[RecordOrProblem]:
     if _is_hub_id(source):
-        return hub_records(str(source), what=what, listen=listen)
+        return hub_records(str(source), what=what, on_event=on_event)
     path = expanded(source)
     if wrong := path_problem(path):
         raise DataError(
@@ -265,7 +265,7 @@ def _meant(name: str, given: Iterable[str]) -> str:
     return f", did you mean '{alias}'? Rename it to '{name}'" if alias else ""
 
 
-def _distinct(rows: list[Row], listen: Listener) -> tuple[list[Row], list[Problem]]:
+def _distinct(rows: list[Row], on_event: Listener) -> tuple[list[Row], list[Problem]]:
     """Seeds without repetitions, and those that contradict an earlier one."""
     first: dict[str, Row] = {}
     repeated, problems = [], []
@@ -281,17 +281,17 @@ def _distinct(rows: list[Row], listen: Listener) -> tuple[list[Row], list[Proble
     if repeated:
         places = ", ".join(row.where for row in repeated[:5])
         more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        listen(Notice(f"Seeds that repeat an earlier one count once: {places}{more}."))
+        on_event(Notice(f"Seeds that repeat an earlier one count once: {places}{more}."))
     return list(first.values()), problems
 
 
-def _mention_unread(columns: Iterable[str], called: str, listen: Listener) -> None:
+def _mention_unread(columns: Iterable[str], called: str, on_event: Listener) -> None:
     unread = [name for name in columns if name not in INPUT_COLUMNS | VERSION_COLUMNS]
     if not unread:
         return
     named = [f"'{name}'{suggest(name, ['thinking'])}" for name in unread[:COLUMNS_MENTIONED]]
     more = [f"{len(unread) - COLUMNS_MENTIONED} more"] * (len(unread) > COLUMNS_MENTIONED)
-    listen(Notice(f"{called}: columns that are not read: {', '.join(chain(named, more))}"))
+    on_event(Notice(f"{called}: columns that are not read: {', '.join(chain(named, more))}"))
 
 
 def _called(source: Any, what: InputKind) -> str:

@@ -34,12 +34,12 @@ def expand_variants(
 
 
 def iterate_students(
-    made: Mapping[str, DistillationConfig], listen: Listener
+    made: Mapping[str, DistillationConfig], on_event: Listener
 ) -> Iterator[tuple[str, DistillationConfig]]:
     """The same in their order, each told when its turn comes, where there are several."""
     for place, (name, config) in enumerate(made.items(), 1):
         if len(made) > 1:
-            listen(Notice(f"{place} of {len(made)} students: {name}"))
+            on_event(Notice(f"{place} of {len(made)} students: {name}"))
         yield name, config
 
 

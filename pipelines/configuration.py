@@ -112,8 +112,8 @@ def main() -> None:
         arguments.error("the embedded model is too small to write JSON; leave out --small")
     options = settings(chosen.use_case, small=chosen.small)
     config = DistillationConfig(**options, output_dir=chosen.output_dir)
-    with console_listener(sys.stdout) as listen:
-        result = distill_config(config, listen=listen)
+    with console_listener(sys.stdout) as on_event:
+        result = distill_config(config, on_event=on_event)
     print(result.summary())
 
 

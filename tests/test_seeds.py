@@ -50,7 +50,7 @@ def problems(source: Any, what: Any = "seed") -> list[str]:
 
 def notices(source: Any, what: Any = "seed") -> list[str]:
     heard: list[Event] = []
-    load_rows(source, what=what, listen=heard.append)
+    load_rows(source, what=what, on_event=heard.append)
     return [event.text for event in heard if isinstance(event, Notice)]
 
 
@@ -456,7 +456,7 @@ def test_what_all_rows_share_is_told_once() -> None:
 def test_system_messages_and_contradictions_are_mentioned() -> None:
     told: list[Any] = []
     rows = [chat(("system", f"s{n}"), ("user", "a"), ("assistant", f"b{n}")) for n in range(2)]
-    assert len(load_rows(rows, what="training_data", listen=told.append)) == 2
+    assert len(load_rows(rows, what="training_data", on_event=told.append)) == 2
     text = "\n".join(event.text for event in told)
     assert "2 rows bring a system message" in text
     assert "1 inputs occur with more than one output" in text

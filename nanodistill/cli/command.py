@@ -109,7 +109,7 @@ class RunContext:
 
     run_file: Path
     config: DistillationConfig
-    listen: Listener
+    on_event: Listener
     overrides: tuple[str, ...] = ()
 
     def then(self, command: str) -> str:
@@ -156,8 +156,8 @@ def listening(*, to_stderr: bool = False) -> Iterator[Listener]:
 
     asked: OutputFlags = click.get_current_context().obj
     stream = sys.stderr if asked.as_json or to_stderr else sys.stdout
-    with console_listener(stream, quiet=asked.quiet) as listen:
-        yield listen
+    with console_listener(stream, quiet=asked.quiet) as on_event:
+        yield on_event
 
 
 class RunCommand(click.Command):
@@ -197,8 +197,8 @@ def command(
             from nanodistill.config import load_config
 
             config = load_config(run_file, overrides)
-            with listening(to_stderr=to_stderr) as listen:
-                return body(RunContext(run_file, config, listen, overrides), **options)
+            with listening(to_stderr=to_stderr) as on_event:
+                return body(RunContext(run_file, config, on_event, overrides), **options)
 
         made = click.command(name, cls=RunCommand)(run)
         made.parts = tuple(fields)

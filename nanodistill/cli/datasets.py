@@ -77,9 +77,9 @@ def show(
     run = run_at(where, overrides)
     found = open_version(version if run else where, run)
     tables = [rejected_table(found, rows=rows)] if rejected else version_tables(found, rows=rows)
-    with listening() as listen:
+    with listening() as on_event:
         for table in [*tables, *([versions_table(repair_index(run))] if run else [])]:
-            listen(table)
+            on_event(table)
     return CommandResult(found.manifest.model_dump(mode="json"))
 
 
@@ -112,10 +112,10 @@ def diff(
     from nanodistill.dataset import diff as compare
     from nanodistill.dataset.tables import diff_tables
 
-    with listening() as listen:
+    with listening() as on_event:
         found = compare(*_pair(where, run_at(where, overrides), before, after))
         for table in diff_tables(found):
-            listen(table)
+            on_event(table)
     return CommandResult(found.to_json())
 
 
@@ -195,9 +195,9 @@ def prune(work: RunContext, versions: tuple[str, ...], yes: bool) -> CommandResu
         names = [version.name for version in gone]
         return CommandResult({"removed": names}, f"Removed {len(gone)} versions, {freed}.")
     found = prunable(run_of(work))
-    lines = tuple((v.name, size(v.bytes), v.needed_because or "may go") for v in found)
-    work.listen(Table("Versions", ("version", "size", ""), lines))
-    free = [v.name for v in found if not v.needed_because]
+    lines = tuple((v.name, size(v.bytes), v.keep_reason or "may go") for v in found)
+    work.on_event(Table("Versions", ("version", "size", ""), lines))
+    free = [v.name for v in found if not v.keep_reason]
     return CommandResult(
         {"prunable": free}, next=f"{work.then('dataset prune')} --yes" if free else None
     )

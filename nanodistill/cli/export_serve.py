@@ -60,7 +60,7 @@ def export(
 
     options = Options(bake_instruction, gguf_type, converter)
     result = api.export(
-        work.config, to, options=options, run_id=run_id, dataset=dataset, listen=work.listen
+        work.config, to, options=options, run_id=run_id, dataset=dataset, on_event=work.on_event
     )
     return CommandResult(result.to_json(), result.summary(), result.next_command(work.config.name))
 
@@ -87,7 +87,7 @@ def serve(work: RunContext, host: str, port: int, allowed_hosts: tuple[str, ...]
         port=port,
         api_key=os.environ.get("NANODISTILL_SERVE_KEY") or None,
         allowed_hosts=allowed_hosts,
-        listen=work.listen,
+        on_event=work.on_event,
     )
     return CommandResult({"served": served}, f"{served} requests were answered.")
 
@@ -125,7 +125,7 @@ def push(
         dataset=dataset,
         run_id=run_id,
         allowed=allowed,
-        listen=work.listen,
+        on_event=work.on_event,
     )
     model = " --model" if done.kind == "model" else ""
     fetch = f"nanodistill pull {repo}@{done.tag} --into DIR{model}"
@@ -143,7 +143,7 @@ def pull(repo: str, into: Path, model: bool) -> CommandResult:
     """Fetch a dataset version or a model from the Hub and check it."""
     from nanodistill.hub import pull as fetch
 
-    with listening() as listen:
-        done = fetch(repo, into, kind="model" if model else "dataset", listen=listen)
+    with listening() as on_event:
+        done = fetch(repo, into, kind="model" if model else "dataset", on_event=on_event)
     then = None if model else f"nanodistill train RUN.toml --dataset {into}"
     return CommandResult(done.to_json(), done.summary(), then)

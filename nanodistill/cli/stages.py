@@ -28,9 +28,9 @@ def synth(work: RunContext, limit: int | None) -> CommandResult:
     """Ask the teacher and make a dataset version."""
     from nanodistill import api
 
-    result = api.synthesize(work.config, limit=limit, listen=work.listen)
+    result = api.synthesize(work.config, limit=limit, on_event=work.on_event)
     if limit:
-        work.listen(result.preview_table())
+        work.on_event(result.preview_table())
     return CommandResult(
         result.to_json(), result.summary(), work.then("synth" if limit else "train")
     )
@@ -66,9 +66,9 @@ def train(
     from nanodistill.students import expand_variants, iterate_students
 
     results = {
-        name: api.train(config, dataset=dataset, dry_run=dry_run, listen=work.listen)
+        name: api.train(config, dataset=dataset, dry_run=dry_run, on_event=work.on_event)
         for name, config in iterate_students(
-            expand_variants(work.config, students, train_on), work.listen
+            expand_variants(work.config, students, train_on), work.on_event
         )
     }
     following = work.then("train" if dry_run else "eval") + _again(students, train_on)
@@ -90,13 +90,13 @@ def evaluate(
     from nanodistill.students import expand_variants, iterate_students, students_table
 
     results = {
-        name: api.evaluate(config, listen=work.listen, **judged)
+        name: api.evaluate(config, on_event=work.on_event, **judged)
         for name, config in iterate_students(
-            expand_variants(work.config, students, train_on), work.listen
+            expand_variants(work.config, students, train_on), work.on_event
         )
     }
     if len(results) > 1:
-        work.listen(students_table(results))
+        work.on_event(students_table(results))
     return _ending_of_each(results, f'{work.then("ask")} "…"')
 
 
@@ -127,7 +127,7 @@ def distill(work: RunContext) -> CommandResult:
     """Synthesize, train and evaluate, each where it stands."""
     from nanodistill.api import distill_config
 
-    result = distill_config(work.config, listen=work.listen)
+    result = distill_config(work.config, on_event=work.on_event)
     return CommandResult(result.to_json(), result.summary(), f'{work.then("ask")} "…"')
 
 
@@ -138,7 +138,7 @@ def ask(work: RunContext, text: str, base: bool) -> CommandResult:
     """Answer TEXT with the student."""
     from nanodistill import api
 
-    answer = api.ask(work.config, text, base=base, listen=work.listen)
+    answer = api.ask(work.config, text, base=base, on_event=work.on_event)
     return CommandResult(answer.to_json(), answer.output)
 
 
@@ -147,7 +147,7 @@ def plan(work: RunContext) -> CommandResult:
     """What synthesis would ask and cost, without asking."""
     from nanodistill import api
 
-    estimate = api.plan(work.config, listen=work.listen)
+    estimate = api.plan(work.config, on_event=work.on_event)
     return CommandResult(estimate.to_json(), estimate.summary(), work.then("synth"))
 
 
@@ -158,7 +158,7 @@ def status(work: RunContext) -> CommandResult:
 
     state = module.status_of(work.config, work.then)
     for table in state.tables():
-        work.listen(table)
+        work.on_event(table)
     return CommandResult(state.to_json(), state.summary(), state.next)
 
 
@@ -169,8 +169,8 @@ def doctor() -> CommandResult:
     from nanodistill.system_report import inspect_system
 
     findings = inspect_system()
-    with listening() as listen:
-        listen(findings.table())
+    with listening() as on_event:
+        on_event(findings.table())
     return CommandResult(findings.to_json())
 
 

@@ -62,11 +62,11 @@ class AdvancedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top_p: Annotated[float, Range(0, 1, liftable=False)] | None = None
+    top_p: Annotated[float, Range(0, 1, overridable=False)] | None = None
     top_k: Annotated[int, Range(-1)] | None = None
     """How many of the likeliest tokens are sampled from; -1, all of them, is not sent."""
-    frequency_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
-    presence_penalty: Annotated[float, Range(-2, 2, liftable=False)] | None = None
+    frequency_penalty: Annotated[float, Range(-2, 2, overridable=False)] | None = None
+    presence_penalty: Annotated[float, Range(-2, 2, overridable=False)] | None = None
     gradient_clip: float | None = None
     warmup_steps: int | None = None
     lr_scheduler: Literal["constant", "linear", "cosine"] | None = None

@@ -171,7 +171,7 @@ class MlxSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Annotated[int, Range(0)] | None = None
-    scale: Annotated[float, Range(0, open_ends=True)] | None = None
+    scale: Annotated[float, Range(0, exclusive=True)] | None = None
     all_layers: bool = False
     max_steps: Annotated[int, Range(1)] | None = Field(default=None, description="Updates.")
     iters: Annotated[int, Range(1)] | None = Field(default=None, description="Batches.")
@@ -184,7 +184,7 @@ class MlxSettings(BaseModel):
     optimizer_config: dict[str, Any] = Field(default_factory=dict)
     lr_schedule: LearningRateSchedule | None = None
     warmup_init: Annotated[float, Range(0)] | None = None
-    warmup_ratio: Annotated[float, Range(0, 1, liftable=False)] | None = None
+    warmup_ratio: Annotated[float, Range(0, 1, overridable=False)] | None = None
 
 
 def effective(settings: TrainingSettings) -> tuple[TrainingSettings, MlxSettings]:

@@ -42,19 +42,19 @@ LONGEST_SHOWN = 60
 class Range:
     """Bounds of a number, for `Annotated[int, Range(1, 64)]`.
 
-    `open_ends` leaves out the bounds themselves. `liftable` says whether
+    `exclusive` leaves out the bounds themselves. `overridable` says whether
     `allow_out_of_range` lifts the upper one.
     """
 
     low: float
     high: float | None = None
-    open_ends: bool = False
-    liftable: bool = True
+    exclusive: bool = False
+    overridable: bool = True
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"over {self.low:g}" if self.open_ends else f"{self.low:g} or more"
-        if self.open_ends:
+            return f"over {self.low:g}" if self.exclusive else f"{self.low:g} or more"
+        if self.exclusive:
             return f"between {self.low:g} and {self.high:g}, both excluded"
         return f"{self.low:g} to {self.high:g}"
 
@@ -76,10 +76,10 @@ class Range:
             told = "is {value}, must be {range}"
             told += ", and no more than {most}" * (self.high is None)
             raise PydanticCustomError("no_usable_number", told, what)
-        too_low = value <= self.low if self.open_ends else value < self.low
+        too_low = value <= self.low if self.exclusive else value < self.low
         if too_low or (self._exceeds(value) and not self._lifted(info)):
             hint = " (allow_out_of_range = true lifts the upper bound)"
-            offer = hint if self._exceeds(value) and self.liftable else ""
+            offer = hint if self._exceeds(value) and self.overridable else ""
             raise PydanticCustomError(
                 "out_of_range",
                 "is {value}, must be {range}{offer}",
@@ -90,10 +90,10 @@ class Range:
     def _exceeds(self, value: float) -> bool:
         if self.high is None:
             return False
-        return value >= self.high if self.open_ends else value > self.high
+        return value >= self.high if self.exclusive else value > self.high
 
     def _lifted(self, info: ValidationInfo) -> bool:
-        return self.liftable and bool(info.data.get("allow_out_of_range"))
+        return self.overridable and bool(info.data.get("allow_out_of_range"))
 
 
 def shortened(text: str) -> str:

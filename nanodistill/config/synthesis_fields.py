@@ -237,7 +237,7 @@ class TeacherPrice(BaseModel):
 class TeacherSettings(Settings):
     """How every teacher call of the run is made and what it may cost."""
 
-    temperature: Annotated[float, Range(0, 2, liftable=False)] = Field(
+    temperature: Annotated[float, Range(0, 2, overridable=False)] = Field(
         default=0.7,
         description="Sampling temperature of generated inputs and traces; "
         "synthesis_temperature is another name for it.",
@@ -269,7 +269,7 @@ class TeacherSettings(Settings):
     tokens_per_minute: Annotated[int | None, Range(1)] = Field(
         default=None, description="Provider's token limit, kept in every window of a minute."
     )
-    timeout_seconds: Annotated[float, Range(0, open_ends=True)] = Field(
+    timeout_seconds: Annotated[float, Range(0, exclusive=True)] = Field(
         default=120.0,
         description="Longest time for one attempt at a call, in seconds "
         "(unset, a local model has an hour).",
@@ -283,7 +283,7 @@ class TeacherSettings(Settings):
         description="Limit on the tokens of one answer; unset leaves it to the stage. "
         "litellm_kwargs.max_tokens takes precedence.",
     )
-    max_cost_usd: Annotated[float | None, Range(0, open_ends=True)] = Field(
+    max_cost_usd: Annotated[float | None, Range(0, exclusive=True)] = Field(
         default=None, description="Hard limit on the run's dollars, calls in flight included."
     )
     max_calls: Annotated[int | None, Range(1)] = Field(
@@ -388,7 +388,7 @@ class DataSettings(Settings):
         default=True,
         description="Let the teacher answer the seeds blind first, and report its agreement.",
     )
-    min_teacher_agreement: Annotated[float | None, Range(0, 1, liftable=False)] = Field(
+    min_teacher_agreement: Annotated[float | None, Range(0, 1, overridable=False)] = Field(
         default=None, description="Stop before generation if blind agreement is below this share."
     )
     generation: Literal["structured", "chat"] = Field(
@@ -427,7 +427,7 @@ class DataSettings(Settings):
         description="Traces sampled for each input; the answer is chosen by vote and the "
         "agreement becomes the row's confidence.",
     )
-    min_confidence: Annotated[float | None, Range(0, 1, liftable=False)] = Field(
+    min_confidence: Annotated[float | None, Range(0, 1, overridable=False)] = Field(
         default=None, description="Reject rows whose agreement is below this share."
     )
     verifier: Annotated[str | Callable[[str, str], Any] | None, ObjectRef()] = Field(
@@ -444,7 +444,7 @@ class DataSettings(Settings):
         default=None,
         description="The judge's USD per million tokens, where LiteLLM knows no price.",
     )
-    near_duplicate_threshold: Annotated[float, Range(0, 1, liftable=False)] = Field(
+    near_duplicate_threshold: Annotated[float, Range(0, 1, overridable=False)] = Field(
         default=0.8, description="Jaccard similarity from which two inputs count as the same."
     )
     max_rounds: Annotated[int, Range(1, 100)] = Field(
@@ -459,7 +459,7 @@ class DataSettings(Settings):
     holdout_seeds: Annotated[int, Range(0)] = Field(
         default=0, description="Seeds set aside as the test split, unseen by prompts and training."
     )
-    val_split: Annotated[float, Range(0, 0.5, liftable=False)] = Field(
+    val_split: Annotated[float, Range(0, 0.5, overridable=False)] = Field(
         default=0.2, description="Share of the kept rows that is the validation split."
     )
     training_data: Annotated[Any, InputPath()] = Field(

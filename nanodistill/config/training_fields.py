@@ -20,7 +20,7 @@ class TrainingSettings(Settings):
     """LoRA, optimizer, schedule, batches and checkpoints."""
 
     batch_size: Annotated[int, Range(1, 32)] = Field(default=1, description="Rows in one batch.")
-    learning_rate: Annotated[float, Range(0, 1, open_ends=True, liftable=False)] = Field(
+    learning_rate: Annotated[float, Range(0, 1, exclusive=True, overridable=False)] = Field(
         default=1e-5, description="Peak learning rate."
     )
     num_train_epochs: Annotated[int, Range(1, 10)] = Field(
@@ -36,12 +36,12 @@ class TrainingSettings(Settings):
     lora_layers: Annotated[int, Range(1, 32)] = Field(
         default=4, description="Layers that get adapters, counted from the last."
     )
-    lora_alpha: Annotated[float | None, Range(0, open_ends=True)] = Field(
+    lora_alpha: Annotated[float | None, Range(0, exclusive=True)] = Field(
         default=None,
         description="Scaling of the adapters is alpha / rank; unset is 20 x rank, "
         "mlx-lm's own scaling.",
     )
-    lora_dropout: Annotated[float, Range(0, 0.9, liftable=False)] = Field(
+    lora_dropout: Annotated[float, Range(0, 0.9, overridable=False)] = Field(
         default=0.0, description="Dropout on the adapters' input."
     )
     target_modules: list[str] | None = Field(
@@ -58,7 +58,7 @@ class TrainingSettings(Settings):
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
         default="adamw", description="Optimizer."
     )
-    weight_decay: Annotated[float, Range(0, 1, liftable=False)] = Field(
+    weight_decay: Annotated[float, Range(0, 1, overridable=False)] = Field(
         default=0.01, description="Weight decay, for optimizers that have it."
     )
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
@@ -67,7 +67,7 @@ class TrainingSettings(Settings):
     warmup_steps: Annotated[int, Range(0)] = Field(
         default=0, description="Optimizer updates over which the learning rate rises."
     )
-    max_grad_norm: Annotated[float | None, Range(0, open_ends=True)] = Field(
+    max_grad_norm: Annotated[float | None, Range(0, exclusive=True)] = Field(
         default=1.0, description="Gradients are clipped to this norm; null leaves them alone."
     )
     gradient_accumulation_steps: Annotated[int, Range(1, 256)] = Field(
@@ -160,7 +160,7 @@ class MachineSettings(Settings):
         default_factory=lambda: get_system_defaults()[1],
         description="Training writes a checkpoint and stops above this much memory, in GiB.",
     )
-    cpu_capacity_percent: Annotated[float, Range(0.1, 1.0, liftable=False)] = Field(
+    cpu_capacity_percent: Annotated[float, Range(0.1, 1.0, overridable=False)] = Field(
         default=CPU_SHARE,
         description="Training pauses while everything else on the machine uses more than this "
         "share of the processors, and takes no more than it itself.",

@@ -23,7 +23,7 @@ class Prunable:
 
     name: str
     bytes: int
-    needed_because: str | None
+    keep_reason: str | None
 
 
 def prunable(run: RunFolder) -> list[Prunable]:
@@ -34,7 +34,7 @@ def prunable(run: RunFolder) -> list[Prunable]:
         Prunable(
             name=entry.name,
             bytes=bytes_in(run.datasets / entry.name),
-            needed_because=_kept_for(entry, index, trained_on),
+            keep_reason=_kept_for(entry, index, trained_on),
         )
         for entry in index.versions
     ]
@@ -59,14 +59,14 @@ def prune(run: RunFolder, names: Collection[str] | None) -> list[Prunable]:
 
 def _chosen(versions: list[Prunable], names: Collection[str] | None) -> list[Prunable]:
     if names is None:
-        return [version for version in versions if not version.needed_because]
+        return [version for version in versions if not version.keep_reason]
     there = {version.name: version for version in versions}
     problems = [
-        Problem(name, there[name].needed_because or "")
+        Problem(name, there[name].keep_reason or "")
         if name in there
         else Problem(name, "is no version of this run")
         for name in names
-        if name not in there or there[name].needed_because
+        if name not in there or there[name].keep_reason
     ]
     if problems:
         raise ProblemsError("Nothing was removed:", problems)

@@ -195,7 +195,7 @@ class Budget:
         self._reserved_usd += wanted.cost_usd
         return wanted
 
-    def settle(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
+    def complete_all(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
         """Put what a call took in place of its reservation."""
         self._release(reservation)
         self.tokens += usage.total_tokens
@@ -239,7 +239,7 @@ class Budget:
         self._reserved_tokens -= reservation.tokens
         self._reserved_usd -= reservation.cost_usd
 
-    def used_up(self, size: Size) -> BudgetExceededError:
+    def exhausted(self, size: Size) -> BudgetExceededError:
         """Why a call of `size` does not fit, for the person."""
         why = self._too_much(self._wanted(size))
         name = why.split()[0] if why else "the limit"

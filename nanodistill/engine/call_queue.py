@@ -33,7 +33,7 @@ class Notifier:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         if self._event is not None:
             self._event.set()
             self._event = None

@@ -46,7 +46,7 @@ class CircuitBreaker:
         self._row_kind = ""
 
     @property
-    def is_trying(self) -> bool:
+    def is_half_open(self) -> bool:
         """Whether no more than one call may be in flight."""
         return not self._ever_answered or self._rounds > 1
 

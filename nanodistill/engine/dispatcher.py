@@ -44,7 +44,7 @@ class Dispatcher:
     def __init__(self, session: EngineContext) -> None:
         self._session = session
         self._queue = CallQueue()
-        self._watch = ProgressReporter(session.account, session.listen, anyio.current_time)
+        self._watch = ProgressReporter(session.account, session.on_event, anyio.current_time)
         self._calls = CallExecutor(
             session, self._queue, self._watch, stop=self._stop, wake=self._wake
         )
@@ -54,7 +54,7 @@ class Dispatcher:
         self._land_by = math.inf
         self._halt: NanoDistillError | None = None
         self._bug: Exception | None = None
-        self._may_launch, self._hungry, self._landed = Notifier(), Notifier(), Notifier()
+        self._may_launch, self._needs_work, self._completed = Notifier(), Notifier(), Notifier()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
@@ -66,12 +66,12 @@ class Dispatcher:
             try:
                 yield self
             except Exception:
-                await self._land_what_was_paid_for()
+                await self._drain_in_flight()
                 raise
             finally:
                 tasks.cancel_scope.cancel()
 
-    async def settle(self, requests: Iterable[Request]) -> None:
+    async def complete_all(self, requests: Iterable[Request]) -> None:
         """Give each of `requests` an outcome.
 
         Raises:
@@ -114,9 +114,9 @@ class Dispatcher:
             job.pulled += len(batch)
             await self._sort_out(batch, job)
             self._tell(job)
-            self._may_launch.ring()
+            self._may_launch.notify()
             while self._queue.has_enough(batch[0].model) and not self._is_halted:
-                await self._hungry.wait()
+                await self._needs_work.wait()
             if self._is_halted:
                 return
         job.is_fed = True
@@ -156,7 +156,7 @@ class Dispatcher:
     def _ask_for_more(self) -> None:
         """Wake the settlings that have requests left, where calls to their model run out."""
         if not all(self._queue.has_enough(model) for model in self._feeding):
-            self._hungry.ring()
+            self._needs_work.notify()
 
     def _launch_or_wait(self, work: PendingCall, now: float) -> float:
         """Launch a call (0), or say for how many seconds its model's limits hold it back."""
@@ -171,7 +171,7 @@ class Dispatcher:
         reservation = session.budget.reserve(work.size)
         if reservation is None:
             if self._under_way == 0:
-                self._stop(session.budget.used_up(work.size))
+                self._stop(session.budget.exhausted(work.size))
             return math.inf
         ticket = admission.launched(work.request.stage, now, tokens)
         self._start(
@@ -190,12 +190,12 @@ class Dispatcher:
             self._break(bug)
         finally:
             self._under_way -= 1
-            self._landed.ring()
+            self._completed.notify()
         self._tell(launch.work.job)
         self._wake()
 
     def _wake(self) -> None:
-        self._may_launch.ring()
+        self._may_launch.notify()
 
     # Ending
 
@@ -204,9 +204,9 @@ class Dispatcher:
         await stop.requested()
         self._land_by = min(self._land_by, anyio.current_time() + DRAIN_SECONDS)
         self._stop(_interrupted())
-        self._landed.ring()
+        self._completed.notify()
         await stop.leaving()
-        self._landed.ring()
+        self._completed.notify()
 
     def _stop(self, error: NanoDistillError) -> None:
         """Launch nothing any more; the first reason is the one that is raised."""
@@ -218,7 +218,7 @@ class Dispatcher:
         self._wake_all()
 
     def _wake_all(self) -> None:
-        self._hungry.ring()
+        self._needs_work.notify()
         for job in self._jobs:
             job.ended.set()
 
@@ -233,9 +233,9 @@ class Dispatcher:
             left = self._land_by - anyio.current_time()
             if left <= 0:
                 return
-            await self._landed.wait(left)
+            await self._completed.wait(left)
 
-    async def _land_what_was_paid_for(self) -> None:
+    async def _drain_in_flight(self) -> None:
         self._land_by = min(self._land_by, anyio.current_time() + DRAIN_SECONDS)
         self._stop(_interrupted())
         with anyio.CancelScope(shield=True):

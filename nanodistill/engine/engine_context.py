@@ -32,7 +32,7 @@ class EngineContext:
     retry: RetryPolicy
     account: UsageStats
     stop: StopSignal
-    listen: Listener
+    on_event: Listener
     redact: Callable[[str], str]
     offload: Offload
     roles: Mapping[str, str] = field(default_factory=dict)

@@ -164,7 +164,7 @@ class RateLimiter:
     @property
     def limit(self) -> int:
         """How many calls may be in flight."""
-        return 1 if self.breaker.is_trying else self._concurrency.limit
+        return 1 if self.breaker.is_half_open else self._concurrency.limit
 
     def wait(self, now: float, tokens: int) -> float:
         """Seconds until a call of about `tokens` may be launched; infinite: when one comes back."""
@@ -193,7 +193,7 @@ class RateLimiter:
 
     def answered(self, ticket: Permit, now: float, tokens: int, hints: RateHints | None) -> None:
         """An answer came; it was `tokens` long, prompt and all."""
-        tried = self.breaker.is_trying
+        tried = self.breaker.is_half_open
         self._back()
         self.breaker.answered()
         self._tokens.correct(ticket.spent, tokens)

@@ -93,7 +93,7 @@ class ResponseIndex:
         """The end of one chain."""
         return self._walk(request.key, request, {})
 
-    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+    def results(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
         """Each request's answer or failure, in order.
 
         Raises:

@@ -70,12 +70,12 @@ class StopSignal:
         async with anyio.create_task_group() as tasks:
             with anyio.open_signal_receiver(*numbers) as signals:
 
-                async def listen() -> None:
+                async def on_event() -> None:
                     async for number in signals:
                         if number != signal.SIGINT and self.is_requested:
                             continue
                         self.request()
 
-                tasks.start_soon(listen)
+                tasks.start_soon(on_event)
                 yield
                 tasks.cancel_scope.cancel()

@@ -1,12 +1,12 @@
 """The teacher service: requests in, durable outcomes out.
 
-    async with open_teacher(config, journal, provider, listen, stop) as teacher:
+    async with open_teacher(config, journal, provider, on_event, stop) as teacher:
         request = teacher.request("generate", messages, schema=schema, ordinal=3)
-        await teacher.settle(requests)
-        for outcome in teacher.outcomes(requests):
+        await teacher.complete_all(requests)
+        for result in teacher.results(requests):
             ...                                   # an Answer or a Failure, in plan order
 
-`settle` comes back when each request has an outcome in the journal (or has
+`complete_all` comes back when each request has an outcome in the journal (or has
 failed too often in this session; the next one asks again), or raises what
 stopped the run. Stages see no transport, no limits and no retries. How long the
 work is does not matter: requests are pulled as they are needed.
@@ -111,7 +111,7 @@ class Teacher:
             ordinal=ordinal,
         )
 
-    async def settle(self, requests: Iterable[Request]) -> None:
+    async def complete_all(self, requests: Iterable[Request]) -> None:
         """Give each of `requests` an outcome, durable before this returns.
 
         Any number of settlings may be under way together; they share limits and budget.
@@ -121,15 +121,15 @@ class Teacher:
                 safe. This
                 teacher asks nothing any more.
         """
-        await self._flow.settle(requests)
+        await self._flow.complete_all(requests)
 
-    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+    def results(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
         """The outcome of each settled request, in order, from the journal.
 
         Raises:
             LookupError: a request was not settled.
         """
-        return self._session.chains.outcomes(requests)
+        return self._session.chains.results(requests)
 
     async def survey(self, requests: Iterable[Request]) -> CostSurvey:
         """What settling `requests` would reuse and ask."""
@@ -154,7 +154,7 @@ async def open_teacher(
     config: DistillationConfig,
     journal: Journal,
     provider: Provider,
-    listen: Listener,
+    on_event: Listener,
     stop: StopSignal,
     *,
     offload: Offload | None = None,
@@ -187,7 +187,7 @@ async def open_teacher(
             retry=RetryPolicy(config.max_retries, Random()),
             account=UsageStats(),
             stop=stop,
-            listen=listen,
+            on_event=on_event,
             redact=Redactor.of(config.litellm_kwargs),
             offload=offload,
             roles={} if config.judge in (None, config.teacher) else {config.judge: "judge"},

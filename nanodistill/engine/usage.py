@@ -96,9 +96,9 @@ class Stage:
 class ProgressReporter:
     """Tells a listener how the stages get on, as often as is worth it."""
 
-    def __init__(self, account: UsageStats, listen: Listener, clock: Callable[[], float]) -> None:
+    def __init__(self, account: UsageStats, on_event: Listener, clock: Callable[[], float]) -> None:
         self._account = account
-        self._listen = listen
+        self._listen = on_event
         self._clock = clock
         self._speed = ThroughputMeter(clock())
         self._stages: dict[str, Stage] = {}

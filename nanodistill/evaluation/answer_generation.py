@@ -48,10 +48,10 @@ class OutOfMemoryError(NanoDistillError):
 
 
 class GenerationWorker:
-    """Does jobs in a child process: `with Generator(listen) as generator: generator.run(job)`."""
+    """Does jobs in a child process: `with Generator(on_event) as generator: generator.run(job)`."""
 
-    def __init__(self, listen: Listener, command: Sequence[str] = CHILD) -> None:
-        self._listen = listen
+    def __init__(self, on_event: Listener, command: Sequence[str] = CHILD) -> None:
+        self._listen = on_event
         self._command = command
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child: subprocess.Popen[bytes] | None = None
@@ -182,7 +182,7 @@ def generate_missing(
     wanted: Sequence[PendingAnswers],
     answers: AnswerCache,
     settings: DeliverySettings,
-    listen: Listener,
+    on_event: Listener,
     command: Sequence[str] = CHILD,
 ) -> int:
     """Generate what `answers` lacks; how many that was.
@@ -193,7 +193,7 @@ def generate_missing(
         EndpointFailed: an endpoint did not answer.
     """
     before = len(answers)
-    watch = GenerationProgress(wanted, answers, listen)
+    watch = GenerationProgress(wanted, answers, on_event)
     with answers.writing():
         for one in wanted:
             if isinstance(one.contender.model, Endpoint):
@@ -214,14 +214,14 @@ def _generate_here(
     while tasks := [one.task(left) for one in wanted if (left := one.missing(answers))]:
         job = GenerationJob(tuple(tasks), settings.max_new_tokens, batch_size)
         try:
-            with GenerationWorker(watch.listen, command) as generator:
+            with GenerationWorker(watch.on_event, command) as generator:
                 _keep(generator.run(job), answers, watch)
         except OutOfMemoryError:
             if batch_size == 1:
                 raise
             batch_size //= 2
             said = f"out of memory; going on with batches of {batch_size}"
-            watch.listen(Notice(said, "warning"))
+            watch.on_event(Notice(said, "warning"))
 
 
 def _from_endpoint(
@@ -245,17 +245,17 @@ class GenerationProgress:
     """Tells the listener how far generation is."""
 
     def __init__(
-        self, wanted: Sequence[PendingAnswers], answers: AnswerCache, listen: Listener
+        self, wanted: Sequence[PendingAnswers], answers: AnswerCache, on_event: Listener
     ) -> None:
         self._name = {key: one.contender.name for one in wanted for key in one.keys}
         self._answers = answers
-        self.listen = listen
+        self.on_event = on_event
         self._begun = time.monotonic()
         self._had = self._done()
 
     def saw(self, answer: GeneratedAnswer) -> None:
         done, elapsed = self._done(), time.monotonic() - self._begun
-        self.listen(
+        self.on_event(
             Progress(
                 "evaluate",
                 done,

@@ -116,7 +116,7 @@ def find_student_ref(
     run: RunFolder,
     base: ResolvedModel,
     named: Path | str | Endpoint | None,
-    listen: Listener,
+    on_event: Listener,
 ) -> StudentRef:
     """The student to judge.
 
@@ -132,17 +132,17 @@ def find_student_ref(
         contender = EvalModel(STUDENT, named)
         return StudentRef(_name(named.name, contender), contender, config.train_on, None)
     if isinstance(named, str):
-        model = resolve_model(named, listener=listen)
+        model = resolve_model(named, listener=on_event)
         kwargs = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
         contender = EvalModel(STUDENT, model, tokenizer_kwargs=kwargs)
         return StudentRef(_name(named, contender), contender, config.train_on, None)
     if named is None:
         entry = _latest(run, base, config.train_on)
-        return _trained(entry, config, base, run, listen)
+        return _trained(entry, config, base, run, on_event)
     inside = named.resolve().parent
     known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
     if known:
-        return _trained(known[0], config, base, run, listen)
+        return _trained(known[0], config, base, run, on_event)
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
     contender = EvalModel(STUDENT, base, named, tokenizer_kwargs=kwargs)
     return StudentRef(_name(named.name, contender), contender, config.train_on, None)
@@ -188,7 +188,7 @@ def _trained(
     config: DistillationConfig,
     base: ResolvedModel,
     run: RunFolder,
-    listen: Listener,
+    on_event: Listener,
 ) -> StudentRef:
     folder = training_folder(run, entry.run)
     if not (folder.adapter / "adapters.safetensors").is_file():
@@ -197,7 +197,7 @@ def _trained(
             next_step="Let it end first: nanodistill train RUN.toml goes on where it stopped.",
         )
     if not folder.result.exists():
-        listen(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
+        on_event(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
     contender = EvalModel(STUDENT, base, folder.adapter, tokenizer_kwargs=kwargs)
     return StudentRef(entry.run, contender, cast("TrainOn", entry.train_on), entry)

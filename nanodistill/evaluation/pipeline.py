@@ -55,7 +55,7 @@ def evaluate(
     model: str | None = None,
     endpoint: str | None = None,
     teacher: Answerer | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> EvaluationResult:
     """Compare the student with its base on the dataset's test split.
 
@@ -78,12 +78,12 @@ def evaluate(
     judged = eval_set(dataset)
     facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
     choice = choose_metric(config, facts, judged.golds)
-    listen(_announcement(judged, choice))
-    base = find_student(config, run, listen)
+    on_event(_announcement(judged, choice))
+    base = find_student(config, run, on_event)
     named = find_endpoint(endpoint, model) if endpoint else model or adapter
-    candidate = find_student_ref(config, run, base, named, listen)
+    candidate = find_student_ref(config, run, base, named, on_event)
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
-    _warn_of_overlap(judged, dataset, candidate, run, listen)
+    _warn_of_overlap(judged, dataset, candidate, run, on_event)
     form = output_format(
         dataset.manifest.thinking_format, candidate.train_on, config.thinking_format
     )
@@ -95,7 +95,7 @@ def evaluate(
             PendingAnswers(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
             for one in build_models(base, candidate, shots(dataset, form), kwargs)
         ]
-        generated = generate_missing(wanted, answers, config, listen)
+        generated = generate_missing(wanted, answers, config, on_event)
         scored = {one.contender.name: _scored(judge, one, answers) for one in wanted} | scored
         result = EvaluationResult(
             subject=_subject(candidate, wanted, dataset, judged),
@@ -111,7 +111,7 @@ def evaluate(
             folder=run.evaluation / candidate.run,
         )
         save(result, [line for one in scored.values() for line in one.predictions])
-    listen(result.table())
+    on_event(result.table())
     return result
 
 
@@ -190,13 +190,13 @@ def _warn_of_overlap(
     dataset: DatasetVersion,
     candidate: StudentRef,
     run: RunFolder,
-    listen: Listener,
+    on_event: Listener,
 ) -> None:
     if candidate.entry is None:
         return
     seen = rows_trained_on(judged, dataset, dataset_of(candidate.entry, run))
     if seen:
-        listen(
+        on_event(
             Notice(
                 f"{seen} of these {len(judged.rows)} rows were among the student's training rows "
                 f"({candidate.entry.dataset}): it may have learned them by heart",

@@ -53,13 +53,15 @@ class Student:
         run: RunFolder,
         *,
         base: bool = False,
-        listen: Listener = ignore,
+        on_event: Listener = ignore,
     ) -> None:
         self._config = config
-        model = find_student(config, run, listen)
+        model = find_student(config, run, on_event)
         self._tokenizer = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
-        self._role = _base_role(config, run) if base else _student_role(config, run, model, listen)
-        self._generator = GenerationWorker(listen)
+        self._role = (
+            _base_role(config, run) if base else _student_role(config, run, model, on_event)
+        )
+        self._generator = GenerationWorker(on_event)
 
     def __enter__(self) -> Self:
         self._generator.__enter__()
@@ -111,10 +113,10 @@ def ask(
     text: str,
     *,
     base: bool = False,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> StudentAnswer:
     """The student's answer to `text`; the untrained model's with `base`."""
-    with Student(config, run, base=base, listen=listen) as student:
+    with Student(config, run, base=base, on_event=on_event) as student:
         return student.ask(text)
 
 
@@ -129,9 +131,9 @@ class PredictionSpec:
 
 
 def _student_role(
-    config: DistillationConfig, run: RunFolder, model: ResolvedModel, listen: Listener
+    config: DistillationConfig, run: RunFolder, model: ResolvedModel, on_event: Listener
 ) -> PredictionSpec:
-    found = find_student_ref(config, run, model, None, listen)
+    found = find_student_ref(config, run, model, None, on_event)
     manifest = (dataset_of(found.entry, run) if found.entry else open_version(None, run)).manifest
     return PredictionSpec(
         "student",

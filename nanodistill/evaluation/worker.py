@@ -108,8 +108,8 @@ class GeneratedAnswer:
 class ModelCache:
     """Loads models, one at a time."""
 
-    def __init__(self, listen: Listener) -> None:
-        self._listen = listen
+    def __init__(self, on_event: Listener) -> None:
+        self._listen = on_event
         self._loaded: LoadedModel | None = None
         self._named: tuple[str, str | None, Mapping[str, Any]] | None = None
 
@@ -201,11 +201,11 @@ def serve(jobs: queue.SimpleQueue[bytes], out: BinaryIO) -> None:
         out.write(json.dumps(message).encode() + b"\n")
         out.flush()
 
-    def listen(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Notice):
             tell({"notice": asdict(event)})
 
-    models = ModelCache(listen)
+    models = ModelCache(on_event)
     while True:
         job = GenerationJob.from_json(json.loads(jobs.get()))
         try:

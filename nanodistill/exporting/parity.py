@@ -77,12 +77,12 @@ class ParityCheck:
     """Scores exported models against the adapter. Raises InputError if there are no rows."""
 
     def __init__(
-        self, config: DistillationConfig, run: RunFolder, source: TrainedAdapter, listen: Listener
+        self, config: DistillationConfig, run: RunFolder, source: TrainedAdapter, on_event: Listener
     ) -> None:
         self._config = config
         self._run = run
         self._source = source
-        self._listen = listen
+        self._listen = on_event
         manifest = source.dataset.manifest
         self._judged = eval_set(source.dataset)
         facts = TaskFacts(manifest.labels, manifest.response_schema)

@@ -71,7 +71,7 @@ def export(
     options: Options | None = None,
     run_id: str | None = None,
     dataset: str | Path | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> ExportResult:
     """Export a training run's student: the latest one's, unless `run_id` names another.
 
@@ -85,14 +85,14 @@ def export(
     """
     with run.locked("export"):
         version = None if dataset is None else open_dataset(dataset, run)
-        source = find_trained_adapter(config, run, run_id, version, listen)
-        target = target_for(to, config, run, source, options or Options(), listen)
-        work = ExportRun(config, run, source, target, listen)
+        source = find_trained_adapter(config, run, run_id, version, on_event)
+        target = target_for(to, config, run, source, options or Options(), on_event)
+        work = ExportRun(config, run, source, target, on_event)
         repair(target.place)
         there = work.already_there()
         if there is None:
             return work.result(work.make(), reused=False)
-        listen(Notice(f"{target.result} is exported already; nothing is left to do"))
+        on_event(Notice(f"{target.result} is exported already; nothing is left to do"))
         return work.result(there, reused=True)
 
 
@@ -104,7 +104,7 @@ class ExportRun:
     run: RunFolder
     source: TrainedAdapter
     target: Target
-    listen: Listener
+    on_event: Listener
 
     @property
     def key(self) -> str:
@@ -127,7 +127,7 @@ class ExportRun:
         gate = self._gate()
         failed: list[tuple[Form, Parity]] = []
         for form in self.target.forms if gate else self.target.forms[-1:]:
-            self.listen(Notice(f"making {self.target.result.name} ({form})"))
+            self.on_event(Notice(f"making {self.target.result.name} ({form})"))
             with _work_folder(self.target.place) as folder:
                 self.target.build(form, folder)
                 parity = self.target.score(gate, folder) if gate else None
@@ -137,7 +137,7 @@ class ExportRun:
                     atomic_replace(folder, self.target.place)
                     return manifest
             failed.append((form, parity))
-            self.listen(Notice(f"{form}: {parity}; that is too much", "warning"))
+            self.on_event(Notice(f"{form}: {parity}; that is too much", "warning"))
         raise self._refused(failed)
 
     def result(self, manifest: ExportManifest, *, reused: bool) -> ExportResult:
@@ -156,9 +156,9 @@ class ExportRun:
         """The gate, None where the dataset has no rows to score by: then the form is taken that
         loses nothing."""
         try:
-            return ParityCheck(self.config, self.run, self.source, self.listen)
+            return ParityCheck(self.config, self.run, self.source, self.on_event)
         except InputError as no_rows:
-            self.listen(Notice(f"the export can't be scored: {no_rows.message}", "warning"))
+            self.on_event(Notice(f"the export can't be scored: {no_rows.message}", "warning"))
             return None
 
     def _manifest(self, form: Form, parity: Parity | None) -> ExportManifest:

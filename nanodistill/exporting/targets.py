@@ -109,7 +109,7 @@ def target_for(
     run: RunFolder,
     source: TrainedAdapter,
     options: Options,
-    listen: Listener,
+    on_event: Listener,
 ) -> Target:
     """The target that `to` names. Raises InputError if the student can't be written so."""
     if to == "mlx":
@@ -118,7 +118,7 @@ def target_for(
         check_writable(source.base_config, source.base_name)
     place = run.root / "ollama" if to == "ollama" else run.root / "gguf" / options.gguf_type
     reader: Reader = "llama.cpp" if llama_cpp.is_available() else "mlx"
-    gguf = GgufTarget(place, source, options, config.name, listen, reader)
+    gguf = GgufTarget(place, source, options, config.name, on_event, reader)
     return gguf if to == "gguf" else OllamaTarget(gguf, config)
 
 
@@ -162,7 +162,7 @@ class GgufTarget:
     source: TrainedAdapter
     options: Options
     name: str
-    listen: Listener
+    on_event: Listener
     reader: Reader
     to: To = "gguf"
 
@@ -202,7 +202,7 @@ class GgufTarget:
 
     def _convert(self, environment: Path, folder: Path) -> None:
         """By llama.cpp's converter, which is given the whole model unpacked."""
-        program = program_in(environment, self.listen)
+        program = program_in(environment, self.on_event)
         unpacked = folder / DEQUANTIZED
         unpacked.mkdir()
         base, adapter = self.source.base.path, str(self.source.adapter)
@@ -220,9 +220,9 @@ class GgufTarget:
             if self.reader == "llama.cpp":
                 return gate.check_in_llamacpp(folder / self.file)
             if unwritable(self.source.base_config) is not None:
-                self.listen(Notice(NOT_READ_BACK, "warning"))
+                self.on_event(Notice(NOT_READ_BACK, "warning"))
                 return gate.check(given)
-            self.listen(Notice(SCORED_BY_READING))
+            self.on_event(Notice(SCORED_BY_READING))
             return self._read_back(gate, folder)
         finally:
             shutil.rmtree(given, ignore_errors=True)
@@ -285,7 +285,7 @@ class OllamaTarget:
             template = chat_template(tokenizer, source.base_config)
         pieces = pieces_of(template)
         if pieces.render(TWO_TURNS) != template.render(TWO_TURNS):
-            self.gguf.listen(Notice(FIRST_TURN_ALONE, "warning"))
+            self.gguf.on_event(Notice(FIRST_TURN_ALONE, "warning"))
         limit = int(source.base_config["max_position_embeddings"])
         longest = min(config.max_seq_length, limit)
         parameters = {

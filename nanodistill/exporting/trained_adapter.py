@@ -67,7 +67,7 @@ def find_trained_adapter(
     run: RunFolder,
     run_id: str | None,
     dataset: DatasetVersion | None,
-    listen: Listener,
+    on_event: Listener,
 ) -> TrainedAdapter:
     """The training run `run_id`, or the latest one, with the version to score it by.
 
@@ -82,7 +82,7 @@ def find_trained_adapter(
             f"Training run {entry.run} has written no adapter yet.",
             next_step="Let it end first: nanodistill train RUN.toml goes on where it stopped.",
         )
-    base = find_student(config, run, listen)
+    base = find_student(config, run, on_event)
     if base.identity != entry.student_identity:
         raise InputError(
             f"Training run {entry.run} was made on {entry.student}, and {config.student} "

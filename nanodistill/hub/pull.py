@@ -85,7 +85,7 @@ def pull(
     *,
     kind: RepoType = "dataset",
     hub: Hub | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> PullResult:
     """Fetch `owner/name` or `owner/name@revision`, check it and put it into the folder `into`.
 
@@ -98,9 +98,9 @@ def pull(
     hub, meant = hub or Hub(), parse_repo(where)
     into = _place(into)
     if kind == "model":
-        return _put(meant, kind, _model_snapshot(meant, hub, listen), into)
+        return _put(meant, kind, _model_snapshot(meant, hub, on_event), into)
     try:
-        snapshot = _dataset_snapshot(meant, hub, listen)
+        snapshot = _dataset_snapshot(meant, hub, on_event)
     except RepositoryNotFoundError as missing:
         raise RepositoryNotFoundError(
             missing.message, next_step=f"{missing.next_step} A model is pulled with --model."
@@ -123,13 +123,15 @@ def open_dataset(where: str | Path | None, run: RunFolder | None) -> DatasetVers
     return open_version(where, run)
 
 
-def fetch_dataset(where: HubDataset, *, hub: Hub | None = None, listen: Listener = ignore) -> Path:
+def fetch_dataset(
+    where: HubDataset, *, hub: Hub | None = None, on_event: Listener = ignore
+) -> Path:
     """The folder of a dataset version in huggingface_hub's cache, downloaded and verified.
 
     Raises:
         As `pull`.
     """
-    snapshot = _dataset_snapshot(where, hub or Hub(), listen)
+    snapshot = _dataset_snapshot(where, hub or Hub(), on_event)
     verify(snapshot.folder)
     return snapshot.folder
 
@@ -164,7 +166,7 @@ def parse_repo(where: str) -> HubDataset:
         ) from wrong
 
 
-def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+def _dataset_snapshot(where: HubDataset, hub: Hub, on_event: Listener) -> Snapshot:
     """From the Hub; where that can't be reached, what the cache holds of this revision."""
     try:
         with translate_errors(hub, where.repo, "dataset"):
@@ -172,9 +174,9 @@ def _dataset_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot
     except (RunIncompleteError, OfflineError) as unreached:
         if (cached := _cached(where, hub)) is None:
             raise
-        listen(Notice(f"{unreached.message} Taking the copy of {where} in the cache.", "warning"))
+        on_event(Notice(f"{unreached.message} Taking the copy of {where} in the cache.", "warning"))
         return cached
-    return _downloaded(where, hub, listen)
+    return _downloaded(where, hub, on_event)
 
 
 def _cached(where: HubDataset, hub: Hub) -> Snapshot | None:
@@ -190,7 +192,7 @@ def _cached(where: HubDataset, hub: Hub) -> Snapshot | None:
     return snapshot if whole else None
 
 
-def _downloaded(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+def _downloaded(where: HubDataset, hub: Hub, on_event: Listener) -> Snapshot:
     """The manifest first: it lists the other files, and its commit is the one they are taken of."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -214,7 +216,7 @@ def _downloaded(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     commit_of(folder.name, hub)
     listed = _listed(folder)
     _check_sizes(where, folder, hub)
-    return _snapshot(where.repo, "dataset", folder.name, listed, hub, listen)
+    return _snapshot(where.repo, "dataset", folder.name, listed, hub, on_event)
 
 
 def _check_sizes(where: HubDataset, folder: Path, hub: Hub) -> None:
@@ -242,7 +244,7 @@ def _listed(folder: Path) -> tuple[str, ...]:
     return tuple(sorted({*read_manifest(folder).files, FILE}))
 
 
-def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
+def _model_snapshot(where: HubDataset, hub: Hub, on_event: Listener) -> Snapshot:
     with translate_errors(hub, where.repo, "model"):
         info = hub.api.model_info(where.repo, revision=where.revision, timeout=SECONDS_TO_ANSWER)
         commit = commit_of(info.sha, hub)
@@ -251,7 +253,7 @@ def _model_snapshot(where: HubDataset, hub: Hub, listen: Listener) -> Snapshot:
     if not names:
         raise FolderError(f"{where} has no files to pull.")
     _refuse_unsafe(where, names)
-    snapshot = _snapshot(where.repo, "model", commit, names, hub, listen)
+    snapshot = _snapshot(where.repo, "model", commit, names, hub, on_event)
     wrong = [
         name
         for name in names
@@ -279,10 +281,10 @@ def _refuse_unsafe(where: HubDataset, names: Iterable[str]) -> None:
 
 
 def _snapshot(
-    repo: str, kind: RepoType, commit: str, names: Iterable[str], hub: Hub, listen: Listener
+    repo: str, kind: RepoType, commit: str, names: Iterable[str], hub: Hub, on_event: Listener
 ) -> Snapshot:
     names = tuple(names)
-    listen(Notice(f"fetching {len(names)} files of {repo} at {commit[:8]}"))
+    on_event(Notice(f"fetching {len(names)} files of {repo} at {commit[:8]}"))
     with translate_errors(hub, repo, kind):
         folder = hub.api.snapshot_download(
             repo,

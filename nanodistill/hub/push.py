@@ -66,7 +66,7 @@ def push(
     public: bool = False,
     hub: Hub | None = None,
     allowed: Iterable[str] = (),
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> PushResult:
     """Put `parcel` into the repository `repo`, which is made where it is missing.
 
@@ -80,15 +80,15 @@ def push(
         RunIncompleteError: the network, the Hub or other pushes were in the way; run it again.
     """
     hub = hub or Hub()
-    check(parcel, secrets=[hub.known_token()], allowed=allowed, listen=listen)
-    work = PushRun(parcel, repo, public, hub, listen)
+    check(parcel, secrets=[hub.known_token()], allowed=allowed, on_event=on_event)
+    work = PushRun(parcel, repo, public, hub, on_event)
     said = ""
     for _ in range(MAX_ATTEMPTS):
         try:
             return work.once()
         except ConflictError as stale:
             said = stale.message.rstrip(".")
-            listen(Notice(f"{repo} changed while it was looked at ({said}); looking again"))
+            on_event(Notice(f"{repo} changed while it was looked at ({said}); looking again"))
     raise RunIncompleteError(f"{repo} is being changed by others: {said}.", next_step=AGAIN)
 
 
@@ -110,7 +110,7 @@ class PushRun:
     repo: str
     public: bool
     hub: Hub
-    listen: Listener
+    on_event: Listener
 
     def once(self) -> PushResult:
         remote = self._look_or_create()
@@ -154,7 +154,7 @@ class PushRun:
 
     def _create(self) -> None:
         seen = "public" if self.public else "private"
-        self.listen(Notice(f"making the {seen} {self.parcel.kind} repository {self.repo}"))
+        self.on_event(Notice(f"making the {seen} {self.parcel.kind} repository {self.repo}"))
         with translate_errors(self.hub, self.repo, self.parcel.kind):
             self.hub.api.create_repo(
                 self.repo, private=not self.public, repo_type=self.parcel.kind, exist_ok=True
@@ -167,7 +167,9 @@ class PushRun:
                 f"{', '.join(changed)}.",
                 next_step="Push to another repository, or delete that tag on the Hub first.",
             )
-        self.listen(Notice(f"{self.repo} holds {self.parcel.name} already; nothing is left to do"))
+        self.on_event(
+            Notice(f"{self.repo} holds {self.parcel.name} already; nothing is left to do")
+        )
         return self._pushed(remote, commit, (), (), reused=True)
 
     def _changed(self, hashes: Mapping[str, Known]) -> tuple[str, ...]:
@@ -182,7 +184,7 @@ class PushRun:
 
         contents = {path: self.parcel.files[path] for path in changed}
         size = sum(map(size_of, contents.values()))
-        self.listen(Notice(f"sending {len(contents)} files, {size / 1e6:.1f} MB, to {self.repo}"))
+        self.on_event(Notice(f"sending {len(contents)} files, {size / 1e6:.1f} MB, to {self.repo}"))
         with translate_errors(self.hub, self.repo, self.parcel.kind):
             done = self.hub.api.create_commit(
                 self.repo,

@@ -65,7 +65,7 @@ class Finding:
 
 
 def check(
-    parcel: UploadBundle, *, secrets: Iterable[str], allowed: Iterable[str], listen: Listener
+    parcel: UploadBundle, *, secrets: Iterable[str], allowed: Iterable[str], on_event: Listener
 ) -> None:
     """Scan `parcel` and say what was found.
 
@@ -86,7 +86,7 @@ def check(
             "is meant to be public, say so: --allow TEXT",
         )
     if found:
-        listen(Notice(f"in rows that are being pushed:\n{_lines(found)}", "warning"))
+        on_event(Notice(f"in rows that are being pushed:\n{_lines(found)}", "warning"))
 
 
 def scan(
@@ -96,7 +96,7 @@ def scan(
     search = Search(Redactor([*secrets, *known_secrets()]), local_paths(), tuple(allowed))
     found: list[Finding] = []
     for path, content in sorted(parcel.files.items()):
-        found += _in_file(path, content, search, parcel.own_texts)
+        found += _in_file(path, content, search, parcel.user_texts)
     return found
 
 
@@ -143,7 +143,7 @@ def local_paths() -> re.Pattern[str]:
 
 
 def _in_file(
-    path: str, content: Path | bytes, search: Search, own_texts: Iterable[str]
+    path: str, content: Path | bytes, search: Search, user_texts: Iterable[str]
 ) -> Iterator[Finding]:
     if path.endswith(".parquet"):
         yield from _in_rows(path, content, search)
@@ -155,16 +155,16 @@ def _in_file(
             yield Finding(path, "secret", "")
     else:
         text = b"".join(chunks(content)).decode(errors="replace")
-        yield from _in_text(path, text, search, own_texts)
+        yield from _in_text(path, text, search, user_texts)
 
 
 def _in_text(
-    path: str, text: str, search: Search, own_texts: Iterable[str] = ()
+    path: str, text: str, search: Search, user_texts: Iterable[str] = ()
 ) -> Iterator[Finding]:
     if search.secret(text):
         lines = [n for n, line in enumerate(text.splitlines(), 1) if search.secret(line)]
         yield Finding(f"{path}, line {lines[0]}" if lines else path, "secret", "")
-    for own in filter(None, own_texts):
+    for own in filter(None, user_texts):
         for written in (own, json.dumps(own, ensure_ascii=False)[1:-1]):
             text = text.replace(written, "\n" * written.count("\n"))
     for number, line in enumerate(text.splitlines(), 1):

@@ -88,7 +88,7 @@ class UploadBundle:
     name: str
     files: Mapping[str, Path | bytes]
     tag: str
-    own_texts: tuple[str, ...] = ()
+    user_texts: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -108,5 +108,5 @@ def dataset_bundle(version: DatasetVersion) -> UploadBundle:
         name=f"dataset version {version.name}",
         files={name: version.path / name for name in names},
         tag=version.name,
-        own_texts=(manifest.instruction, *(manifest.labels or ())),
+        user_texts=(manifest.instruction, *(manifest.labels or ())),
     )

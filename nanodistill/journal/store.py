@@ -234,7 +234,7 @@ class Journal:
         """What is there under `keys`."""
         found: dict[str, CallState] = {}
         for is_old, *row in self._select(f"id <= ?, {HEAD}", keys, self._found):
-            with self._legible("a response"):
+            with self._checked_row("a response"):
                 head = to_head(row)
             found[head.key] = CallState(bool(is_old), head.failure, head.finish, head.whole_by)
         return found
@@ -243,14 +243,14 @@ class Journal:
         """The responses under `keys`; those that are not there are left out."""
         found: dict[str, StoredResponse] = {}
         for body, *row in self._select(f"body, {HEAD}", keys):
-            with self._legible("a response"):
+            with self._checked_row("a response"):
                 response = to_response(to_head(row), body)
             found[response.key] = response
         return found
 
     def sums(self) -> dict[str, UsageTotals]:
         """The ledger by stage, in the order in which the stages were first called."""
-        with self._legible("an attempt"):
+        with self._checked_row("an attempt"):
             return {row[0]: to_sums(row[1:]) for row in self._query(SUMS)}
 
     def unpriced(self) -> dict[str, Unpriced]:
@@ -266,7 +266,7 @@ class Journal:
                 if id != last + 1:
                     raise corrupt_journal(self.path, f"attempt {last + 1} is missing")
                 last = id
-                with self._legible("an attempt"):
+                with self._checked_row("an attempt"):
                     attempt = to_attempt(crc, row)
                 yield attempt
 
@@ -275,7 +275,7 @@ class Journal:
         if name in self._notes:
             return self._notes[name]
         rows = self._query(f"{NOTES} WHERE name = ?", (name,))
-        with self._legible("a note"):
+        with self._checked_row("a note"):
             return to_note(rows[0]) if rows else None
 
     def keep_note(self, name: str, value: str) -> None:
@@ -316,7 +316,7 @@ class Journal:
         return self._query(statement, [*values, *wanted])
 
     @contextmanager
-    def _legible(self, what: str) -> Iterator[None]:
+    def _checked_row(self, what: str) -> Iterator[None]:
         """A row that is not what was written is damage."""
         try:
             yield

@@ -156,7 +156,7 @@ class ErrorClassifier:
         return error
 
     @contextmanager
-    def border(self, seconds: float | None = None) -> Iterator[None]:
+    def translate_errors(self, seconds: float | None = None) -> Iterator[None]:
         """Nothing foreign passes: what is raised inside comes out as a `CallError`.
 
         `seconds` is the timeout that an attempt inside has.

@@ -44,7 +44,7 @@ def open_provider(
     *,
     remembered: str | None = None,
     remember: Callable[[str], None] = forget,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> Provider:
     """The provider of `config.teacher`, with its settings checked and nothing sent yet.
 
@@ -64,11 +64,11 @@ def open_provider(
         )
     check_teacher(config)
     if config.teacher.startswith(MLX):
-        register_mlx_provider(listen)
+        register_mlx_provider(on_event)
     resolved = resolved_teacher(config)
     redactor = Redactor.of([config.litellm_kwargs, resolved.secrets])
     faults = ErrorClassifier(redactor, resolved.shown_base if resolved.speaks_openai else None)
-    memory = ModeCache(f"{resolved.endpoint} {resolved.model}", remember, notifier(listen))
+    memory = ModeCache(f"{resolved.endpoint} {resolved.model}", remember, notifier(on_event))
     structured = StructuredOutput(
         steps=memory.resumed(remembered, first_forms(resolved, config.structured_output)),
         faults=faults,
@@ -150,8 +150,8 @@ def resolved_teacher(config: DistillationConfig) -> Resolved:
     return Resolved(config.teacher, "mlx", config.teacher.removeprefix(MLX), None, None)
 
 
-def notifier(listen: Listener) -> Callable[[str], None]:
-    return lambda text: listen(Notice(text, "warning"))
+def notifier(on_event: Listener) -> Callable[[str], None]:
+    return lambda text: on_event(Notice(text, "warning"))
 
 
 def travel_settings(resolved: Resolved, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class LiteLLMProvider:
         way, started = self._way, time.perf_counter()
         arguments = way.arguments(request, wording) | {"timeout": way.timeout}
         messages = wording.words(request.messages)
-        with way.reader.faults.border(way.timeout):
+        with way.reader.faults.translate_errors(way.timeout):
             async with asyncio.timeout(way.timeout):
                 response = await self._litellm.acompletion(
                     model=way.model, messages=messages, **arguments

@@ -49,7 +49,7 @@ class OpenAICompatibleProvider:
         self, way: TransportConfig, detour: LiteLLMProvider, certificates: ssl.SSLContext | bool
     ) -> None:
         self._way = way
-        self._detour = detour
+        self._fallback = detour
         self._certificates = certificates
         self._templates: dict[tuple[int, str], RequestTemplate | None] = {}
         self._proxies: dict[str, str | None] = {}
@@ -69,7 +69,7 @@ class OpenAICompatibleProvider:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        await self._detour.aclose()
+        await self._fallback.aclose()
 
     async def _template(self, request: Request, wording: RequestOverlay) -> RequestTemplate | None:
         """How requests of this shape look; learned once."""
@@ -81,20 +81,20 @@ class OpenAICompatibleProvider:
             async with self._learning:
                 if key not in self._templates:
                     arguments = self._way.arguments(request, wording)
-                    with self._way.reader.faults.border():
+                    with self._way.reader.faults.translate_errors():
                         self._templates[key] = await capture_request(self._way.model, arguments)
         return self._templates[key]
 
     async def _attempt(self, request: Request, wording: RequestOverlay) -> Reply:
         template = await self._template(request, wording)
         if template is None:
-            return await self._detour.attempt(request, wording)
+            return await self._fallback.attempt(request, wording)
         messages = wording.words(request.messages)
         return await self._post(template, template.fill(messages, request.params.get("seed")))
 
     async def _post(self, template: RequestTemplate, body: bytes) -> Reply:
         way, started = self._way, time.perf_counter()
-        with way.reader.faults.border(way.timeout):
+        with way.reader.faults.translate_errors(way.timeout):
             async with self._open_session().post(
                 template.url,
                 headers=template.headers,

@@ -74,7 +74,7 @@ class ScriptedProvider:
 
     async def complete(self, request: Request) -> Reply:
         started = time.perf_counter()
-        with self._faults.border(), anyio.fail_after(self._timeout):
+        with self._faults.translate_errors(), anyio.fail_after(self._timeout):
             try:
                 given = await self._answer(request)
             except Exception as error:

@@ -40,7 +40,7 @@ def adapter_bundle(
     *,
     run_id: str | None,
     dataset: str | Path | None,
-    listen: Listener,
+    on_event: Listener,
 ) -> UploadBundle:
     """The best adapter of a training run (the latest).
 
@@ -51,7 +51,7 @@ def adapter_bundle(
         InputError: there is none, or its base is not the config's student any more.
     """
     trained_on = None if dataset is None else open_dataset(dataset, run)
-    source = find_trained_adapter(config, run, run_id, trained_on, listen)
+    source = find_trained_adapter(config, run, run_id, trained_on, on_event)
     told = ExportManifest.of(
         config, source, to="mlx", form="as base", key="", baked=False, parity=None
     )
@@ -121,7 +121,7 @@ def _model_bundle(shown: Shown, files: Mapping[str, Content]) -> UploadBundle:
         name=f"{shown.form} of {shown.name}, training run {shown.lineage.run}",
         files=whole,
         tag=f"{shown.form}-{shown.lineage.run}-{_short(digest)}",
-        own_texts=(shown.task.instruction, *(shown.task.labels or ())),
+        user_texts=(shown.task.instruction, *(shown.task.labels or ())),
     )
 
 
@@ -164,7 +164,7 @@ def push_run(
     run_id: str | None = None,
     allowed: Iterable[str] = (),
     hub: Hub | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> PushResult:
     """Push a part of the run to `repo`: private, unless it is there and public, or asked for.
 
@@ -182,8 +182,8 @@ def push_run(
             f"A push goes to main and gets its tag by itself; {repo} names a revision.",
             next_step=f"Push to {named.repo}",
         )
-    parcel = _bundle(config, repo, what, dataset, run_id, listen)
-    return push(parcel, repo, public=public, hub=hub, allowed=allowed, listen=listen)
+    parcel = _bundle(config, repo, what, dataset, run_id, on_event)
+    return push(parcel, repo, public=public, hub=hub, allowed=allowed, on_event=on_event)
 
 
 def _bundle(
@@ -192,7 +192,7 @@ def _bundle(
     what: What,
     dataset: str | Path | None,
     run_id: str | None,
-    listen: Listener,
+    on_event: Listener,
 ) -> UploadBundle:
     run = RunFolder(config.run_folder)
     if what == "dataset":
@@ -200,5 +200,5 @@ def _bundle(
         verify(version.path)
         return dataset_bundle(version)
     if what == "adapter":
-        return adapter_bundle(config, run, repo, run_id=run_id, dataset=dataset, listen=listen)
+        return adapter_bundle(config, run, repo, run_id=run_id, dataset=dataset, on_event=on_event)
     return fused_bundle(run, repo)

@@ -109,14 +109,14 @@ class Service:
     """The handlers, and what they share."""
 
     def __init__(
-        self, choice: ServedModel, answering: Completions, limits: Limits, listen: Listener
+        self, choice: ServedModel, answering: Completions, limits: Limits, on_event: Listener
     ) -> None:
         self.queue = Queue(limits)
         self.busy: set[RequestHandler] = set()
         self._choice = choice
         self._answering = answering
         self._limits = limits
-        self._listen = listen
+        self._listen = on_event
         self._began = int(time.time())
         self._fingerprint = f"fp_{tagged_hash('nanodistill.served.v1', choice.identity)[:12]}"
 

@@ -44,16 +44,18 @@ class ServedModel:
     what: str
     tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, listen: Listener) -> LoadedModel:
+    def load(self, on_event: Listener) -> LoadedModel:
         return load_model(
             self.model,
             adapter=self.adapter,
             tokenizer_kwargs=self.tokenizer_kwargs,
-            listener=listen,
+            listener=on_event,
         )
 
 
-def find_served_model(config: DistillationConfig, run: RunFolder, listen: Listener) -> ServedModel:
+def find_served_model(
+    config: DistillationConfig, run: RunFolder, on_event: Listener
+) -> ServedModel:
     """What to serve of this run.
 
     Raises:
@@ -68,7 +70,7 @@ def find_served_model(config: DistillationConfig, run: RunFolder, listen: Listen
             f"{run.root} holds no trained student and no exported model yet.",
             next_step="Train one first: nanodistill train RUN.toml",
         )
-    return _trained(config, run, listen)
+    return _trained(config, run, on_event)
 
 
 def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManifest) -> ServedModel:
@@ -87,8 +89,8 @@ def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManife
     )
 
 
-def _trained(config: DistillationConfig, run: RunFolder, listen: Listener) -> ServedModel:
-    source = find_trained_adapter(config, run, None, None, listen)
+def _trained(config: DistillationConfig, run: RunFolder, on_event: Listener) -> ServedModel:
+    source = find_trained_adapter(config, run, None, None, on_event)
     manifest = source.dataset.manifest
     return ServedModel(
         name=config.name,

@@ -55,12 +55,12 @@ def serve(
     api_key: str | None = None,
     allowed_hosts: Sequence[str] = (),
     limits: Limits | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> int:
     """Serve the student until SIGTERM, SIGHUP or Ctrl-C; how many requests were answered.
 
     Args:
-        port: 0 takes any free one, which `listen` is told.
+        port: 0 takes any free one, which `on_event` is told.
         api_key: asked of every request but /health; None asks for none.
         allowed_hosts: names by which others may call the server, beside the address itself.
 
@@ -76,7 +76,7 @@ def serve(
             serving = asyncio.create_task(
                 serve_async(
                     config, run, stop=asked.stop, host=host, port=port, api_key=api_key,
-                    allowed_hosts=allowed_hosts, limits=limits, listen=listen,
+                    allowed_hosts=allowed_hosts, limits=limits, on_event=on_event,
                     ready=asked.be_ready,
                 )
             )  # fmt: skip
@@ -106,7 +106,7 @@ async def serve_async(
     api_key: str | None = None,
     allowed_hosts: Sequence[str] = (),
     limits: Limits | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
     ready: Callable[[str], None] = lambda _: None,
 ) -> int:
     """`serve` for a running event loop, until `stop` is set. `ready` is told the URL.
@@ -114,11 +114,11 @@ async def serve_async(
     0, without having listened, if `stop` is set while the model is being loaded.
     """
     limits = limits or Limits(batch=config.eval_batch_size)
-    _warn_of_strangers(host, api_key, listen)
+    _warn_of_strangers(host, api_key, on_event)
 
     def load() -> tuple[ServedModel, LoadedModel]:
-        choice = find_served_model(config, run, listen)
-        return choice, choice.load(listen)
+        choice = find_served_model(config, run, on_event)
+        return choice, choice.load(on_event)
 
     found = await _unless(stop, load)
     if found is None:
@@ -128,7 +128,7 @@ async def serve_async(
         answering = await anyio.to_thread.run_sync(
             functools.partial(Completions, choice, generator, schema_seconds=limits.schema_seconds)
         )
-        service = Service(choice, answering, limits, listen)
+        service = Service(choice, answering, limits, on_event)
         runner = web.AppRunner(
             service.app(api_key, callers_of(host, api_key, allowed_hosts)),
             access_log=None,
@@ -138,12 +138,12 @@ async def serve_async(
         await runner.setup()
         try:
             url = await _listen_on(runner, host, port)
-            listen(Notice(f"serving {choice.name} ({choice.what}) at {url}/v1"))
+            on_event(Notice(f"serving {choice.name} ({choice.what}) at {url}/v1"))
             ready(url)
             async with _closing_slow(runner, service, limits.header_seconds):
                 await stop.wait()
             service.queue.draining = True
-            listen(Notice(f"stopping; {service.queue.inside} requests are being answered"))
+            on_event(Notice(f"stopping; {service.queue.inside} requests are being answered"))
         finally:
             await runner.cleanup()
     return service.queue.served
@@ -177,9 +177,9 @@ def callers_of(host: str, api_key: str | None, allowed: Sequence[str]) -> Caller
     return Callers(told | own, told)
 
 
-def _warn_of_strangers(host: str, api_key: str | None, listen: Listener) -> None:
+def _warn_of_strangers(host: str, api_key: str | None, on_event: Listener) -> None:
     if api_key is None and not is_loopback(host):
-        listen(
+        on_event(
             Notice(f"{host} can be reached from other machines, and no API key is set", "warning")
         )
 

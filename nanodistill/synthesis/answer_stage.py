@@ -27,7 +27,7 @@ class AnswerStage:
 
     task: Task
     teacher: TeacherProtocol
-    asker: AnswerRequester
+    requester: AnswerRequester
     sieve: FilterPipeline
     judge: Judge | None
 
@@ -43,9 +43,9 @@ class AnswerStage:
         return list(placed)
 
     async def _answered(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
-        requests = list(self.asker.requests([one.row.input for one in placed]))
-        await self.teacher.settle(requests)
-        said = self.asker.said(requests, each=self.asker.samples)
+        requests = list(self.requester.requests([one.row.input for one in placed]))
+        await self.teacher.complete_all(requests)
+        said = self.requester.said(requests, each=self.requester.samples)
 
         def endings() -> Iterator[Ending]:
             for one, answers in zip(placed, said, strict=True):
@@ -63,9 +63,9 @@ class AnswerStage:
 
     async def _confirmed(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
         """Ask for the label alone, and refuse the rows for which another one comes."""
-        requests = list(self.asker.check_requests([one.row.input for one in placed]))
-        await self.teacher.settle(requests)
-        said = self.asker.said(requests, each=1)
+        requests = list(self.requester.check_requests([one.row.input for one in placed]))
+        await self.teacher.complete_all(requests)
+        said = self.requester.said(requests, each=1)
 
         def endings() -> Iterator[Ending]:
             for one, (answer,) in zip(placed, said, strict=True):
@@ -94,11 +94,11 @@ class AnswerStage:
         self, placed: Sequence[SlottedRow], judge: Judge, ledger: Ledger
     ) -> list[SlottedRow]:
         requests = list(judge.requests([one.row for one in placed]))
-        await self.teacher.settle(requests)
-        outcomes = self.teacher.outcomes(requests)
+        await self.teacher.complete_all(requests)
+        results = self.teacher.results(requests)
 
         def endings() -> Iterator[Ending]:
-            for one, outcome in zip(placed, outcomes, strict=True):
+            for one, outcome in zip(placed, results, strict=True):
                 yield verdict_on(one.row, outcome)
 
         return await to_thread.run_sync(_settled, JUDGE, placed, endings, ledger)

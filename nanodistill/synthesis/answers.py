@@ -123,7 +123,7 @@ class AnswerRequester:
     ) -> Iterator[list[ParsedAnswer | FailedAnswer]]:
         """What was said to each input, from settled requests, `each` to an input."""
         said: list[ParsedAnswer | FailedAnswer] = []
-        for outcome in self._teacher.outcomes(requests):
+        for outcome in self._teacher.results(requests):
             said.append(self.read(outcome))
             if len(said) == each:
                 yield said

@@ -120,14 +120,17 @@ def _each(survey: CostSurvey, number: int) -> float | None:
 
 def _that_follow(answering: AnswerStage) -> Iterator[tuple[int, list[Request]]]:
     """The calls that each new input leads to: how many, and some like them."""
-    task, asker = answering.task, answering.asker
+    task, requester = answering.task, answering.requester
     seeds = task.seeds[:EXAMPLES]
     texts = [seed.input for seed in seeds]
     if task.asks_answers:
         # Under the name of the blind check, whose answers are of the same form and known by now.
-        yield asker.samples, [replace(each, stage="blind") for each in asker.requests(texts)]
+        yield (
+            requester.samples,
+            [replace(each, stage="blind") for each in requester.requests(texts)],
+        )
     elif task.config.check_labels and task.labels:
-        yield 1, list(asker.check_requests(texts))
+        yield 1, list(requester.check_requests(texts))
     if answering.judge is not None:
         rows = [Trace(seed.input, seed.output, "seed") for seed in seeds]
         yield 1, list(answering.judge.requests(rows))

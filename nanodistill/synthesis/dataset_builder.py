@@ -238,7 +238,9 @@ def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
 def _on_labels(task: Task, made: int) -> str:
     """Where labels come from that no answer of the teacher stands behind."""
     rows = f"{made} generated rows have the label that "
-    given = "the teacher gave with them" if task.whole_rows else "their input was written for"
+    given = (
+        "the teacher gave with them" if task.generates_outputs else "their input was written for"
+    )
     if task.config.check_labels:
         return f"{rows}{given}, confirmed by the teacher on reading the input again."
     return f"{rows}{given}; nothing has confirmed it (check_labels is off)."

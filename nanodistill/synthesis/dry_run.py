@@ -88,7 +88,7 @@ class DryRunTeacher:
     ) -> Request:
         return self._teacher.request(stage, messages, schema=schema, params=params, ordinal=ordinal)
 
-    async def settle(self, requests: Iterable[Request]) -> None:
+    async def complete_all(self, requests: Iterable[Request]) -> None:
         """Go on if the journal has them all.
 
         Raises:
@@ -104,8 +104,8 @@ class DryRunTeacher:
         if survey.to_ask:
             raise WouldCallTeacher(first.stage, survey)
 
-    def outcomes(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
-        for outcome in self._teacher.outcomes(requests):
+    def results(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
+        for outcome in self._teacher.results(requests):
             self.unread[outcome.request.stage] -= 1
             yield outcome
 
@@ -207,14 +207,14 @@ class PlanEstimate:
 
 
 async def plan(
-    config: DistillationConfig, *, provider: Provider | None = None, listen: Listener = ignore
+    config: DistillationConfig, *, provider: Provider | None = None, on_event: Listener = ignore
 ) -> PlanEstimate:
     """What `synthesize` would do with the same configuration. Nothing is asked or written.
 
     Raises:
         InputError: as `synthesize` does.
     """
-    task = await to_thread.run_sync(load_task, config, listen)
+    task = await to_thread.run_sync(load_task, config, on_event)
     check_plan(task)
     if config.training_data is not None:
         return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
@@ -326,7 +326,7 @@ class RemainingWork:
 
     def _like(self, stage: str) -> list[Request]:
         """Some calls of a stage, made of the seeds."""
-        task, asker = self.bench.task, self.bench.asker
+        task, requester = self.bench.task, self.bench.requester
         texts = [seed.input for seed in task.seeds[:8]]
         match stage:
             case "generate":
@@ -339,11 +339,11 @@ class RemainingWork:
                 calls = CallPlanner(task, RecentInputs()).calls(slots)
                 return [writer.request(call, self.bench.teacher) for call in calls]
             case "check":
-                return list(asker.check_requests(texts))
+                return list(requester.check_requests(texts))
             case "blind":
-                return list(asker.blind_requests(texts))
+                return list(requester.blind_requests(texts))
             case _:
-                return list(asker.requests(texts))
+                return list(requester.requests(texts))
 
 
 def _comes_after(stage: str, other: str) -> bool:

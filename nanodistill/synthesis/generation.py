@@ -178,7 +178,7 @@ class PromptBuilder:
             return list(self._as_chat(call))
         return [
             {"role": "system", "content": self._directions()},
-            {"role": "user", "content": self._as_order(call)},
+            {"role": "user", "content": self._user_prompt(call)},
         ]
 
     @functools.cached_property
@@ -190,7 +190,7 @@ class PromptBuilder:
         longest = max(len(text.split()) for text in inputs)
         params: dict[str, Any] = {"max_tokens": longest * TOKENS_PER_WORD + ROOM}
         # A whole row is of two lines at least.
-        possible = ("\n\n",) if self.task.whole_rows else ("\n", "\n\n")
+        possible = ("\n\n",) if self.task.generates_outputs else ("\n", "\n\n")
         ends = next((end for end in possible if not any(end in text for text in inputs)), None)
         if ends is not None:
             params["stop"] = [ends]
@@ -211,28 +211,28 @@ class PromptBuilder:
         yield {"role": "user", "content": self._turn(call.slots[0].cell)}
 
     def _written(self, seed: Seed) -> str:
-        return shorten(seed) if self.task.whole_rows else seed.input
+        return shorten(seed) if self.task.generates_outputs else seed.input
 
     def _turn(self, cell: Cell) -> str:
         label = "" if cell.label is None else self._says(LABEL, cell.label)
         asked = [self.task.prompts.render(CHAT_TURN, label=label)]
-        if self.task.whole_rows:
+        if self.task.generates_outputs:
             asked.append(f"Its output is one of: {', '.join(self.task.labels)}.")
         asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
         return "\n".join(asked)
 
-    def _as_order(self, call: GenerationCall) -> str:
+    def _user_prompt(self, call: GenerationCall) -> str:
         parts = []
         if call.shown:
             parts.append("Examples:\n\n" + "\n\n".join(map(shorten, call.shown)))
-        parts.append(self._wish(call))
+        parts.append(self._request_text(call))
         if call.avoid:
             listed = "\n".join(f"- {text[:LONGEST_SHOWN]}" for text in call.avoid)
             parts.append(f"These are there already. Write nothing like them:\n{listed}")
         parts.append(self._form(len(call.slots)) + f"\nThis is batch {call.turn + 1}.")
         return "\n\n".join(parts)
 
-    def _wish(self, call: GenerationCall) -> str:
+    def _request_text(self, call: GenerationCall) -> str:
         n = len(call.slots)
         what = "one new input" if n == 1 else f"{n} new inputs"
         lines = [f"Write {what}{self._right_answer(call.label, n)}."]
@@ -241,7 +241,7 @@ class PromptBuilder:
             one_for_all = len(set(wishes)) == 1
             lines += [f"Each: {wishes[0]}"] if one_for_all else ["What each is to be:"]
             lines += [] if one_for_all else [f"{i}. {w}" for i, w in enumerate(wishes, start=1)]
-        if self.task.whole_rows:
+        if self.task.generates_outputs:
             which = f": one of {', '.join(self.task.labels)}" if self.task.labels else ""
             lines.append(f"Give the right output with each{which}.")
         return "\n".join(lines)
@@ -266,7 +266,7 @@ class PromptBuilder:
     def _form(self, n: int) -> str:
         if self.task.parser is not None:
             return ""
-        row = '{"input": "…", "output": …}' if self.task.whole_rows else '{"input": "…"}'
+        row = '{"input": "…", "output": …}' if self.task.generates_outputs else '{"input": "…"}'
         many = "" if n == 1 else f", with {n} rows"
         return f'Answer with JSON: {{"examples": [{row}]}}{many}.'
 

@@ -177,11 +177,11 @@ class GenerationParser:
     sieve: FilterPipeline
 
     def read(
-        self, calls: Sequence[GenerationCall], outcomes: Iterable[Answer | Failure], ledger: Ledger
+        self, calls: Sequence[GenerationCall], results: Iterable[Answer | Failure], ledger: Ledger
     ) -> list[SlottedRow]:
         """Rows that are good so far, in plan order. All others are in the ledger."""
         placed = []
-        for call, outcome in zip(calls, outcomes, strict=True):
+        for call, outcome in zip(calls, results, strict=True):
             for slot, found in self._found(call, outcome, ledger):
                 row = found if isinstance(found, Rejection) else self.sieve(found)
                 if isinstance(row, Rejection):
@@ -220,7 +220,7 @@ class GenerationParser:
         written, output = (row.input, row.output) if isinstance(row, Example) else ("", None)
         trace = Trace(
             input=written,
-            output=(output if self.task.whole_rows else slot.cell.label) or "",
+            output=(output if self.task.generates_outputs else slot.cell.label) or "",
             source="synthetic",
             seed_ids=tuple(seed.id for seed in call.shown),
             cell=slot.cell.name,
@@ -231,7 +231,7 @@ class GenerationParser:
             return Rejection(trace, "missing", "the batch was short")
         if isinstance(row, InvalidExample):
             return Rejection(trace, "malformed", f"{row.why}: {row.text[:500]}")
-        if self.task.whole_rows and not output:
+        if self.task.generates_outputs and not output:
             return Rejection(trace, "malformed", "a row without output")
         return trace
 
@@ -239,7 +239,7 @@ class GenerationParser:
     def _is_bare_input(self) -> bool:
         """Whether an answer is one input and nothing besides."""
         is_chat = self.task.config.generation == "chat"
-        return is_chat and not self.task.whole_rows and self.task.parser is None
+        return is_chat and not self.task.generates_outputs and self.task.parser is None
 
     def _rows(self, outcome: Answer | Failure) -> list[Row]:
         if isinstance(outcome, Answer):

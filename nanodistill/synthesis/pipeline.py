@@ -53,7 +53,7 @@ async def synthesize(
     config: DistillationConfig,
     *,
     provider: Provider | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
     limit: int | None = None,
     stop: StopSignal | None = None,
 ) -> SynthesisResult:
@@ -68,15 +68,15 @@ async def synthesize(
         InputError: something is wrong with configuration, input or folder; nothing was spent.
         RunIncompleteError: the run stopped early; what it has is safe, and it can go on.
     """
-    task = await to_thread.run_sync(load_task, config, listen)
+    task = await to_thread.run_sync(load_task, config, on_event)
     check_plan(task)
     run = RunFolder(config.run_folder)
     with run.locked("synth"), RowSpool() as kept, RowSpool() as rejected:
         ledger = Ledger(kept, rejected)
         await to_thread.run_sync(write_json, run.config, config.to_json())
         if config.training_data is not None:
-            return await to_thread.run_sync(_own_rows, run, task, ledger, listen, limit)
-        async with open_context(task, run, listen, provider=provider, stop=stop) as bench:
+            return await to_thread.run_sync(_own_rows, run, task, ledger, on_event, limit)
+        async with open_context(task, run, on_event, provider=provider, stop=stop) as bench:
             with knowing(lambda: _so_far(bench, ledger)):
                 made = await ask(bench, ledger, limit)
         if limit is not None:
@@ -88,9 +88,9 @@ async def synthesize(
 
 async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> RunFacts:
     """The stages that have a teacher. The rows go into the ledger."""
-    task, teacher, listen = bench.task, bench.teacher, bench.listen
-    seeds, check = await check_seeds(task, teacher, bench.asker, listen)
-    settled = await resolve_policy(task, teacher, bench.run.policy, listen)
+    task, teacher, on_event = bench.task, bench.teacher, bench.on_event
+    seeds, check = await check_seeds(task, teacher, bench.requester, on_event)
+    settled = await resolve_policy(task, teacher, bench.run.policy, on_event)
     policy = settled.policy
     if bench.writes:
         await to_thread.run_sync(keep_policy, bench.run.policy, settled)
@@ -99,13 +99,13 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     for_seeds = FilterPipeline([*seen.steps(), *row_filters(task)], ledger.steps)
     for seed in seeds:
         place(seed, for_seeds, ledger)
-    _tell_of_seeds(ledger, len(seeds), listen)
+    _tell_of_seeds(ledger, len(seeds), on_event)
     axes = make_axes(task, policy)
     slots, wanted = iter_slots(axes, task), max(0, task.wanted - len(ledger.kept))
     writer = PromptBuilder(task, {axis.name: axis for axis in axes}, policy.for_writers())
     rounds = _rounds(bench, writer, seen, ledger)
     if limit is None:
-        stopped = await rounds.fill(slots, wanted, ledger, listen)
+        stopped = await rounds.fill(slots, wanted, ledger, on_event)
         if bench.writes:
             await to_thread.run_sync(abandon_requests, bench.journal, task, teacher.lost, stopped)
     else:
@@ -114,20 +114,20 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     return RunFacts(policy, check, prompts, _spent(bench), stopped)
 
 
-def _tell_of_seeds(ledger: Ledger, seeds: int, listen: Listener) -> None:
+def _tell_of_seeds(ledger: Ledger, seeds: int, on_event: Listener) -> None:
     """Say so where the user's own examples do not become rows."""
     lost = ledger.accounts.total().rejected
     if lost:
         why = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
         text = f"{lost.total()} of {seeds} seeds do not become rows ({why}); prompts show them."
-        listen(Notice(text, "warning"))
+        on_event(Notice(text, "warning"))
 
 
 def _own_rows(
-    run: RunFolder, task: Task, ledger: Ledger, listen: Listener, limit: int | None
+    run: RunFolder, task: Task, ledger: Ledger, on_event: Listener, limit: int | None
 ) -> SynthesisResult:
     """The stages that remain where the user brings the rows."""
-    task = curate_user_rows(task, ledger, listen)
+    task = curate_user_rows(task, ledger, on_event)
     made = RunFacts(None, None, {}, RunCost(), "complete" if limit is None else "preview")
     if limit is not None:
         return _result(task, ledger, made, None, preview=_first_new(ledger, limit))
@@ -144,7 +144,7 @@ def _rounds(
     answering = AnswerStage(
         task,
         bench.teacher,
-        bench.asker,
+        bench.requester,
         FilterPipeline(row_filters(task), ledger.steps),
         bench.judge,
     )

@@ -194,7 +194,7 @@ def spread(seeds: Sequence[Seed], most: int) -> list[Seed]:
 
 
 async def resolve_policy(
-    task: Task, teacher: TeacherProtocol, path: Path, listen: Listener
+    task: Task, teacher: TeacherProtocol, path: Path, on_event: Listener
 ) -> ResolvedPolicy:
     """The policy of this run: a person's, the one that is there, or a new one.
 
@@ -206,11 +206,11 @@ async def resolve_policy(
     stored = await to_thread.run_sync(read_policy, path)
     if stored is not None and stored.is_edited:
         old = "" if stored.made_from == made_from else " It was made from other seeds or settings."
-        listen(Notice(f"policy.json was edited and is used as it stands.{old}"))
+        on_event(Notice(f"policy.json was edited and is used as it stands.{old}"))
         for name in sorted(stored.policy.further.keys() - task.config.policy_dimensions.keys()):
             guess = suggest(name, TaskPolicy.model_fields)
             what = f"policy.json has '{name}', taken as a dimension of your own{guess}"
-            listen(Notice(what, "warning"))
+            on_event(Notice(what, "warning"))
         return ResolvedPolicy(stored.policy)
     if stored is not None and stored.made_from == made_from:
         return ResolvedPolicy(stored.policy)
@@ -232,8 +232,8 @@ def derivation_key(task: Task) -> str:
 
 
 async def _extracted(request: Request, teacher: TeacherProtocol) -> TaskPolicy:
-    await teacher.settle([request])
-    (outcome,) = await to_thread.run_sync(lambda: list(teacher.outcomes([request])))
+    await teacher.complete_all([request])
+    (outcome,) = await to_thread.run_sync(lambda: list(teacher.results([request])))
     if isinstance(outcome, Failure):
         raise TeacherUnavailableError(
             f"The teacher could not describe the task ({outcome.kind}): {outcome.message}",

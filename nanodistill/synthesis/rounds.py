@@ -125,7 +125,7 @@ MOST_LARGE_ROUNDS = 10
 MAX_CONCURRENT_ROUNDS = 2
 MOST_KEPT = 1000
 NEW_ENOUGH = 0.05
-BARREN_ROUNDS, BARREN_ROWS = 2, 20
+LOW_YIELD_ROUNDS, LOW_YIELD_ROWS = 2, 20
 
 KNOWN_ALREADY = frozenset({"duplicate", "near_duplicate", "contaminated", "surplus"})
 """Reasons for which rows are lost that are good, but nothing new."""
@@ -165,7 +165,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Barren:
+class LowYieldRound:
     """A round that brought hardly a row: how many it asked for, and how many it lost to what."""
 
     asked: int
@@ -219,30 +219,30 @@ class Rounds:
         self._caller = CallPlanner(task, self._memory)
 
     async def fill(
-        self, slots: Iterator[Slot], wanted: int, ledger: Ledger, listen: Listener
+        self, slots: Iterator[Slot], wanted: int, ledger: Ledger, on_event: Listener
     ) -> StopReason:
         """Run rounds until the first `wanted` of `slots` are filled, or something else ends it."""
         try:
             async with anyio.create_task_group() as tasks:
-                reason = await self._fill(tasks, SlotPool(slots, wanted), ledger, listen)
+                reason = await self._fill(tasks, SlotPool(slots, wanted), ledger, on_event)
         except BaseExceptionGroup as group:
             raise unwrap_group(group) from None
         return reason
 
     async def _fill(
-        self, tasks: TaskGroup, open_: SlotPool, ledger: Ledger, listen: Listener
+        self, tasks: TaskGroup, open_: SlotPool, ledger: Ledger, on_event: Listener
     ) -> StopReason:
         under_way: deque[Round] = deque()
-        barren: list[Barren] = []
+        low_yield: list[LowYieldRound] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
         forecast = ProgressForecast(open_.wanted, self._teacher.account)
-        listen(forecast.progress(0))
+        on_event(forecast.progress(0))
         while True:
             while not saturated and self._may_begin(open_, under_way):
                 if (number := next(numbers, None)) is None:
                     break
-                under_way.append(await self._begun(number, open_, listen))
+                under_way.append(await self._begun(number, open_, on_event))
                 await self._ask(tasks, under_way[-1])
             if not under_way:
                 break
@@ -251,21 +251,23 @@ class Rounds:
             got = await self._complete(round_, ledger)
             open_.put_back([slot for slot in round_.slots if slot.number not in got])
             filled += len(got)
-            listen(forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots))))
+            on_event(
+                forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots)))
+            )
             asked = len(round_.slots)
-            listen(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
+            on_event(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
             brought_little = len(got) < NEW_ENOUGH * asked
             lost = ledger.lost() - before
-            barren = [*barren, Barren(asked, lost)] if brought_little else []
-            rows = sum(each.asked for each in barren)
-            saturated = len(barren) >= BARREN_ROUNDS and rows >= BARREN_ROWS
+            low_yield = [*low_yield, LowYieldRound(asked, lost)] if brought_little else []
+            rows = sum(each.asked for each in low_yield)
+            saturated = len(low_yield) >= LOW_YIELD_ROUNDS and rows >= LOW_YIELD_ROWS
         if not len(open_):
             return "complete"
-        if is_failing(lost := sum((each.lost for each in barren), Counter())):
+        if is_failing(lost := sum((each.lost for each in low_yield), Counter())):
             failure = no_rows(lost, ledger)
             if len(open_) > FEW_MISSING * open_.wanted:
                 raise failure
-            listen(Notice(failure.message, "warning"))
+            on_event(Notice(failure.message, "warning"))
             return "failing"
         return "saturated" if saturated else "max_rounds"
 
@@ -281,7 +283,7 @@ class Rounds:
         asked = sum(len(round_.slots) for round_ in under_way if round_.asked.is_set())
         return asked * good * (0.5 if self._task.asks_answers else 1.0)
 
-    async def _begun(self, number: int, open_: SlotPool, listen: Listener) -> Round:
+    async def _begun(self, number: int, open_: SlotPool, on_event: Listener) -> Round:
         size = self.size(open_, number)
         slots = await to_thread.run_sync(open_.take, size)
         calls = await to_thread.run_sync(self._caller.calls, slots)
@@ -291,7 +293,7 @@ class Rounds:
             whole = await forecast_costs(
                 calls, survey, open_.wanted, self._answering, self._teacher
             )
-            listen(announce_costs(survey, len(calls), whole))
+            on_event(announce_costs(survey, len(calls), whole))
         return Round(number, slots, calls, requests)
 
     async def _ask(self, tasks: TaskGroup, round_: Round) -> None:
@@ -303,7 +305,7 @@ class Rounds:
     async def _settle(self, round_: Round) -> None:
         """What stops the asking is raised when the round's turn comes."""
         try:
-            await self._teacher.settle(round_.requests)
+            await self._teacher.complete_all(round_.requests)
         except Exception as error:  # noqa: BLE001 - raised by `_complete`
             round_.error = error
         round_.asked.set()
@@ -313,7 +315,7 @@ class Rounds:
         await round_.asked.wait()
         if round_.error is not None:
             raise round_.error
-        return await self._bring_home(round_.calls, round_.requests, ledger)
+        return await self._process_round(round_.calls, round_.requests, ledger)
 
     async def preview(
         self, slots: Iterator[Slot], wanted: int, limit: int, ledger: Ledger
@@ -326,8 +328,8 @@ class Rounds:
         while calls and found < limit:
             some = _first_calls(calls, limit - found)
             requests = self._requests(some)
-            await self._teacher.settle(requests)
-            found += len(await self._bring_home(some, requests, ledger))
+            await self._teacher.complete_all(requests)
+            found += len(await self._process_round(some, requests, ledger))
             calls = calls[len(some) :]
         if asked and not found and is_failing(lost := ledger.lost() - before):
             raise no_rows(lost, ledger)
@@ -352,12 +354,12 @@ class Rounds:
         requests = Requests(calls, lambda call: self._writer.request(call, self._teacher))
         return list(requests) if len(calls) <= MOST_KEPT else requests
 
-    async def _bring_home(
+    async def _process_round(
         self, calls: Sequence[GenerationCall], requests: Iterable[Request], ledger: Ledger
     ) -> set[int]:
         """Read what some settled calls brought; numbers of the slots that it filled."""
-        outcomes = self._teacher.outcomes(requests)
-        placed = await to_thread.run_sync(self._reader.read, calls, outcomes, ledger)
+        results = self._teacher.results(requests)
+        placed = await to_thread.run_sync(self._reader.read, calls, results, ledger)
         rows = await self._answering.finish(placed, ledger)
         return await to_thread.run_sync(self._keep, rows, ledger)
 

@@ -71,7 +71,7 @@ class SeedAgreement:
 
 
 async def check_seeds(
-    task: Task, teacher: TeacherProtocol, asker: AnswerRequester, listen: Listener
+    task: Task, teacher: TeacherProtocol, requester: AnswerRequester, on_event: Listener
 ) -> tuple[list[Trace], SeedAgreement | None]:
     """The seeds as rows, and how the teacher did on them, where it was asked to.
 
@@ -82,21 +82,21 @@ async def check_seeds(
     config = task.config
     checks = config.check_seeds or config.min_teacher_agreement is not None
     asked = [seed for seed in task.seeds if checks or (task.thinks and not seed.thinking)]
-    said = await _ask(asked, teacher, asker)
+    said = await _ask(asked, teacher, requester)
     _check_answered(said)
     check = measure_agreement(task, asked, said) if checks else None
     if check is not None:
-        _report(check, config.min_teacher_agreement, listen)
+        _report(check, config.min_teacher_agreement, on_event)
     rows = [_row(task, seed, said.get(seed.id)) for seed in task.seeds]
-    return await _rationalized(task, teacher, asker, rows), check
+    return await _rationalized(task, teacher, requester, rows), check
 
 
 async def _ask(
-    seeds: Sequence[Seed], teacher: TeacherProtocol, asker: AnswerRequester
+    seeds: Sequence[Seed], teacher: TeacherProtocol, requester: AnswerRequester
 ) -> dict[str, ParsedAnswer | FailedAnswer]:
-    requests = list(asker.blind_requests([seed.input for seed in seeds]))
-    await teacher.settle(requests)
-    answers = await to_thread.run_sync(lambda: list(asker.said(requests, each=1)))
+    requests = list(requester.blind_requests([seed.input for seed in seeds]))
+    await teacher.complete_all(requests)
+    answers = await to_thread.run_sync(lambda: list(requester.said(requests, each=1)))
     return {seed.id: answer for seed, (answer,) in zip(seeds, answers, strict=True)}
 
 
@@ -149,7 +149,7 @@ def strip_reasoning(task: Task, output: str) -> str:
     return json.dumps({name: item for name, item in value.items() if name != field})
 
 
-def _report(check: SeedAgreement, least: float | None, listen: Listener) -> None:
+def _report(check: SeedAgreement, least: float | None, on_event: Listener) -> None:
     differences = f"\n{check.differences()}" if check.disagreements else ""
     if least is not None and check.share < least:
         raise LowSeedAgreementError(
@@ -157,7 +157,7 @@ def _report(check: SeedAgreement, least: float | None, listen: Listener) -> None
             next_step="Make the instruction say what decides these cases, mend the seeds, take "
             "another teacher, or lower min_teacher_agreement.",
         )
-    listen(Notice(f"{check}{differences}", "warning" if check.share < LOW else "info"))
+    on_event(Notice(f"{check}{differences}", "warning" if check.share < LOW else "info"))
 
 
 def _row(task: Task, seed: Seed, said: ParsedAnswer | FailedAnswer | None) -> Trace:
@@ -182,15 +182,15 @@ def _row(task: Task, seed: Seed, said: ParsedAnswer | FailedAnswer | None) -> Tr
 
 
 async def _rationalized(
-    task: Task, teacher: TeacherProtocol, asker: AnswerRequester, rows: Sequence[Trace]
+    task: Task, teacher: TeacherProtocol, requester: AnswerRequester, rows: Sequence[Trace]
 ) -> list[Trace]:
     """The rows with thinking for those that still lack it."""
     if not task.thinks:
         return list(rows)
     lacking = [row for row in rows if row.thinking is None]
-    requests = list(asker.rationalize_requests(lacking))
-    await teacher.settle(requests)
-    outcomes = await to_thread.run_sync(lambda: list(teacher.outcomes(requests)))
+    requests = list(requester.rationalize_requests(lacking))
+    await teacher.complete_all(requests)
+    results = await to_thread.run_sync(lambda: list(teacher.results(requests)))
     explained = {
         row.id: replace(
             row,
@@ -199,7 +199,7 @@ async def _rationalized(
             teacher=task.config.teacher,
             request_keys=outcome.keys,
         )
-        for row, outcome in zip(lacking, outcomes, strict=True)
+        for row, outcome in zip(lacking, results, strict=True)
         if isinstance(outcome, Answer)
     }
     return [_writable(task, explained[row.id], row) if row.id in explained else row for row in rows]

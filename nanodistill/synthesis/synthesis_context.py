@@ -38,11 +38,11 @@ class SynthesisContext:
     journal: Journal
     teacher: TeacherProtocol
     judge: Judge | None
-    listen: Listener
+    on_event: Listener
     writes: bool = True
 
     @property
-    def asker(self) -> AnswerRequester:
+    def requester(self) -> AnswerRequester:
         return AnswerRequester(self.task, self.teacher)
 
 
@@ -50,7 +50,7 @@ class SynthesisContext:
 async def open_context(
     task: Task,
     run: RunFolder,
-    listen: Listener,
+    on_event: Listener,
     *,
     provider: Provider | None = None,
     stop: StopSignal | None = None,
@@ -72,7 +72,7 @@ async def open_context(
             opened_journal = opening(run.journal)
             journal = await to_thread.run_sync(opened_journal.__enter__)
             stack.push(opened_journal)
-            opened = planned_provider if plans else _opening(stack, journal, listen)
+            opened = planned_provider if plans else _opening(stack, journal, on_event)
             providers = await to_thread.run_sync(_providers, config, opened, provider)
             signals = await _signals(stack, stop)
             both = providers if isinstance(providers, RoutingProvider) else None
@@ -81,7 +81,7 @@ async def open_context(
                     config,
                     journal,
                     providers,
-                    listen,
+                    on_event,
                     signals,
                     given_up=abandoned_requests(journal, task),
                     judge_endpoint=None if both is None else both.judge.endpoint,
@@ -90,7 +90,7 @@ async def open_context(
             judge = None
             if both is not None:
                 judge = Judge(task, teacher, both.judge_model, both.judge.endpoint)
-            yield SynthesisContext(task, run, journal, teacher, judge, listen)
+            yield SynthesisContext(task, run, journal, teacher, judge, on_event)
     except BaseExceptionGroup as group:
         raise unwrap_group(group) from None
 
@@ -126,7 +126,7 @@ def _providers(
 
 
 def _opening(
-    stack: AsyncExitStack, journal: Journal, listen: Listener
+    stack: AsyncExitStack, journal: Journal, on_event: Listener
 ) -> Callable[[DistillationConfig], Provider]:
     """Opens providers that remember with the run what worked with them."""
 
@@ -136,7 +136,7 @@ def _opening(
             config,
             remembered=journal.note(note),
             remember=lambda lines: journal.keep_note(note, lines),
-            listen=listen,
+            on_event=on_event,
         )
         stack.push_async_callback(provider.aclose)
         return provider

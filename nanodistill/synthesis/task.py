@@ -64,7 +64,7 @@ class Task:
         return bool(self.labels) and self.config.coverage
 
     @property
-    def whole_rows(self) -> bool:
+    def generates_outputs(self) -> bool:
         """Whether generation brings the outputs too.
 
         Either they hold their own reasoning, or they are labels that no plan has chosen.
@@ -79,7 +79,7 @@ class Task:
     @property
     def asks_answers(self) -> bool:
         """Whether each new input is put to the teacher for its answer."""
-        known = self.whole_rows or (self.plans_labels and not self.thinks)
+        known = self.generates_outputs or (self.plans_labels and not self.thinks)
         return not known or self.config.samples_per_input > 1
 
     def seeds_of(self, label: str | None) -> tuple[Row, ...]:
@@ -118,17 +118,17 @@ class Task:
         described = "An input, whole and by itself."
         text: dict[str, Any] = {"type": "string"}
         row, definitions = object_schema({"input": text}), None
-        if self.whole_rows and self.response is not None:
+        if self.generates_outputs and self.response is not None:
             row = dict(self.response.inside("output", input=described))
             definitions = row.pop("$defs", None)
-        elif self.whole_rows:
+        elif self.generates_outputs:
             row = object_schema({"input": text, "output": text | {"enum": list(self.labels)}})
         whole = object_schema({"examples": {"type": "array", "items": row}})
         return whole | ({"$defs": definitions} if definitions else {})
 
 
 @quiet()
-def load_task(config: DistillationConfig, listen: Listener) -> Task:
+def load_task(config: DistillationConfig, on_event: Listener) -> Task:
     """Read what the configuration names and see that it fits together. Blocks.
 
     Raises:
@@ -138,12 +138,12 @@ def load_task(config: DistillationConfig, listen: Listener) -> Task:
     response = load_response(config.response_model)
     if response is not None and response.reasoning_field is not None:
         form = FORMATS["none"]
-    brought = load_rows(config.seed, what="seed", listen=listen)
+    brought = load_rows(config.seed, what="seed", on_event=on_event)
     rows = [_with_thinking(row, form) for row in brought]
-    labels = _labels(config, rows, response, listen)
+    labels = _labels(config, rows, response, on_event)
     seeds, held_out = hold_out(rows, config, labels)
-    test = load_rows(config.test, what="test", listen=listen) if config.test is not None else []
-    given = _given(config, form, listen)
+    test = load_rows(config.test, what="test", on_event=on_event) if config.test is not None else []
+    given = _given(config, form, on_event)
     _check_outputs([*seeds, *held_out, *test, *given], labels, response)
     return Task(
         config=config,
@@ -198,15 +198,15 @@ def _with_thinking(row: Row, form: Format) -> Row:
     return Row(row.input, output, thinking, is_chat=True, where=row.where)
 
 
-def _given(config: DistillationConfig, form: Format, listen: Listener) -> list[Row]:
+def _given(config: DistillationConfig, form: Format, on_event: Listener) -> list[Row]:
     if config.training_data is None:
         return []
-    rows = load_rows(config.training_data, what="training_data", listen=listen)
+    rows = load_rows(config.training_data, what="training_data", on_event=on_event)
     return [_with_thinking(row, form) for row in rows]
 
 
 def _labels(
-    config: DistillationConfig, rows: Sequence[Row], response: Response | None, listen: Listener
+    config: DistillationConfig, rows: Sequence[Row], response: Response | None, on_event: Listener
 ) -> tuple[str, ...]:
     if config.labels is not None:
         labels, spelled = listed_labels(config.labels), list(config.labels)
@@ -214,7 +214,7 @@ def _labels(
         labels = find_labels(rows) if response is None else ()
         spelled = [row.output for row in rows] if labels else []
     if told := spellings_told(labels, spelled):
-        listen(Notice(told, "warning"))
+        on_event(Notice(told, "warning"))
     return labels
 
 

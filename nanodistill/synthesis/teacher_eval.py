@@ -51,7 +51,7 @@ async def answer_test_set(
     inputs: Sequence[str],
     *,
     provider: Provider | None = None,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
     stop: StopSignal | None = None,
 ) -> list[TestSetAnswers]:
     """The teacher's answers to `inputs`, in their order.
@@ -70,7 +70,7 @@ async def answer_test_set(
     task = await to_thread.run_sync(_task_of, config, dataset)
     run = RunFolder(config.run_folder)
     with run.locked("synth"):
-        async with open_context(task, run, listen, provider=provider, stop=stop) as bench:
+        async with open_context(task, run, on_event, provider=provider, stop=stop) as bench:
             with knowing(lambda: _spent(bench)):
                 return await _answered(bench, inputs)
 
@@ -116,17 +116,17 @@ def _task_of(config: DistillationConfig, dataset: DatasetVersion) -> Task:
 
 
 async def _answered(bench: SynthesisContext, inputs: Sequence[str]) -> list[TestSetAnswers]:
-    asker = bench.asker
-    requests = list(asker.blind_requests(inputs, stage=STAGE))
+    requester = bench.requester
+    requests = list(requester.blind_requests(inputs, stage=STAGE))
     survey = await bench.teacher.survey(requests)
-    bench.listen(
+    bench.on_event(
         Notice(
             f"asking {bench.task.config.teacher} the same {len(inputs)} rows: "
             f"{survey.reused} answers are kept, {survey.to_ask} to ask{_price(survey.cost_usd)}"
         )
     )
-    await bench.teacher.settle(requests)
-    said = await to_thread.run_sync(lambda: [one for (one,) in asker.said(requests, each=1)])
+    await bench.teacher.complete_all(requests)
+    said = await to_thread.run_sync(lambda: [one for (one,) in requester.said(requests, each=1)])
     _tell_of_lost(bench, said)
     return await to_thread.run_sync(lambda: [_examined(bench.journal, one) for one in said])
 
@@ -142,7 +142,7 @@ def _tell_of_lost(bench: SynthesisContext, said: Sequence[ParsedAnswer | FailedA
     if lost:
         kinds = ", ".join(sorted({one.kind for one in lost}))
         what = f"{len(lost)} of {len(said)} answers of the teacher failed and count as wrong"
-        bench.listen(Notice(f"{what}: {kinds}", "warning"))
+        bench.on_event(Notice(f"{what}: {kinds}", "warning"))
 
 
 def _examined(journal: Journal, said: ParsedAnswer | FailedAnswer) -> TestSetAnswers:

@@ -13,13 +13,13 @@ from nanodistill.thinking import FORMATS
 from nanodistill.types import Rejection, Seed, Source, Trace
 
 
-def curate_user_rows(task: Task, ledger: Ledger, listen: Listener) -> Task:
+def curate_user_rows(task: Task, ledger: Ledger, on_event: Listener) -> Task:
     """Put seeds and own rows through the steps, and return the task as it is with them.
 
     Where no row has thinking there is none to learn, and the thinking format is `none`.
     """
     if task.thinks and not any(row.thinking for row in (*task.seeds, *task.given)):
-        listen(Notice("No row has thinking, so the thinking format is none."))
+        on_event(Notice("No row has thinking, so the thinking format is none."))
         task = replace(task, form=FORMATS["none"])
     sieve = FilterPipeline([*DedupState.of(task).steps(), *row_filters(task)], ledger.steps)
     for seed in task.seeds:

@@ -156,8 +156,8 @@ class MetricsReader:
 class ProgressFollower:
     """Called with each record. Use it in a `with` block."""
 
-    def __init__(self, listen: Listener, report_to: str | None, project: str, run: str) -> None:
-        self._listen = listen
+    def __init__(self, on_event: Listener, report_to: str | None, project: str, run: str) -> None:
+        self._listen = on_event
         self._report_to = report_to
         self._project, self._run = project, run
         self._tracker: Any = None

@@ -84,7 +84,9 @@ class RunIdentity:
         )
 
 
-def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listener) -> RunIdentity:
+def identify(
+    config: DistillationConfig, dataset: DatasetVersion, on_event: Listener
+) -> RunIdentity:
     """The run that training `config` on `dataset` is.
 
     Raises:
@@ -93,7 +95,7 @@ def identify(config: DistillationConfig, dataset: DatasetVersion, listen: Listen
     hardware = detect_hardware()
     name, values = preset(hardware)
     options = TrainingOptions.of(config, values)
-    student = find_student(config, RunFolder(config.run_folder), listen)
+    student = find_student(config, RunFolder(config.run_folder), on_event)
     scored = options.settings.best_by == "score"
     scoring = scoring_identity(config, dataset) if scored else None
     return RunIdentity(

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 ROWS_COMPARED = 64
 
 
-def find_student(config: DistillationConfig, run: RunFolder, listen: Listener) -> ResolvedModel:
+def find_student(config: DistillationConfig, run: RunFolder, on_event: Listener) -> ResolvedModel:
     """The student of `config`, by the identity that `run` knows it by.
 
     Raises:
         ModelError: it is not there.
     """
-    model = resolve_model(config.student, listener=listen)
+    model = resolve_model(config.student, listener=on_event)
     if model.by_weights is None:
         return model
     same_as = _remembered(run).get("same_as", {})

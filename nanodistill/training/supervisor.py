@@ -91,7 +91,7 @@ def supervise(
     job: TrainingJob,
     *,
     follow: Callable[[Record], None],
-    listen: Listener,
+    on_event: Listener,
     stop: threading.Event,
 ) -> Outcome:
     """Train in a child until it ends by itself or `stop` is set; how it ended.
@@ -106,12 +106,12 @@ def supervise(
         job = replace(job, micro_batch=fit.micro_batch, checkpointing=fit.checkpointing)
         saved = last_saved(folder)
         try:
-            outcome = _attempt(folder, job, follow, listen, stop)
+            outcome = _attempt(folder, job, follow, on_event, stop)
         except TrainingProcessError as died:
             if last_saved(folder) == saved or stop.is_set():
                 raise
             text = f"the training process died ({died.how}); going on from the last checkpoint"
-            listen(Notice(text, level="warning"))
+            on_event(Notice(text, level="warning"))
             continue
         if outcome["ending"] != "out of memory":
             return _judged(outcome)
@@ -121,7 +121,7 @@ def supervise(
         write_json(folder.adjusted, asdict(fit))
         said = fit.told(job.options.rows_per_update)
         text = f"training ran out of memory ({outcome['message']}); going on from the last "
-        listen(Notice(f"{text}checkpoint with {said}", level="warning"))
+        on_event(Notice(f"{text}checkpoint with {said}", level="warning"))
 
 
 def _smaller(fit: MemoryPlan, how: str) -> MemoryPlan:
@@ -170,10 +170,10 @@ def _attempt(
     folder: TrainingFolder,
     job: TrainingJob,
     follow: Callable[[Record], None],
-    listen: Listener,
+    on_event: Listener,
     stop: threading.Event,
 ) -> Outcome:
-    _wait_for_former(folder, listen)
+    _wait_for_former(folder, on_event)
     folder.outcome.unlink(missing_ok=True)
     write_json(folder.job, replace(job, parent=os.getpid()).to_json())
     kills_before = memory_kills()
@@ -274,7 +274,7 @@ def _outcome(folder: TrainingFolder, code: int, log_from: int, kills_before: int
     raise TrainingProcessError(how, (written.strip().splitlines() or [how])[-1], folder.log)
 
 
-def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:
+def _wait_for_former(folder: TrainingFolder, on_event: Listener) -> None:
     """Let the child of a command that was killed write its checkpoint and end."""
     from filelock import FileLock, Timeout
 
@@ -282,7 +282,7 @@ def _wait_for_former(folder: TrainingFolder, listen: Listener) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        listen(Notice("waiting for the training process of an earlier command to end"))
+        on_event(Notice("waiting for the training process of an earlier command to end"))
         try:
             lock.acquire(timeout=FORMER_CHILD)
         except Timeout as busy:

@@ -70,7 +70,7 @@ def train(
     dataset: DatasetVersion,
     run: RunFolder,
     *,
-    listen: Listener = ignore,
+    on_event: Listener = ignore,
     stop: threading.Event | None = None,
     dry_run: bool = False,
 ) -> TrainingResult:
@@ -85,25 +85,25 @@ def train(
         VerificationError: training diverged, again after a roll-back.
         KeyboardInterrupt: it was stopped; calling it again goes on.
     """
-    known = identify(config, dataset, listen)
+    known = identify(config, dataset, on_event)
     folder = training_folder(run, known.run_id)
     if folder.result.exists() and not dry_run:
         make_latest(run, known.entry)
-        listen(Notice(f"training run {folder.id} is finished; nothing is left to do"))
+        on_event(Notice(f"training run {folder.id} is finished; nothing is left to do"))
         return checked(folder.result, read_json(folder.result), TrainingResult)
     found = preflight(known, config, dataset, run)
-    listen(found.table())
+    on_event(found.table())
     if dry_run:
         return _planned(found)
     with run.locked("train"):
         _lay_out(folder, found)
         make_latest(run, known.entry)
         follower = ProgressFollower(
-            listen, found.options.settings.report_to, config.name, folder.id
+            on_event, found.options.settings.report_to, config.name, folder.id
         )
         known_by_then = knowing(lambda: {"run": folder.id, "dataset": known.dataset})
         with _stop_signal(stop) as asked, follower, prevent_sleep(), known_by_then:
-            outcome = supervise(folder, found.job(), follow=follower, listen=listen, stop=asked)
+            outcome = supervise(folder, found.job(), follow=follower, on_event=on_event, stop=asked)
         if outcome["ending"] == "stopped":
             raise KeyboardInterrupt
         result = _finished(found, folder, outcome)

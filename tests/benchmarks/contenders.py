@@ -1,7 +1,7 @@
 """Who takes part in the throughput table: bare client loops, our service, our whole stage.
 
 Every contender asks the same server for the same JSON schema, that of a row of
-`synthesize`. A bare loop sends and reads and nothing else. "service" is one `settle`:
+`synthesize`. A bare loop sends and reads and nothing else. "service" is one `complete_all`:
 limits, retries, validation, the durable journal. "stage" is all of `synthesize`,
 from the seeds to the dataset version, which asks for one row a call.
 """
@@ -156,7 +156,7 @@ def service(transport: str) -> Callable[[str, int], AbstractAsyncContextManager[
                     nonlocal asked
                     numbers = range(asked, asked + calls)
                     asked += calls
-                    await teacher.settle(
+                    await teacher.complete_all(
                         teacher.request("bench", prompt(number), schema=schema())  # type: ignore[arg-type]
                         for number in numbers
                     )

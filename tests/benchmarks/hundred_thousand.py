@@ -75,16 +75,16 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-async def settle(folder: Path, calls: int, latency: float) -> None:
+async def complete_all(folder: Path, calls: int, latency: float) -> None:
     provider, process = Sleeping(latency), psutil.Process()
     memory: list[float] = []
 
-    def listen(event: Event) -> None:
+    def on_event(event: Event) -> None:
         memory.append(process.memory_info().rss / 1e6)
 
     began, cpu = time.monotonic(), time.process_time()
-    async with running(folder, provider, listen=listen) as teacher:
-        await teacher.settle(plan(teacher, calls))
+    async with running(folder, provider, on_event=on_event) as teacher:
+        await teacher.complete_all(plan(teacher, calls))
     took = time.monotonic() - began
     first = (provider.first or began) - began
     size = size_of(folder) / 1e6
@@ -103,7 +103,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path)
     given = options.parse_args()
     if given.folder is not None:
-        anyio.run(settle, given.folder, given.calls, given.latency)
+        anyio.run(complete_all, given.folder, given.calls, given.latency)
         return
     with tempfile.TemporaryDirectory() as folder:
         for calls in (given.calls // 2, given.calls):

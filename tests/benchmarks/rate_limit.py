@@ -47,9 +47,9 @@ async def against_a_limit(transport: str, calls: int, latency: float) -> Limited
             async with open_teacher(config, journal, provider, ignore, StopSignal()) as teacher:
                 requests = requests_for(teacher, [f"text {n}" for n in range(calls)])
                 began = time.perf_counter()
-                await teacher.settle(requests)
+                await teacher.complete_all(requests)
                 seconds = time.perf_counter() - began
-                lost = sum(not isinstance(end, Answer) for end in teacher.outcomes(requests))
+                lost = sum(not isinstance(end, Answer) for end in teacher.results(requests))
             attempts = list(journal.attempts())
         await provider.aclose()
         total, refused = server.state()["total"], server.state()["refused"]

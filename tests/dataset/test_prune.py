@@ -22,7 +22,7 @@ def versions(run: RunFolder) -> list[DatasetVersion]:
 
 
 def test_what_is_needed_stays(run: RunFolder, versions: list[DatasetVersion]) -> None:
-    assert [(version.name, version.needed_because) for version in prunable(run)] == [
+    assert [(version.name, version.keep_reason) for version in prunable(run)] == [
         (versions[0].name, None),
         (versions[1].name, "is what training/20250101-1 was trained on"),
         (versions[2].name, None),
@@ -40,7 +40,7 @@ def test_an_earlier_version_may_be_the_latest(
     run: RunFolder, versions: list[DatasetVersion]
 ) -> None:
     assert write_version(run, draft(placed(train=5))) == versions[0]
-    needed = {version.name: version.needed_because for version in prunable(run)}
+    needed = {version.name: version.keep_reason for version in prunable(run)}
     assert needed[versions[0].name] == "is the latest"
     assert needed[versions[3].name] is None
 

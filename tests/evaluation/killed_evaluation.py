@@ -21,14 +21,14 @@ def main() -> None:
     root, model, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     tiny = TinyRun(root, model)
 
-    def listen(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Progress) and event.done == last:
             (child,) = psutil.Process().children()
             sys.stdout.write(f"{child.pid}\n")
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    evaluate(tiny.config(), tiny.dataset, tiny.run, listen=listen)
+    evaluate(tiny.config(), tiny.dataset, tiny.run, on_event=on_event)
 
 
 if __name__ == "__main__":

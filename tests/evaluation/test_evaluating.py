@@ -26,7 +26,7 @@ from nanodistill.types import Split, Trace
 
 def test_an_evaluation_and_the_same_again(unjudged: TinyRun) -> None:
     said: list[Event] = []
-    first = evaluate(unjudged.config(), unjudged.dataset, unjudged.run, listen=said.append)
+    first = evaluate(unjudged.config(), unjudged.dataset, unjudged.run, on_event=said.append)
     assert (first.n, first.subject.split, first.subject.run) == (6, "test", "r1")
     assert list(first.models) == ["base", "base_few_shot", "student"]
     assert list(first.against) == ["base", "base_few_shot"]
@@ -91,7 +91,7 @@ def test_rows_that_were_trained_on_are_told(tiny: TinyRun) -> None:
     ]
     later = make_dataset(tiny.run, moved)
     said: list[Event] = []
-    evaluate(tiny.config(), later, tiny.run, listen=said.append)
+    evaluate(tiny.config(), later, tiny.run, on_event=said.append)
     warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
     assert len(warnings) == 1
     assert warnings[0].startswith("4 of these 10 rows were among the student's training rows")
@@ -100,7 +100,7 @@ def test_rows_that_were_trained_on_are_told(tiny: TinyRun) -> None:
 def test_an_unfinished_training_run_is_said_to_be_one(tiny: TinyRun) -> None:
     (tiny.run.training / "r1" / "result.json").unlink()
     said: list[Event] = []
-    evaluate(tiny.config(), tiny.dataset, tiny.run, listen=said.append)
+    evaluate(tiny.config(), tiny.dataset, tiny.run, on_event=said.append)
     assert any(isinstance(e, Notice) and "r1 has not ended" in e.text for e in said)
     (tiny.run.training / "r1" / "adapters" / "adapters.safetensors").unlink()
     with pytest.raises(InputError, match="r1 has written no adapter yet"):
@@ -130,7 +130,7 @@ def test_without_a_test_split_the_validation_rows_are_used_and_it_is_said(
     dataset = make_dataset(tiny.run, some_rows(test=0, valid=2, seeds=0))
     tiny.trained("r1")
     said: list[Event] = []
-    result = evaluate(tiny.config(), dataset, tiny.run, listen=said.append)
+    result = evaluate(tiny.config(), dataset, tiny.run, on_event=said.append)
     assert (result.subject.split, result.n) == ("valid", 2)
     warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
     assert any("there is no test split" in text for text in warnings)

@@ -101,7 +101,7 @@ def test_tokenizer_kwargs_are_written_into_the_files(trained: TrainedRun) -> Non
 def test_a_packed_base_is_left_packed_where_nothing_was_learned(packed: TrainedRun) -> None:
     """Four bits erase this adapter, eight bits most of it: the gate goes on to the last form."""
     said: list[Event] = []
-    done = export(packed.config(), packed.run, to="mlx", listen=said.append)
+    done = export(packed.config(), packed.run, to="mlx", on_event=said.append)
     assert done.parity is not None
     assert (done.form, done.parity.lost) == ("unquantized", 0)
     warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]

@@ -61,7 +61,7 @@ def test_without_the_hub_a_version_that_was_fetched_once_is_taken_from_the_cache
     fetched = fetch_dataset(named, hub=hub)
     gone = replace(hub, endpoint="http://127.0.0.1:9")
     told: list[Told] = []
-    assert fetch_dataset(named, hub=gone, listen=told.append) == fetched
+    assert fetch_dataset(named, hub=gone, on_event=told.append) == fetched
     assert "Taking the copy of" in str(told[0])
     with pytest.raises(RunIncompleteError, match="can't be reached"):
         fetch_dataset(HubDataset(REPO, "v0009"), hub=gone)

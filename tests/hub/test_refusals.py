@@ -108,7 +108,7 @@ def test_a_commit_of_somebody_else_is_not_written_over(
         there.commit({"LICENSE": b"MIT"})
 
     small_hub.before_commit = first_another
-    push(dataset_bundle(version), REPO, hub=hub, listen=told.append)
+    push(dataset_bundle(version), REPO, hub=hub, on_event=told.append)
     assert there.files["LICENSE"] == b"MIT"
     assert "manifest.json" in there.files
     assert "changed while it was looked at" in " ".join(str(one) for one in told)

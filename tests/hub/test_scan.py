@@ -82,7 +82,7 @@ def test_an_address_in_a_row_is_pointed_out(small_hub: SmallHub, hub: Hub, run: 
     rows = [*placed(), ("train", trace(50, input="write to jane@firm.com"))]
     told: list[Told] = []
     version = write_version(run, draft(rows))
-    push(dataset_bundle(version), REPO, hub=hub, listen=told.append)
+    push(dataset_bundle(version), REPO, hub=hub, on_event=told.append)
     assert "an e-mail address (jane@firm.com)" in str(told[0])
     assert ("dataset", REPO) in small_hub.repositories
 

@@ -62,7 +62,7 @@ class Page:
         self._loaded = asyncio.Event()
         self._last = 0
 
-    async def listen(self) -> None:
+    async def on_event(self) -> None:
         async for message in self._socket:
             told = json.loads(message.data)
             if "id" in told:
@@ -142,7 +142,7 @@ async def opened(
         session.ws_connect(address, max_msg_size=0) as socket,
     ):
         page = Page(socket)
-        listening = asyncio.create_task(page.listen())
+        listening = asyncio.create_task(page.on_event())
         try:
             await page.do(
                 "Emulation.setDeviceMetricsOverride",

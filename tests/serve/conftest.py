@@ -62,7 +62,7 @@ def running(config: DistillationConfig, run: RunFolder, **options: Any) -> Itera
 
     async def work() -> None:
         server.served = await serve_async(
-            config, run, stop=stop, port=0, listen=server.said.append, ready=on_ready, **options
+            config, run, stop=stop, port=0, on_event=server.said.append, ready=on_ready, **options
         )
 
     def thread() -> None:

@@ -157,7 +157,7 @@ def test_held_out_seeds_are_the_test_and_in_no_prompt(tmp_path: Path) -> None:
 
 def test_it_says_what_it_will_ask_and_what_it_has(tmp_path: Path) -> None:
     heard = Notices()
-    run(config_in(tmp_path, **CHAT), Writer(), listen=heard)
+    run(config_in(tmp_path, **CHAT), Writer(), on_event=heard)
     assert "First round of generation: 60 to ask, no price known." in heard.texts
-    run(config_in(tmp_path, **CHAT, augment_factor=7), Writer(), listen=heard)
+    run(config_in(tmp_path, **CHAT, augment_factor=7), Writer(), on_event=heard)
     assert "First round of generation: 60 calls kept, 12 to ask, no price known." in heard.texts

@@ -53,10 +53,10 @@ def test_spellings_of_one_label_are_told_once(
     seeds[0]["output"] = "Billing\u200b"
     notices: list[str] = []
 
-    def listen(event: object) -> None:
+    def on_event(event: object) -> None:
         if isinstance(event, Notice) and event.level == "warning":
             notices.append(event.text)
 
-    task = load_task(config_in(tmp_path, **({"seed": seeds} | fields)), listen)
+    task = load_task(config_in(tmp_path, **({"seed": seeds} | fields)), on_event)
     assert sorted(task.labels) == sorted(labels)
     assert len(notices) == told

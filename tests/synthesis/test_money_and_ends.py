@@ -234,7 +234,7 @@ def test_a_refused_parameter_is_left_out_told_once_and_remembered(
 
     teacher_server.set(answer=lambda call: good(with_temperature(call)), picky=picky)
     fields = {"check_labels": True, "litellm_kwargs": {"seed": 7}, "max_rounds": 2}
-    result = run(over_http(teacher_server, tmp_path, **fields), listen=heard)
+    result = run(over_http(teacher_server, tmp_path, **fields), on_event=heard)
     assert result.kept == 24
     assert result.calls["made"] == teacher_server.total
     told = [text for text in heard.texts if "not supported with this model" in text]
@@ -244,7 +244,7 @@ def test_a_refused_parameter_is_left_out_told_once_and_remembered(
     teacher_server.forget()
     assert run(over_http(teacher_server, tmp_path, **fields)).calls["made"] == 0
     more = over_http(teacher_server, tmp_path, **fields | {"augment_factor": 3})
-    assert run(more, listen=heard).kept == 36
+    assert run(more, on_event=heard).kept == 36
     assert len(taken) > 0
     assert all("temperature" not in call.body for call in teacher_server.calls)
 
@@ -273,7 +273,7 @@ def test_a_form_that_alone_is_refused_is_left_whatever_the_words(
 
     heard = Notices()
     teacher_server.set(answer=lambda call: as_json(good, call), picky=picky)
-    result = run(over_http(teacher_server, tmp_path, check_seeds=True), listen=heard)
+    result = run(over_http(teacher_server, tmp_path, check_seeds=True), on_event=heard)
     assert result.kept == 24
     assert result.calls["made"] == teacher_server.total
     assert len([text for text in heard.texts if "Structured output goes on" in text]) == 1

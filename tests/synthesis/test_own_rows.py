@@ -22,7 +22,7 @@ def test_they_become_a_version_without_a_call(tmp_path: Path) -> None:
     teacher, heard = Writer(), Notices()
     doubled = [*ROWS, {**ROWS[0], "input": ROWS[0]["input"].upper()}]
     config = config_in(tmp_path, training_data=doubled, teacher="nobody/at-all")
-    result = run(config, teacher, listen=heard)
+    result = run(config, teacher, on_event=heard)
     assert teacher.asked == []
     assert result.wanted == len(SEEDS) + len(doubled)
     assert result.kept == len(SEEDS) + len(ROWS)

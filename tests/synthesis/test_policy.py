@@ -38,7 +38,7 @@ def test_an_edited_one_is_used_and_only_what_depends_on_it_is_asked(tmp_path: Pa
     run(config_in(tmp_path), Writer())
     edit(tmp_path / "run" / "policy.json", input_format="Haiku only.", topics=["the sea"])
     teacher, heard = Writer(), Notices()
-    result = run(config_in(tmp_path), teacher, listen=heard)
+    result = run(config_in(tmp_path), teacher, on_event=heard)
     assert teacher.stages().keys() == {"generate", "trace"}
     assert "Input format: Haiku only." in teacher.prompts()
     assert {"topic=the sea" in cell for cell in result.by_cell if cell} == {True}
@@ -50,7 +50,9 @@ def test_a_dimension_that_is_not_known_is_pointed_out(tmp_path: Path) -> None:
     edit(tmp_path / "run" / "policy.json", topcs=["the sea"])
     heard = Notices()
     run(
-        config_in(tmp_path, policy_dimensions={"tone": "How people sound."}), Writer(), listen=heard
+        config_in(tmp_path, policy_dimensions={"tone": "How people sound."}),
+        Writer(),
+        on_event=heard,
     )
     (said,) = [text for text in heard.texts if "of your own" in text]
     assert "'topcs'" in said
@@ -64,7 +66,7 @@ def test_other_seeds_make_another_one_but_not_over_an_edited_one(tmp_path: Path)
     assert teacher.stages()["policy"] == 1
     edit(tmp_path / "run" / "policy.json", styles=["loud"])
     teacher, heard = Writer(), Notices()
-    run(config_in(tmp_path), teacher, listen=heard)
+    run(config_in(tmp_path), teacher, on_event=heard)
     assert teacher.stages()["policy"] == 0
     assert any("made from other seeds" in text for text in heard.texts)
 

@@ -98,7 +98,7 @@ def test_it_says_what_all_rows_take_before_it_asks(tmp_path: Path, temperature: 
     """At temperature 0 the seeds were answered in the same words by the blind check."""
     heard = Notices()
     fields = {"augment_factor": 50, "teacher_price": PRICE, "temperature": temperature}
-    run(config_in(tmp_path, **fields), Writer(), listen=heard)
+    run(config_in(tmp_path, **fields), Writer(), on_event=heard)
     (said,) = [text for text in heard.texts if text.startswith("First round")]
     assert said.startswith("First round of generation: 28 to ask, about $0.0")
     assert "All rows: about 717 calls, about $1." in said

@@ -149,7 +149,7 @@ def test_a_seed_keeps_its_output_and_gets_an_explanation_where_the_teacher_diffe
     heard = Notices()
     odd = [*SEEDS, {"input": "My invoice and my refund for the card.", "output": "shipping"}]
     teacher = Writer()
-    result = run(config_in(tmp_path, seed=odd), teacher, listen=heard)
+    result = run(config_in(tmp_path, seed=odd), teacher, on_event=heard)
     (row,) = [row for row in rows_of(result) if row["input"] == odd[-1]["input"]]
     assert row["output"] == "shipping"
     assert row["thinking"] == "One can see it from the words."
@@ -188,7 +188,7 @@ def test_a_teacher_that_misses_the_seeds_is_stopped_before_it_costs(tmp_path: Pa
 def test_seeds_that_do_not_become_rows_are_said(tmp_path: Path) -> None:
     heard = Notices()
     config = config_in(tmp_path, verifier=lambda text, _: "number 00" not in text)
-    result = run(config, Writer(), listen=heard)
+    result = run(config, Writer(), on_event=heard)
     assert result.kept == 72
     told = "1 of 12 seeds do not become rows (verifier 1); prompts show them."
     assert told in heard.texts

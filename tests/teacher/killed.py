@@ -63,13 +63,13 @@ class Teacher:
         """Nothing to close."""
 
 
-async def settle(folder: Path, log: Path) -> list[Any]:
+async def complete_all(folder: Path, log: Path) -> list[Any]:
     async with running(folder, Teacher(log), max_concurrency=TOGETHER) as teacher:
         requests = requests_for(teacher, map(str, range(CALLS)), schema=SCHEMA)
-        await teacher.settle(requests)
+        await teacher.complete_all(requests)
         return [
             [outcome.data if isinstance(outcome, Answer) else outcome.kind, outcome.keys]
-            for outcome in teacher.outcomes(requests)
+            for outcome in teacher.results(requests)
         ]
 
 
@@ -85,7 +85,7 @@ def one_try(folder: Path, log: Path, life: float, *, from_first_call: bool) -> b
     """Let a child work on the run for `life` seconds. Whether it got through."""
     child = os.fork()
     if child == 0:
-        anyio.run(functools.partial(settle, folder, log))
+        anyio.run(functools.partial(complete_all, folder, log))
         os._exit(0)
     ends = None if from_first_call else time.monotonic() + life
     while ends is None or time.monotonic() < ends:
@@ -102,7 +102,7 @@ def one_try(folder: Path, log: Path, life: float, *, from_first_call: bool) -> b
 
 def main(folder: Path, kills: int, seed: int) -> None:
     random, tries = Random(seed), []
-    anyio.run(settle, folder.with_name("warm"), folder.with_name("warm.log"))
+    anyio.run(complete_all, folder.with_name("warm"), folder.with_name("warm.log"))
     for number in range(kills + 1):
         log = folder.with_name(f"{folder.name}-{number}.log")
         before = committed(folder)
@@ -112,9 +112,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
         tries.append({"committed": sorted(before), "asked": asked, "through": through})
         if through:
             break
-    outcomes = anyio.run(settle, folder, folder.with_name(f"{folder.name}-after.log"))
+    results = anyio.run(complete_all, folder, folder.with_name(f"{folder.name}-after.log"))
     after = folder.with_name(f"{folder.name}-after.log").read_text().split()
-    sys.stdout.write(json.dumps({"tries": tries, "outcomes": outcomes, "after": after}) + "\n")
+    sys.stdout.write(json.dumps({"tries": tries, "outcomes": results, "after": after}) + "\n")
 
 
 if __name__ == "__main__":

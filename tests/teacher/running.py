@@ -32,7 +32,7 @@ async def running(
     provider: Any,
     *,
     stop: StopSignal | None = None,
-    listen: Callable[[Event], None] = ignore,
+    on_event: Callable[[Event], None] = ignore,
     offload: Offload | None = None,
     **settings: Any,
 ) -> AsyncIterator[Teacher]:
@@ -41,7 +41,7 @@ async def running(
     fields = {"teacher": "python:tests:teacher", **settings}
     with open_journal(folder / "journal.sqlite") as journal:
         async with open_teacher(
-            config(**fields), journal, asked, listen, stop or StopSignal(), offload=offload
+            config(**fields), journal, asked, on_event, stop or StopSignal(), offload=offload
         ) as teacher:
             yield teacher
 
@@ -52,9 +52,9 @@ def requests_for(
     return [teacher.request(stage, [{"role": "user", "content": text}], **more) for text in texts]
 
 
-def told(outcomes: Iterable[Answer | Failure]) -> Sequence[str]:
+def told(results: Iterable[Answer | Failure]) -> Sequence[str]:
     """Each answer's text, each failure's kind in angle brackets."""
     return [
         outcome.completion.text if isinstance(outcome, Answer) else f"<{outcome.kind}>"
-        for outcome in outcomes
+        for outcome in results
     ]

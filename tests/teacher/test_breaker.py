@@ -36,14 +36,14 @@ def fail_rounds(breaker: CircuitBreaker, error: TransientError) -> tuple[int, fl
 
 
 def test_one_call_at_a_time_until_the_first_answer() -> None:
-    assert CircuitBreaker().is_trying
-    assert not well().is_trying
+    assert CircuitBreaker().is_half_open
+    assert not well().is_half_open
 
 
 def test_a_single_failure_is_its_rows_own() -> None:
     breaker = well()
     assert breaker.failed(DOWN, 0.0, 1.0)
-    assert (breaker.paused_until, breaker.is_trying) == (0.0, False)
+    assert (breaker.paused_until, breaker.is_half_open) == (0.0, False)
 
 
 def test_many_failures_in_a_row_are_the_providers() -> None:
@@ -91,7 +91,7 @@ def test_an_answer_ends_it() -> None:
     for now in range(5):
         breaker.failed(refusal(0.0), float(now), float(now))
     breaker.answered()
-    assert not breaker.is_trying
+    assert not breaker.is_half_open
     calls, _ = fail_rounds(breaker, refusal(1.0))
     assert calls == ROUNDS_AFTER_AN_ANSWER + 1
 

@@ -27,7 +27,7 @@ def test_calls_in_flight_count() -> None:
     assert limited.reserve(SMALL)
     assert limited.reserve(SMALL)
     assert limited.reserve(SMALL) is None
-    assert "max_calls is 2, and 2 calls were made" in str(limited.used_up(SMALL))
+    assert "max_calls is 2, and 2 calls were made" in str(limited.exhausted(SMALL))
 
 
 def test_earlier_sessions_count() -> None:
@@ -45,12 +45,12 @@ def test_what_came_back_smaller_makes_room() -> None:
     assert first is not None
     assert second is not None
     assert limited.reserve(SMALL) is None
-    limited.settle(first, Usage(20, 10), None)
+    limited.complete_all(first, Usage(20, 10), None)
     assert limited.reserve(SMALL)
 
 
 def test_the_reason_has_the_figures_and_the_way_out() -> None:
-    said = str(budget(UsageTotals(cost_usd=0.9999), max_cost_usd=1.0).used_up(SMALL))
+    said = str(budget(UsageTotals(cost_usd=0.9999), max_cost_usd=1.0).exhausted(SMALL))
     assert "max_cost_usd is $1, $0.9999 were spent" in said
     assert "Raise max_cost_usd" in said
 
@@ -90,7 +90,7 @@ def test_limits_hold_with_many_calls_in_flight(
         if not flying:
             break
         back = flying.pop(random.randrange(len(flying)))
-        limited.settle(back, Usage(15, random.randint(0, longest)), None)
+        limited.complete_all(back, Usage(15, random.randint(0, longest)), None)
     assert cap - limited.estimator.highest(size).total_tokens < limited.tokens <= cap
 
 
@@ -106,5 +106,5 @@ def test_without_a_limit_on_answers_a_cap_is_passed_by_the_error_of_one_call(
         if reservation is None:
             break
         limited.estimator.learn(size, Usage(15, tokens))
-        limited.settle(reservation, Usage(15, tokens), None)
+        limited.complete_all(reservation, Usage(15, tokens), None)
     assert limited.tokens <= cap + max(answers)

@@ -75,23 +75,23 @@ async def test_outcomes_come_in_plan_order_and_nothing_is_asked_twice(tmp_path: 
     asked = Asked()
     async with running(tmp_path, asked) as teacher:
         requests = requests_for(teacher, TEXTS)
-        await teacher.settle(reversed(requests))
-        await teacher.settle(iter(requests))
-        assert told(teacher.outcomes(requests)) == [text.upper() for text in TEXTS]
+        await teacher.complete_all(reversed(requests))
+        await teacher.complete_all(iter(requests))
+        assert told(teacher.results(requests)) == [text.upper() for text in TEXTS]
     assert asked.calls == len(TEXTS)
 
 
 async def test_another_session_goes_on_from_the_journal(tmp_path: Path) -> None:
     first, second = Asked(), Asked()
     async with running(tmp_path, first) as teacher:
-        await teacher.settle(requests_for(teacher, TEXTS[:40]))
+        await teacher.complete_all(requests_for(teacher, TEXTS[:40]))
         assert (teacher.account.made, teacher.account.reused) == (40, 0)
     async with running(tmp_path, second) as teacher:
         requests = requests_for(teacher, TEXTS)
         survey = await teacher.survey(requests)
         assert (survey.reused, survey.to_ask, second.calls) == (40, 20, 0)
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests)) == [text.upper() for text in TEXTS]
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests)) == [text.upper() for text in TEXTS]
         assert (teacher.account.made, teacher.account.reused) == (20, 40)
     assert second.calls == 20
 
@@ -99,7 +99,7 @@ async def test_another_session_goes_on_from_the_journal(tmp_path: Path) -> None:
 async def test_what_was_never_settled_has_no_outcome(tmp_path: Path) -> None:
     async with running(tmp_path, Asked()) as teacher:
         with pytest.raises(LookupError, match="never settled"):
-            list(teacher.outcomes(requests_for(teacher, ["a"])))
+            list(teacher.results(requests_for(teacher, ["a"])))
 
 
 async def test_equal_requests_are_asked_once_and_ordinals_tell_them_apart(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ async def test_equal_requests_are_asked_once_and_ordinals_tell_them_apart(tmp_pa
     async with running(tmp_path, asked) as teacher:
         same = requests_for(teacher, ["x"] * 5)
         other = requests_for(teacher, ["x"], ordinal=1)
-        await teacher.settle([*same, *other])
-        assert len(set(told(teacher.outcomes(same)))) == 1
+        await teacher.complete_all([*same, *other])
+        assert len(set(told(teacher.results(same)))) == 1
         assert asked.calls == 2
 
 
@@ -122,8 +122,8 @@ async def test_malformed_answers_are_repaired_once(tmp_path: Path) -> None:
     for session in range(2):
         async with running(tmp_path, answer) as teacher:
             requests = requests_for(teacher, texts, schema=SCHEMA)
-            await teacher.settle(requests)
-            whole, mended, lost = teacher.outcomes(requests)
+            await teacher.complete_all(requests)
+            whole, mended, lost = teacher.results(requests)
             assert isinstance(whole, Answer)
             assert (whole.data, len(whole.keys)) == ({"label": "b"}, 1)
             assert isinstance(mended, Answer)
@@ -139,12 +139,12 @@ async def test_malformed_answers_are_repaired_once(tmp_path: Path) -> None:
 async def test_a_malformed_answer_is_repaired_in_the_next_session(tmp_path: Path) -> None:
     async with running(tmp_path, ["no JSON"], max_calls=1) as teacher:
         with pytest.raises(BudgetExceededError):
-            await teacher.settle(requests_for(teacher, ["x"], schema=SCHEMA))
+            await teacher.complete_all(requests_for(teacher, ["x"], schema=SCHEMA))
     async with running(tmp_path, ['{"label": "a"}']) as teacher:
         requests = requests_for(teacher, ["x"], schema=SCHEMA)
         assert (await teacher.survey(requests)).to_ask == 1
-        await teacher.settle(requests)
-        (answer,) = teacher.outcomes(requests)
+        await teacher.complete_all(requests)
+        (answer,) = teacher.results(requests)
         assert isinstance(answer, Answer)
         assert (answer.data, len(answer.keys)) == ({"label": "a"}, 2)
         assert (teacher.account.made, teacher.account.repaired) == (1, 1)
@@ -163,8 +163,8 @@ async def test_one_repair_serves_all_who_need_the_same(tmp_path: Path) -> None:
 
     async with running(tmp_path, answer) as teacher:
         requests = requests_for(teacher, TEXTS, schema=SCHEMA)
-        await teacher.settle(requests)
-        assert {type(outcome) for outcome in teacher.outcomes(requests)} == {Answer}
+        await teacher.complete_all(requests)
+        assert {type(outcome) for outcome in teacher.results(requests)} == {Answer}
     assert repairs == 1
 
 
@@ -176,8 +176,8 @@ async def test_truncated_answers_are_asked_with_more_room(tmp_path: Path) -> Non
 
     async with running(tmp_path, answer) as teacher:
         requests = requests_for(teacher, ["long", "endless"], params={"max_tokens": 100})
-        await teacher.settle(requests)
-        whole, cut = teacher.outcomes(requests)
+        await teacher.complete_all(requests)
+        whole, cut = teacher.results(requests)
         assert isinstance(whole, Answer)
         assert whole.completion.usage.completion_tokens == 200
         assert isinstance(cut, Failure)
@@ -194,14 +194,14 @@ async def test_a_refusal_is_final_and_a_transient_failure_is_not(tmp_path: Path)
     first = Asked(answer)
     async with running(tmp_path, first, max_retries=0) as teacher:
         requests = requests_for(teacher, texts)
-        await teacher.settle(requests)
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests))[-2:] == ["<refusal>", "<server_error>"]
+        await teacher.complete_all(requests)
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests))[-2:] == ["<refusal>", "<server_error>"]
     assert first.counts["unlucky"] == first.counts["forbidden"] == 1
     second = Asked()
     async with running(tmp_path, second, max_retries=0) as teacher:
-        await teacher.settle(requests_for(teacher, texts))
-        assert told(teacher.outcomes(requests))[-2:] == ["<refusal>", "UNLUCKY"]
+        await teacher.complete_all(requests_for(teacher, texts))
+        assert told(teacher.results(requests))[-2:] == ["<refusal>", "UNLUCKY"]
     assert second.counts == {"unlucky": 1}
 
 
@@ -209,7 +209,7 @@ async def test_a_bad_key_costs_one_call(tmp_path: Path) -> None:
     asked = Asked(lambda *_: FatalProviderError("bad_key", "the API key is not valid", status=401))
     async with running(tmp_path, asked) as teacher:
         with pytest.raises(TeacherUnavailableError, match="the API key is not valid") as stopped:
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     assert asked.calls == 1
     assert stopped.value.exit_code == 3
     assert stopped.value.next_step is not None
@@ -220,7 +220,7 @@ async def test_max_calls_is_exact_and_a_larger_one_goes_on(tmp_path: Path) -> No
     for most in (25, 40):
         async with running(tmp_path, asked, max_calls=most) as teacher:
             with pytest.raises(BudgetExceededError, match=f"max_calls is {most}"):
-                await teacher.settle(requests_for(teacher, TEXTS))
+                await teacher.complete_all(requests_for(teacher, TEXTS))
         assert asked.calls == most
     assert set(asked.counts.values()) == {1}
 
@@ -239,7 +239,7 @@ async def test_max_cost_is_never_passed(tmp_path: Path) -> None:
     async with running(tmp_path, answer, max_cost_usd=0.02, teacher_price=price) as teacher:
         texts = ("text " * (n % 11) + str(n) for n in range(10_000))
         with pytest.raises(BudgetExceededError, match=r"max_cost_usd is \$0.02"):
-            await teacher.settle(
+            await teacher.complete_all(
                 teacher.request("g", [{"role": "user", "content": t}], params={"max_tokens": 100})
                 for t in texts
             )
@@ -251,7 +251,7 @@ async def test_an_answer_without_usage_counts_as_estimated(tmp_path: Path) -> No
     """A server that does not say what it bills can't make a limit void."""
     async with running(tmp_path, lambda text: text, max_tokens_total=5000) as teacher:
         with pytest.raises(BudgetExceededError, match="max_tokens_total is 5,000"):
-            await teacher.settle(
+            await teacher.complete_all(
                 requests_for(teacher, map(str, range(10_000)), params={"max_tokens": 50})
             )
         assert 50 <= teacher.account.made <= 100
@@ -263,7 +263,7 @@ async def test_answers_are_priced_by_the_users_own_prices(tmp_path: Path) -> Non
     async with running(tmp_path, lambda text: answer, teacher_price=price) as teacher:
         requests = requests_for(teacher, ["a", "b"])
         assert (await teacher.survey(requests)).cost_usd is not None
-        await teacher.settle(requests)
+        await teacher.complete_all(requests)
         assert teacher.account.known_cost == pytest.approx(0.004)
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].known_cost == pytest.approx(0.004)
@@ -314,7 +314,7 @@ async def test_interrupting_lets_calls_in_flight_come_back(tmp_path: Path) -> No
     ):
         tasks.start_soon(interrupt)
         with pytest.raises(RunInterruptedError) as interrupted:
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     assert interrupted.value.exit_code == 130
     assert gate.started == 6
     with read_journal(tmp_path / "journal.sqlite") as journal:
@@ -336,7 +336,7 @@ async def test_interrupting_twice_leaves_now(tmp_path: Path) -> None:
     ):
         tasks.start_soon(interrupt)
         with anyio.fail_after(5), pytest.raises(RunInterruptedError):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].answered == 1
 
@@ -365,7 +365,7 @@ async def test_after_a_stop_nothing_is_settled_any_more(tmp_path: Path) -> None:
     stop.request()
     async with running(tmp_path, asked, stop=stop) as teacher:
         with pytest.raises(RunInterruptedError):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     assert asked.calls == 0
 
 
@@ -385,7 +385,7 @@ async def test_a_bug_ends_the_run_and_keeps_what_arrived(tmp_path: Path) -> None
 
     async with running(tmp_path, Buggy(), max_concurrency=1) as teacher:
         with pytest.raises(ZeroDivisionError):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     with read_journal(tmp_path / "journal.sqlite") as journal:
         assert journal.sums()["generate"].answered == 9
 
@@ -398,7 +398,7 @@ async def test_an_error_in_the_plan_comes_out_as_it_is(tmp_path: Path) -> None:
             raise KeyError("plan")
 
         with pytest.raises(KeyError, match="plan"):
-            await teacher.settle(broken())
+            await teacher.complete_all(broken())
 
 
 async def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ async def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
         writer: sqlite3.Connection = teacher._session.recorder._journal._writer  # type: ignore[assignment]
         writer.execute("PRAGMA max_page_count = 40").fetchall()
         with pytest.raises(DiskFullError, match="no room left"):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
         assert teacher.account.made < len(TEXTS) + 1
     with open_journal(tmp_path / "journal.sqlite"):
         """It opens, whole."""
@@ -427,8 +427,8 @@ async def test_keys_reach_no_file_of_the_journal(tmp_path: Path) -> None:
     kwargs = {"api_key": KEY}
     async with running(tmp_path, Asked(answer), litellm_kwargs=kwargs, max_retries=0) as teacher:
         requests = requests_for(teacher, TEXTS[:3])
-        await teacher.settle(requests)
-        assert KEY not in "".join(map(str, teacher.outcomes(requests)))
+        await teacher.complete_all(requests)
+        assert KEY not in "".join(map(str, teacher.results(requests)))
         assert KEY.encode() not in all_bytes(tmp_path)
 
 
@@ -439,8 +439,8 @@ async def test_an_answer_is_stored_as_it_arrived(
     said = "Restart the postgres server."
     async with running(tmp_path, lambda text: said) as teacher:
         requests = requests_for(teacher, ["a"])
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests)) == [said]
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests)) == [said]
 
 
 async def test_work_is_pulled_as_it_is_needed(tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ async def test_work_is_pulled_as_it_is_needed(tmp_path: Path) -> None:
                 yield from requests_for(teacher, [f"text {n}"])
 
         with pytest.raises(BudgetExceededError):
-            await teacher.settle(plan())
+            await teacher.complete_all(plan())
     assert pulled <= 1024
 
 
@@ -479,7 +479,7 @@ async def test_memory_does_not_grow_with_the_work(tmp_path: Path) -> None:
 
     async with running(tmp_path, answer) as teacher:
         for calls in (1500, 3500):
-            await teacher.settle(requests_for(teacher, [str(n)])[0] for n in range(calls))
+            await teacher.complete_all(requests_for(teacher, [str(n)])[0] for n in range(calls))
     assert len(held) == 7
     assert max(held) < 2200
 
@@ -487,8 +487,8 @@ async def test_memory_does_not_grow_with_the_work(tmp_path: Path) -> None:
 async def test_progress_tells_the_figures(tmp_path: Path) -> None:
     events: list[Event] = []
     answer = Completion("x", "stop", Usage(10, 10), cost_usd=0.5)
-    async with running(tmp_path, lambda text: answer, listen=events.append) as teacher:
-        await teacher.settle(requests_for(teacher, TEXTS, stage="traces"))
+    async with running(tmp_path, lambda text: answer, on_event=events.append) as teacher:
+        await teacher.complete_all(requests_for(teacher, TEXTS, stage="traces"))
     last = events[-1]
     assert isinstance(last, Progress)
     assert (last.stage, last.done, last.total, last.unit) == ("traces", 60, 60, "calls")
@@ -503,7 +503,7 @@ async def test_the_ledger_keeps_each_attempt(tmp_path: Path) -> None:
         return Completion(text, "stop", Usage(10, 5, 2, 1), cost_usd=0.01)
 
     async with running(tmp_path, Asked(answer)) as teacher:
-        await teacher.settle(requests_for(teacher, ["a", "b"]))
+        await teacher.complete_all(requests_for(teacher, ["a", "b"]))
         assert (teacher.account.made, teacher.account.retried) == (3, 1)
         assert teacher.account.known_cost == pytest.approx(0.02)
     with read_journal(tmp_path / "journal.sqlite") as journal:
@@ -520,5 +520,5 @@ async def test_an_answer_with_half_a_character_is_kept(tmp_path: Path) -> None:
     half = json.loads('"\\ud83d"')
     async with running(tmp_path, lambda text: Completion(half, "stop", Usage())) as teacher:
         requests = requests_for(teacher, ["a"])
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests)) == ["\ufffd"]
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests)) == ["\ufffd"]

@@ -87,8 +87,8 @@ async def test_ten_a_second_end_to_end(tmp_path: Path) -> None:
     async with running(tmp_path, remote, offload=inline) as teacher:
         requests = requests_for(teacher, [f"text {n}" for n in range(300)])
         began = anyio.current_time()
-        await teacher.settle(requests)
-        assert "<" not in "".join(told(teacher.outcomes(requests)))
+        await teacher.complete_all(requests)
+        assert "<" not in "".join(told(teacher.results(requests)))
         assert 300 / (anyio.current_time() - began) > 9.5
         assert teacher.account.refused < 6
         assert teacher.account.retried == teacher.account.refused
@@ -104,7 +104,7 @@ async def test_sustained_refusal_stops_the_run_with_a_plain_message(tmp_path: Pa
     await anyio.sleep(4)
     async with running(tmp_path, remote, offload=inline, max_concurrency=20) as teacher:
         with pytest.raises(TeacherUnavailableError, match="HTTP 429, rate_limit: quota") as stopped:
-            await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(2000)]))
+            await teacher.complete_all(requests_for(teacher, [f"text {n}" for n in range(2000)]))
         assert teacher.account.refused < 50
     assert anyio.current_time() < 150
     assert "all answers so far are safe" in str(stopped.value)
@@ -115,7 +115,7 @@ async def test_a_provider_that_is_not_there_is_told_soon(tmp_path: Path) -> None
     async with running(tmp_path, remote, offload=inline) as teacher:
         began = anyio.current_time()
         with pytest.raises(TeacherUnavailableError, match="connection refused"):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
         assert anyio.current_time() - began < 10
     assert len(remote.asked) == 4
 
@@ -125,8 +125,8 @@ async def test_an_outage_loses_no_row(tmp_path: Path) -> None:
     async with running(tmp_path, remote, offload=inline, max_retries=1) as teacher:
         texts = [f"text {n}" for n in range(1500)]
         requests = requests_for(teacher, texts)
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests)) == [text.upper() for text in texts]
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests)) == [text.upper() for text in texts]
         assert teacher.account.retried < 250
     assert sum(2 < at < 40 for at, _ in remote.asked) < 250
 
@@ -145,8 +145,8 @@ async def test_waiting_to_retry_holds_no_slot(tmp_path: Path) -> None:
     remote = Remote(fault=slow)
     async with running(tmp_path, remote, offload=inline, max_concurrency=1) as teacher:
         requests = requests_for(teacher, TEXTS)
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests))[3] == "TEXT 3"
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests))[3] == "TEXT 3"
     order = [text for _, text in remote.asked]
     assert order[-3:] == ["text 3"] * 3
     assert order[:-3] == TEXTS
@@ -161,8 +161,8 @@ async def test_attempts_are_bounded(tmp_path: Path) -> None:
     remote = Remote(fault=fault)
     async with running(tmp_path, remote, offload=inline, max_retries=2) as teacher:
         requests = requests_for(teacher, TEXTS)
-        await teacher.settle(requests)
-        assert told(teacher.outcomes(requests))[3] == "<timeout>"
+        await teacher.complete_all(requests)
+        assert told(teacher.results(requests))[3] == "<timeout>"
     assert remote.counts["text 3"] == 3
 
 
@@ -173,7 +173,7 @@ async def test_a_row_that_alone_is_refused_for_ever_is_given_up(tmp_path: Path) 
     remote = Remote(fault=fault)
     async with running(tmp_path, remote, offload=inline) as teacher:
         with pytest.raises(TeacherUnavailableError):
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
     assert len(remote.answers) == len(TEXTS) - 1
     assert remote.counts["text 3"] < 40
 
@@ -193,16 +193,16 @@ async def test_draining_ends_after_ten_seconds(tmp_path: Path) -> None:
 
     began = anyio.current_time()
 
-    async def settle() -> None:
+    async def complete_all() -> None:
         async with (
             running(tmp_path, Both(), offload=inline, stop=stop) as teacher,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(teacher_stops, stop, 5.0)
-            await teacher.settle(requests_for(teacher, TEXTS))
+            await teacher.complete_all(requests_for(teacher, TEXTS))
 
     with pytest.raises(ExceptionGroup) as raised:
-        await settle()
+        await complete_all()
     assert raised.group_contains(RunInterruptedError)
     assert anyio.current_time() - began == pytest.approx(15.0, abs=0.5)
     with read_journal(tmp_path / "journal.sqlite") as journal:
@@ -217,7 +217,7 @@ async def teacher_stops(stop: StopSignal, after: float) -> None:
 async def test_one_call_until_the_first_answer_then_as_many_as_help(tmp_path: Path) -> None:
     remote = Remote(Open(latency=10.0))
     async with running(tmp_path, remote, offload=inline, max_concurrency=400) as teacher:
-        await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(1500)]))
+        await teacher.complete_all(requests_for(teacher, [f"text {n}" for n in range(1500)]))
     times = [at for at, _ in remote.asked]
     assert times[1] - times[0] >= 10.0
     assert remote.peak == 400
@@ -226,7 +226,7 @@ async def test_one_call_until_the_first_answer_then_as_many_as_help(tmp_path: Pa
 async def test_requests_per_minute_end_to_end(tmp_path: Path) -> None:
     remote = Remote(Open(latency=2.0))
     async with running(tmp_path, remote, offload=inline, requests_per_minute=60) as teacher:
-        await teacher.settle(requests_for(teacher, [f"text {n}" for n in range(200)]))
+        await teacher.complete_all(requests_for(teacher, [f"text {n}" for n in range(200)]))
     times = [at for at, _ in remote.asked]
     assert all(times[n + 60] - times[n] > 60 for n in range(len(times) - 60))
     assert times[-1] - times[0] < 205
@@ -263,8 +263,8 @@ async def test_one_models_refusals_do_not_hold_up_the_other(tmp_path: Path, thro
         judged = [replace(each, model=models["judge"]) for each in plain]
         began = anyio.current_time()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(teacher.settle, taught)
-            tasks.start_soon(teacher.settle, judged)
+            tasks.start_soon(teacher.complete_all, taught)
+            tasks.start_soon(teacher.complete_all, judged)
         free = "teacher" if throttled == "judge" else "judge"
         assert ended[free] - began < 3
         assert ended[throttled] - began > 20
@@ -287,5 +287,5 @@ async def test_a_budget_counts_calls_that_came_too_late(tmp_path: Path) -> None:
         ) as teacher:
             requests = requests_for(teacher, ["one", "two"], params={"max_tokens": 100})
             with pytest.raises((BudgetExceededError, TeacherUnavailableError)):
-                await teacher.settle(requests)
+                await teacher.complete_all(requests)
     assert asked <= 5

@@ -54,25 +54,25 @@ class Remote:
         """Nothing to close."""
 
 
-async def settle(teacher: Teacher, texts: list[str], stage: str, done: list[str]) -> None:
-    await teacher.settle(requests_for(teacher, texts, stage=stage))
+async def complete_all(teacher: Teacher, texts: list[str], stage: str, done: list[str]) -> None:
+    await teacher.complete_all(requests_for(teacher, texts, stage=stage))
     done.append(stage)
 
 
 async def test_one_is_over_while_another_goes_on(tmp_path: Path) -> None:
     remote, done, events = Remote(), list[str](), list[Event]()
-    async with running(tmp_path, remote, listen=events.append) as teacher:
-        await teacher.settle(requests_for(teacher, ["quick first"]))
+    async with running(tmp_path, remote, on_event=events.append) as teacher:
+        await teacher.complete_all(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(settle, teacher, [*SLOW, *QUICK], "slow", done)
+            tasks.start_soon(complete_all, teacher, [*SLOW, *QUICK], "slow", done)
             await remote.all_wait()
             with anyio.fail_after(5):
-                await settle(teacher, ["quick x"], "quick", done)
+                await complete_all(teacher, ["quick x"], "quick", done)
             assert done == ["quick"]
             remote.slow.set()
         assert done == ["quick", "slow"]
         requests = requests_for(teacher, [*SLOW, *QUICK, "quick x"])
-        assert told(teacher.outcomes(requests)) == [t.upper() for t in [*SLOW, *QUICK, "quick x"]]
+        assert told(teacher.results(requests)) == [t.upper() for t in [*SLOW, *QUICK, "quick x"]]
     last = {event.stage: event for event in events if isinstance(event, Progress)}
     assert {name: (event.done, event.total) for name, event in last.items()} == {
         "generate": (1, 1),
@@ -83,12 +83,12 @@ async def test_one_is_over_while_another_goes_on(tmp_path: Path) -> None:
 
 async def test_settlings_of_one_stage_are_counted_together(tmp_path: Path) -> None:
     remote, done, events = Remote(), list[str](), list[Event]()
-    async with running(tmp_path, remote, listen=events.append) as teacher:
-        await teacher.settle(requests_for(teacher, ["quick first"]))
+    async with running(tmp_path, remote, on_event=events.append) as teacher:
+        await teacher.complete_all(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(settle, teacher, SLOW, "generate", done)
+            tasks.start_soon(complete_all, teacher, SLOW, "generate", done)
             await remote.all_wait()
-            await settle(teacher, QUICK, "generate", done)
+            await complete_all(teacher, QUICK, "generate", done)
             assert isinstance(last := events[-1], Progress)
             assert (last.done, last.total) == (len(QUICK), len(QUICK) + len(SLOW))
             remote.slow.set()
@@ -97,11 +97,11 @@ async def test_settlings_of_one_stage_are_counted_together(tmp_path: Path) -> No
 async def test_what_both_want_is_asked_once(tmp_path: Path) -> None:
     remote, done = Remote(), list[str]()
     async with running(tmp_path, remote) as teacher:
-        await teacher.settle(requests_for(teacher, ["quick first"]))
+        await teacher.complete_all(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(settle, teacher, SLOW, "a", done)
+            tasks.start_soon(complete_all, teacher, SLOW, "a", done)
             await remote.all_wait()
-            tasks.start_soon(settle, teacher, SLOW, "b", done)
+            tasks.start_soon(complete_all, teacher, SLOW, "b", done)
             await anyio.sleep(0.05)
             remote.slow.set()
     assert done == ["a", "b"]
@@ -113,11 +113,11 @@ async def test_a_stop_ends_both(tmp_path: Path) -> None:
 
     async def interrupted(teacher: Teacher, texts: list[str]) -> None:
         with pytest.raises(RunInterruptedError):
-            await teacher.settle(requests_for(teacher, texts))
+            await teacher.complete_all(requests_for(teacher, texts))
         ended.append(texts[0])
 
     async with running(tmp_path, remote, stop=stop, max_concurrency=5) as teacher:
-        await teacher.settle(requests_for(teacher, ["quick first"]))
+        await teacher.complete_all(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(interrupted, teacher, SLOW)
             await remote.all_wait()
@@ -136,7 +136,7 @@ async def test_what_is_wrong_with_one_is_told_by_all(tmp_path: Path) -> None:
 
     async def waits(teacher: Teacher) -> None:
         with pytest.raises(CorruptFileError, match="a page") as raised:
-            await teacher.settle(requests_for(teacher, SLOW))
+            await teacher.complete_all(requests_for(teacher, SLOW))
         told.append(raised.value.message)
 
     def broken() -> Iterator[Request]:
@@ -146,12 +146,12 @@ async def test_what_is_wrong_with_one_is_told_by_all(tmp_path: Path) -> None:
         raise CorruptFileError(f"a page is gone, that of {text}")
 
     async with running(tmp_path, remote) as teacher:
-        await teacher.settle(requests_for(teacher, ["quick first"]))
+        await teacher.complete_all(requests_for(teacher, ["quick first"]))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(waits, teacher)
             await remote.all_wait()
             with pytest.raises(CorruptFileError, match="a page"):
-                await teacher.settle(broken())
+                await teacher.complete_all(broken())
             remote.slow.set()
     assert told == ["a page is gone, that of x"]
 
@@ -166,8 +166,8 @@ async def test_an_error_elsewhere_leaves_no_paid_call_behind(tmp_path: Path) -> 
 
     async def fail_beside_calls() -> None:
         async with running(tmp_path, remote) as teacher, anyio.create_task_group() as tasks:
-            await teacher.settle(requests_for(teacher, ["quick first"]))
-            tasks.start_soon(settle, teacher, SLOW, "slow", done)
+            await teacher.complete_all(requests_for(teacher, ["quick first"]))
+            tasks.start_soon(complete_all, teacher, SLOW, "slow", done)
             await remote.all_wait()
             raise ZeroDivisionError
 

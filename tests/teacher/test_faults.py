@@ -162,7 +162,7 @@ def test_errors_of_the_system(error: BaseException, kind: str) -> None:
 
 def test_a_bug_is_no_fault() -> None:
     assert FAULTS.of_exception(ZeroDivisionError()) is None
-    with pytest.raises(ZeroDivisionError), FAULTS.border():
+    with pytest.raises(ZeroDivisionError), FAULTS.translate_errors():
         raise ZeroDivisionError
 
 
@@ -204,7 +204,7 @@ def test_quotes_are_short_and_hold_no_secret() -> None:
 
 def test_what_crosses_the_border_has_no_foreign_text_in_its_traceback() -> None:
     def cross() -> None:
-        with FAULTS.border():
+        with FAULTS.translate_errors():
             raise ConnectionError("sent sk-canary-0123456789abcdef")
 
     with pytest.raises(CallError) as caught:

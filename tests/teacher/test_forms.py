@@ -40,14 +40,14 @@ class Run:
         self.lines: list[str] = []
         self.notices: list[str] = []
 
-    def listen(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         assert isinstance(event, Notice)
         self.notices.append(event.text)
 
     @property
     def memory(self) -> dict[str, Any]:
         last = self.lines[-1] if self.lines else None
-        return {"remembered": last, "remember": self.lines.append, "listen": self.listen}
+        return {"remembered": last, "remember": self.lines.append, "on_event": self.on_event}
 
 
 async def test_a_refused_form_is_left_once_for_the_run(

@@ -74,8 +74,8 @@ class Killer:
             child().send_signal(self.number)
 
 
-def train_with(config: DistillationConfig, listen: Callable[[Event], None]) -> Any:
-    return train(config, ROWS, RunFolder(config.run_folder), listen=listen)
+def train_with(config: DistillationConfig, on_event: Callable[[Event], None]) -> Any:
+    return train(config, ROWS, RunFolder(config.run_folder), on_event=on_event)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_child_that_dies_without_getting_further_is_an_error(
     config = make_config(student, tmp_path, **(SETTINGS | chosen))
     rows = cast("DatasetVersion", some_rows(22, 0))
     with pytest.raises(NanoDistillError, match="The training process died: ") as end:
-        train(config, rows, RunFolder(config.run_folder), listen=killer)
+        train(config, rows, RunFolder(config.run_folder), on_event=killer)
     assert killer.left == 7, "the first start saved its beginning, the second nothing"
     assert "log.txt" in str(end.value)
     assert end.value.exit_code == 1

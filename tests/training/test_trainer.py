@@ -76,7 +76,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     config = make_config(student, tmp_path_factory.mktemp("out"), **SETTINGS)
     watched = Watched()
-    return Trained(config, train_rows(config, some_rows(), listen=watched), watched)
+    return Trained(config, train_rows(config, some_rows(), on_event=watched), watched)
 
 
 def test_the_result_says_what_was_done(trained: Trained) -> None:
@@ -196,7 +196,7 @@ def test_the_index_names_the_run_and_its_dataset(trained: Trained, student: Path
 def test_a_finished_run_is_not_trained_again(trained: Trained) -> None:
     before = trained.folder.metrics.read_bytes()
     watched = Watched()
-    again = train_rows(trained.config, some_rows(), listen=watched)
+    again = train_rows(trained.config, some_rows(), on_event=watched)
     assert again == trained.result
     assert trained.folder.metrics.read_bytes() == before
     assert watched.notices == [
@@ -224,7 +224,7 @@ def test_stopping_and_going_on_is_the_same_run(
             stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        train_rows(config, some_rows(), listen=stop_at_two, stop=stop)
+        train_rows(config, some_rows(), on_event=stop_at_two, stop=stop)
     resumed = train_rows(config, some_rows())
     assert resumed.resumed_from in range(2, 6)
     assert resumed.steps == 6
