@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from nanodistill.errors import NanoDistillError
     from nanodistill.providers.python_function import ScriptedProvider
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "AdvancedConfig": "config",

@@ -63,16 +63,24 @@ def synthesize(
     return run_sync(lambda: synthesize_async(config, limit=limit, on_event=on_event))
 
 
-async def plan_async(config: DistillationConfig, *, on_event: Listener = ignore) -> PlanEstimate:
-    """What synthesis would ask, and what it would cost, without asking."""
+async def plan_async(
+    config: DistillationConfig, *, prompts: int = 0, on_event: Listener = ignore
+) -> PlanEstimate:
+    """What synthesis would ask and cost, without asking anything.
+
+    Args:
+        prompts: how many of the prompts to include, as they would be sent.
+    """
     from nanodistill import synthesis
 
-    return await synthesis.plan(config, on_event=on_event)
+    return await synthesis.plan(config, prompts=prompts, on_event=on_event)
 
 
-def plan(config: DistillationConfig, *, on_event: Listener = ignore) -> PlanEstimate:
+def plan(
+    config: DistillationConfig, *, prompts: int = 0, on_event: Listener = ignore
+) -> PlanEstimate:
     """`plan_async` for code that does not await."""
-    return run_sync(lambda: plan_async(config, on_event=on_event))
+    return run_sync(lambda: plan_async(config, prompts=prompts, on_event=on_event))
 
 
 def train(

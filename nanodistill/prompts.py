@@ -48,10 +48,12 @@ Describe what is there; invent no requirements. Write short, specific sentences.
     "synthetic_generation_system": """\
 You write inputs for a training set.
 
-Write inputs as they would really come: by different people, in different situations, with \
-different wording, detail and tone. Use the examples to learn what an input looks like, but \
-copy neither their wording nor their situations. Each input has to stand by itself and must \
-not mention its answer, its category or these directions.""",
+Write inputs as they would really come: from different people in different situations, each with \
+its own wording, detail and tone. Whoever sends an input knows nothing of the task that is done \
+with it: it never talks about categories, fields or these directions, and everyday words may come \
+as they do in life. From the examples learn what an input looks like; copy neither their wording \
+nor their situations. Each input stands by itself, and a careful reader who knows the task finds \
+one right answer.""",
     "judge_system": """\
 You check the rows of a training set.
 

@@ -143,11 +143,12 @@ def ask(work: RunContext, text: str, base: bool) -> CommandResult:
 
 
 @command("plan", fields=("task", "teacher", "data"))
-def plan(work: RunContext) -> CommandResult:
+@click.option("--prompts", type=click.IntRange(min=1), help="Print the first N prompts, too.")
+def plan(work: RunContext, prompts: int | None) -> CommandResult:
     """What synthesis would ask and cost, without asking."""
     from nanodistill import api
 
-    estimate = api.plan(work.config, on_event=work.on_event)
+    estimate = api.plan(work.config, prompts=prompts or 0, on_event=work.on_event)
     return CommandResult(estimate.to_json(), estimate.summary(), work.then("synth"))
 
 

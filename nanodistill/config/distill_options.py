@@ -50,7 +50,11 @@ class DistillOptions(TypedDict, total=False):
     labels: list[str] | dict[str, str] | None
     axes: dict[str, list[str] | dict[str, float]]
     coverage: bool
+    difficulty_mix: dict[str, float]
+    decision_rules: list[str]
     check_labels: bool
+    recheck: Literal["boundary", "all", "none"]
+    recheck_disagreement: Literal["drop", "majority"]
     samples_per_input: int
     min_confidence: float | None
     verifier: str | Callable[[str, str], Any] | None

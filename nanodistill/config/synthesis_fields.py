@@ -339,6 +339,8 @@ def _without_limits(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name not in LIMIT_NAMES}
 
 
+DIFFICULTIES = {"plain": 65.0, "middling": 20.0, "boundary": 15.0}
+"""With a third of boundary rows, plain core cases become rare, and students are worse on them."""
 THINKING_FORMATS = ("xml", "markdown", "json", "plain", "none")
 
 
@@ -419,8 +421,30 @@ class DataSettings(Settings):
         description="Spread generation over the cells of the plan; without it every call is "
         "alike, and labels too are the teacher's choice.",
     )
+    difficulty_mix: dict[str, Annotated[float, Range(0, overridable=False)]] = Field(
+        default_factory=DIFFICULTIES.copy,
+        description="Shares of plain cases, of cases that take a second look, and of cases close "
+        "to another answer that a rule decides; structured generation only.",
+    )
+    decision_rules: list[str] = Field(
+        default_factory=list,
+        description="Rules that decide close cases, one sentence each; prompts quote them word "
+        "for word, and they settle what the policy leaves open.",
+    )
     check_labels: bool = Field(
-        default=False, description="Have the teacher confirm the label an input was written for."
+        default=False,
+        description="Have the teacher confirm the label an input was written for: recheck = "
+        '"all", for labels.',
+    )
+    recheck: Literal["boundary", "all", "none"] = Field(
+        default="boundary",
+        description="Which generated rows the teacher answers a second time, blind: boundary "
+        "takes those that are not plain. Rows whose answers differ are dropped.",
+    )
+    recheck_disagreement: Literal["drop", "majority"] = Field(
+        default="drop",
+        description="What becomes of a row whose two answers differ: drop it, or ask a third time "
+        "and keep the answer that two agree on.",
     )
     samples_per_input: Annotated[int, Range(1, 32)] = Field(
         default=1,
@@ -467,6 +491,19 @@ class DataSettings(Settings):
         description="Rows of your own (input/thinking/output or messages), curated without a "
         "teacher, in the forms that `seed` takes.",
     )
+
+    @field_validator("difficulty_mix")
+    @classmethod
+    def _has_a_share(cls, mix: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(mix.keys() - set(DIFFICULTIES)):
+            raise PydanticCustomError(
+                "unknown_difficulty",
+                "has {unknown}; the difficulties are {known}",
+                {"unknown": ", ".join(unknown), "known": ", ".join(DIFFICULTIES)},
+            )
+        if not sum(mix.values()) > 0:
+            raise PydanticCustomError("no_share", "has no share over 0")
+        return {name: share for name, share in mix.items() if share}
 
     @field_validator("thinking_format")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from nanodistill.errors import ConfigError, Problem
 from nanodistill.plugins import load_object
-from nanodistill.values import arranged, as_value
+from nanodistill.values import arranged, as_value, forms_of
 
 REASONING_FIELDS = ("reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale")
 
@@ -23,6 +23,19 @@ class Read:
 
     text: str
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseField:
+    """A field of the output, as far as a plan of outputs looks at it.
+
+    `values` are those of an enum, a literal or a boolean, empty for others.
+    """
+
+    values: tuple[Any, ...]
+    nullable: bool
+    is_list: bool
+    is_free_text: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,24 @@ class Response:
             (name for name in REASONING_FIELDS if fields.get(name, {}).get("type") == "string"),
             None,
         )
+
+    def fields(self) -> dict[str, ResponseField]:
+        """The output's own fields by name, in order; not the one for reasoning."""
+        return {
+            name: self._field(form)
+            for name, form in self.schema.get("properties", {}).items()
+            if name != self.reasoning_field
+        }
+
+    def _field(self, schema: Mapping[str, Any]) -> ResponseField:
+        forms = list(forms_of(schema, self.schema))
+        types = {form.get("type") for form in forms}
+        values: list[Any] = []
+        for form in forms:
+            values += form.get("enum", [form["const"]] if "const" in form else [])
+            values += [True, False] if form.get("type") == "boolean" else []
+        is_text = "string" in types and not values and not any("format" in form for form in forms)
+        return ResponseField(tuple(values), "null" in types, "array" in types, is_text)
 
     @functools.cached_property
     def _has_sets(self) -> bool:

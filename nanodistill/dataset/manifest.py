@@ -98,7 +98,10 @@ class TokenUsage(Frozen):
 
 
 class Agreement(Frozen):
-    """How often the teacher, asked blind, gave the seeds' own outputs. 95% interval."""
+    """How often the teacher's blind answer was the same: as a seed's, or as a row's first one.
+
+    With its 95% interval.
+    """
 
     agreed: int
     of: int
@@ -140,6 +143,8 @@ class VersionFacts(Frozen):
     prompts: dict[str, str] = {}
     policy: dict[str, Any] | None = None
     agreement: Agreement | None = None
+    recheck: Agreement | None = None
+    cues: tuple[str, ...] = ()
     wanted: int | None = None
     requested: int
     failed: dict[str, int] = {}

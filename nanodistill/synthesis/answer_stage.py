@@ -1,24 +1,22 @@
-"""From good inputs to finished rows: answers, the check of labels, the row steps, the judge."""
+"""From good inputs to finished rows: answers, row filters, second answers, the judge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from anyio import to_thread
 
 from nanodistill.curation.filter_pipeline import FilterPipeline, Rejected
-from nanodistill.curation.labels import match_label
-from nanodistill.synthesis.answers import AnswerRequester, FailedAnswer, ParsedAnswer, resolve
+from nanodistill.synthesis.answers import AnswerRequester, FailedAnswer, resolve
 from nanodistill.synthesis.judge import Judge, verdict_on
-from nanodistill.synthesis.ledger import Ledger, SlottedRow
+from nanodistill.synthesis.ledger import Ledger, RecheckCounts, SlottedRow
+from nanodistill.synthesis.recheck import Ending, Recheck
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
-from nanodistill.types import Rejection, Trace
+from nanodistill.types import Rejection, Request, Trace
 
-ANSWERS, LABELS, JUDGE = "answers", "labels confirmed", "judge"
-
-Ending = Trace | Rejected | FailedAnswer
+ANSWERS, SECOND_ANSWER, JUDGE = "answers", "second answer", "judge"
 
 
 @dataclass(frozen=True)
@@ -31,61 +29,48 @@ class AnswerStage:
     sieve: FilterPipeline
     judge: Judge | None
 
+    def recheck_requests(self, rows: Sequence[Trace]) -> list[Request]:
+        """The calls that answer some rows a second time."""
+        return self._recheck(RecheckCounts()).requests(rows)
+
+    def _recheck(self, counts: RecheckCounts) -> Recheck:
+        return Recheck(self.task, self.teacher, self.requester, self.judge, counts)
+
     async def finish(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
         """The rows that are good. All others are in the ledger."""
+        recheck = self._recheck(ledger.recheck)
         if self.task.asks_answers:
-            placed = await self._answered(placed, ledger)
-        elif self.task.config.check_labels and self.task.labels:
-            placed = await self._confirmed(placed, ledger)
+            placed = await self._answered(placed, recheck, ledger)
         placed = await to_thread.run_sync(self._sifted, placed, ledger)
+        if self.task.recheck != "none":
+            endings = await recheck.answer_again(placed)
+            placed = _settled(SECOND_ANSWER, placed, lambda: iter(endings), ledger)
         if self.judge is not None:
             placed = await self._judged(placed, self.judge, ledger)
         return list(placed)
 
-    async def _answered(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
+    async def _answered(
+        self, placed: Sequence[SlottedRow], recheck: Recheck, ledger: Ledger
+    ) -> list[SlottedRow]:
         requests = list(self.requester.requests([one.row.input for one in placed]))
         await self.teacher.complete_all(requests)
         said = self.requester.said(requests, each=self.requester.samples)
 
         def endings() -> Iterator[Ending]:
             for one, answers in zip(placed, said, strict=True):
-                yield self._as_intended(one, resolve(self.task, one.row, answers))
+                ending = resolve(self.task, one.row, answers)
+                if isinstance(ending, Trace):
+                    ending = recheck.compared_with_plan(one.slot, ending)
+                yield ending
 
         return await to_thread.run_sync(_settled, ANSWERS, placed, endings, ledger)
-
-    def _as_intended(self, placed: SlottedRow, ending: Ending) -> Ending:
-        """With `check_labels`, a row whose answer is another label than intended is refused."""
-        label = placed.slot.cell.label
-        differs = isinstance(ending, Trace) and label is not None and ending.output != label
-        if self.task.config.check_labels and differs and isinstance(ending, Trace):
-            return disagreement(ending.output, label)
-        return ending
-
-    async def _confirmed(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
-        """Ask for the label alone, and refuse the rows for which another one comes."""
-        requests = list(self.requester.check_requests([one.row.input for one in placed]))
-        await self.teacher.complete_all(requests)
-        said = self.requester.said(requests, each=1)
-
-        def endings() -> Iterator[Ending]:
-            for one, (answer,) in zip(placed, said, strict=True):
-                yield self._confirmation(one, answer)
-
-        return await to_thread.run_sync(_settled, LABELS, placed, endings, ledger)
-
-    def _confirmation(self, placed: SlottedRow, answer: ParsedAnswer | FailedAnswer) -> Ending:
-        if isinstance(answer, FailedAnswer):
-            return answer
-        if match_label(answer.output, self.task.labels) == placed.row.output:
-            return replace(placed.row, request_keys=placed.row.request_keys + answer.keys)
-        return disagreement(answer.output, placed.row.output)
 
     def _sifted(self, placed: Sequence[SlottedRow], ledger: Ledger) -> list[SlottedRow]:
         good = []
         for one in placed:
             row = self.sieve(one.row)
             if isinstance(row, Rejection):
-                ledger.reject(row)
+                ledger.reject(row, one.slot)
             else:
                 good.append(SlottedRow(one.slot, row))
         return good
@@ -104,10 +89,6 @@ class AnswerStage:
         return await to_thread.run_sync(_settled, JUDGE, placed, endings, ledger)
 
 
-def disagreement(said: str, label: str | None) -> Rejected:
-    return Rejected("label_disagreement", f"written for '{label}', answered '{said[:80]}'")
-
-
 def _settled(
     step: str,
     placed: Sequence[SlottedRow],
@@ -122,7 +103,7 @@ def _settled(
             ledger.fail(one.row.cell, ending.kind, ending.message)
             ledger.steps.drop(step, ending.kind)
         elif isinstance(ending, Rejected):
-            ledger.reject(Rejection(one.row, ending.reason, ending.detail))
+            ledger.reject(Rejection(one.row, ending.reason, ending.detail), one.slot)
             ledger.steps.drop(step, ending.reason)
         else:
             good.append(SlottedRow(one.slot, ending))

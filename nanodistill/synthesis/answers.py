@@ -6,8 +6,8 @@ answer it did not find gets its thinking explained from the answer
 (`rationalized`), because the seed's output is the user's word.
 
 Where inputs were written for a label, the row's output is the label that the
-teacher gives when it reads the input: thinking and output belong together. Is
-that another one than the input was written for, `check_labels` rejects the row.
+teacher gives when it reads the input: thinking and output belong together. Whether
+that has to be the label it was written for is settled in `recheck`.
 """
 
 from __future__ import annotations
@@ -94,6 +94,16 @@ class AnswerRequester:
         """One careful call for each input, to see what the teacher would say."""
         for text in texts:
             yield self._request(stage, text, 0, BLIND)
+
+    def second_requests(self, texts: Sequence[str]) -> Iterator[Request]:
+        """Another careful call for each input, apart from those that answered it before."""
+        for text in texts:
+            yield self._request("recheck", text, self.samples, BLIND)
+
+    def third_requests(self, texts: Sequence[str]) -> Iterator[Request]:
+        """A call that decides between two answers, at the run's temperature."""
+        for text in texts:
+            yield self._request("recheck", text, self.samples + 1, {})
 
     def check_requests(self, texts: Sequence[str]) -> Iterator[Request]:
         """One short call for each input, for the label alone."""

@@ -17,6 +17,7 @@ from nanodistill.engine.usage import UsageStats, dollars
 from nanodistill.events import ROWS, Notice, Progress, Value
 from nanodistill.synthesis.answer_stage import AnswerStage
 from nanodistill.synthesis.generation import GenerationCall
+from nanodistill.synthesis.recheck import rechecked_share
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
 from nanodistill.types import Request, Trace
 
@@ -49,7 +50,7 @@ class ProgressForecast:
         figures: dict[str, Value] = {}
         if self._account.known_cost is not None and cost > spent and paid > paid_before:
             each = (cost - spent) / (paid - paid_before)
-            figures["in all about"] = dollars(cost + each * (self._wanted - paid))
+            figures["estimated total"] = dollars(cost + each * (self._wanted - paid))
         seconds = (now - began) / new * left
         return Progress(ROWS, filled, self._wanted, "kept", seconds, figures)
 
@@ -85,7 +86,7 @@ async def forecast_costs(
     generation = ceil(len(calls) * share)
     total = CostForecast(generation, _each(survey, generation))
     for times, requests in _that_follow(answering):
-        number = times * wanted
+        number = ceil(times * wanted)
         unknown = [replace(each, ordinal=IN_NO_JOURNAL) for each in requests]
         cost = _each(await teacher.survey(unknown), number)
         total = CostForecast(total.calls + number, _sum(total.cost_usd, cost))
@@ -118,7 +119,7 @@ def _each(survey: CostSurvey, number: int) -> float | None:
     return survey.cost_usd / survey.to_ask * number if survey.to_ask else 0.0
 
 
-def _that_follow(answering: AnswerStage) -> Iterator[tuple[int, list[Request]]]:
+def _that_follow(answering: AnswerStage) -> Iterator[tuple[float, list[Request]]]:
     """The calls that each new input leads to: how many, and some like them."""
     task, requester = answering.task, answering.requester
     seeds = task.seeds[:EXAMPLES]
@@ -129,8 +130,9 @@ def _that_follow(answering: AnswerStage) -> Iterator[tuple[int, list[Request]]]:
             requester.samples,
             [replace(each, stage="blind") for each in requester.requests(texts)],
         )
-    elif task.config.check_labels and task.labels:
-        yield 1, list(requester.check_requests(texts))
+    if share := rechecked_share(task):
+        rows = [Trace(seed.input, seed.output, "seed") for seed in seeds]
+        yield share, answering.recheck_requests(rows)
     if answering.judge is not None:
         rows = [Trace(seed.input, seed.output, "seed") for seed in seeds]
         yield 1, list(answering.judge.requests(rows))

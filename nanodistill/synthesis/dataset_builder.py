@@ -57,6 +57,7 @@ class RunFacts:
     prompts: Mapping[str, str]
     spent: RunCost
     stopped_because: str
+    cues: tuple[str, ...] = ()
 
 
 def write_dataset(run: RunFolder, task: Task, ledger: Ledger, made: RunFacts) -> DatasetVersion:
@@ -129,11 +130,13 @@ def _facts(task: Task, ledger: Ledger, sides: SplitAssignment, made: RunFacts) -
         teacher=config.teacher if asked else None,
         config=public_config(config),
         config_hash=config_hash(config),
-        inputs=_inputs(task),
+        inputs=describe_inputs(task),
         test_source=_test_source(task),
         prompts=dict(made.prompts),
         policy=made.policy.model_dump() if made.policy else None,
         agreement=_agreement(made.check),
+        recheck=_recheck(ledger),
+        cues=made.cues,
         wanted=task.wanted,
         requested=total.requested,
         failed=dict(sorted(total.failed.items())),
@@ -160,7 +163,7 @@ def _format_name(task: Task) -> str:
     return name
 
 
-def _inputs(task: Task) -> dict[Literal["seed", "test", "training_data"], InputFacts]:
+def describe_inputs(task: Task) -> dict[Literal["seed", "test", "training_data"], InputFacts]:
     config = task.config
     inputs: dict[Literal["seed", "test", "training_data"], InputFacts] = {
         "seed": describe_input(config.seed, task.seeds)
@@ -183,6 +186,15 @@ def _agreement(check: SeedAgreement | None) -> Agreement | None:
         return None
     low, high = interval(check.agreed, check.of)
     return Agreement(agreed=check.agreed, of=check.of, low=low, high=high)
+
+
+def _recheck(ledger: Ledger) -> Agreement | None:
+    """How many rows got the same answer twice: one minus the measured label noise."""
+    counts = ledger.recheck
+    if not counts.of:
+        return None
+    low, high = interval(counts.agreed, counts.of)
+    return Agreement(agreed=counts.agreed, of=counts.of, low=low, high=high)
 
 
 def _cells(ledger: Ledger) -> dict[str, CellCount]:
@@ -222,7 +234,9 @@ def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
     for row in ledger.kept.traces():
         origins[row.thinking_from] += 1
         made += row.source == "synthetic"
-    notes = [_on_labels(task, made)] if made and task.labels and not task.asks_answers else []
+    notes = (
+        [_on_labels(task, made, ledger)] if made and task.labels and not task.asks_answers else []
+    )
     if origins.get("rationalized"):
         notes.append(
             f"{origins['rationalized']} rows have thinking that was written with the answer in "
@@ -235,12 +249,13 @@ def _notes(task: Task, ledger: Ledger) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _on_labels(task: Task, made: int) -> str:
+def _on_labels(task: Task, made: int, ledger: Ledger) -> str:
     """Where labels come from that no answer of the teacher stands behind."""
-    rows = f"{made} generated rows have the label that "
-    given = (
-        "the teacher gave with them" if task.generates_outputs else "their input was written for"
-    )
-    if task.config.check_labels:
-        return f"{rows}{given}, confirmed by the teacher on reading the input again."
-    return f"{rows}{given}; nothing has confirmed it (check_labels is off)."
+    source = "the teacher gave with them" if task.generates_outputs else "they were written for"
+    checked = ledger.recheck.of
+    if checked:
+        return (
+            f"{made} generated rows have the label {source}. The teacher read {checked} rows "
+            f"again, blind, and gave {ledger.recheck.agreed} of them the same label; see recheck."
+        )
+    return f"{made} generated rows have the label {source}; none was checked (recheck is off)."

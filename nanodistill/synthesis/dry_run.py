@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,15 @@ from nanodistill.journal import UsageTotals
 from nanodistill.providers.base import Provider
 from nanodistill.providers.prices import Price, price_of
 from nanodistill.run_dir import RunFolder
-from nanodistill.synthesis.coverage import check_plan, iter_slots, make_axes
-from nanodistill.synthesis.generation import CallPlanner, PromptBuilder, RecentInputs
+from nanodistill.synthesis.axes import check_plan
+from nanodistill.synthesis.coverage import iter_slots
+from nanodistill.synthesis.earlier_release import finished_version
+from nanodistill.synthesis.generation import CallPlanner, GenerationCall, RecentInputs
+from nanodistill.synthesis.generation_prompt import PromptBuilder, as_text
 from nanodistill.synthesis.ledger import Ledger, RowSpool
 from nanodistill.synthesis.pipeline import ask
-from nanodistill.synthesis.policy import derived_policy
+from nanodistill.synthesis.policy import TaskPolicy, derived_policy, policy_messages, read_policy
+from nanodistill.synthesis.recheck import rechecked_share
 from nanodistill.synthesis.synthesis_context import SynthesisContext, open_context
 from nanodistill.synthesis.task import Task, load_task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
@@ -113,6 +118,8 @@ class DryRunTeacher:
         return await self._teacher.survey(requests)
 
 
+STAGES_OF_ROWS = ("trace", "check", "recheck", "compare", "judge")
+"""Stages that a row goes through once it is written, in order."""
 LOSSES = 1.5
 TOKENS_PER_SECOND = 60.0
 TOKENS_PER_SECOND_HERE = 50.0
@@ -146,6 +153,7 @@ class PlanEstimate:
     stages: tuple[StageEstimate, ...]
     cost_usd: tuple[float, float] | None
     minutes: tuple[float, float]
+    prompts: tuple[str, ...] = ()
 
     @property
     def calls(self) -> tuple[int, int]:
@@ -175,6 +183,7 @@ class PlanEstimate:
             },
             "cost_usd": list(self.cost_usd) if self.cost_usd else None,
             "minutes": list(self.minutes),
+            **({"prompts": list(self.prompts)} if self.prompts else {}),
         }
 
     def summary(self) -> str:
@@ -193,7 +202,11 @@ class PlanEstimate:
             self._dollars(),
             f"Time: about {_range(*map(ceil, self.minutes))} minutes, by a usual speed.",
         ]
-        return "\n".join(lines)
+        return "\n".join([*self._prompts(), *lines])
+
+    def _prompts(self) -> Iterator[str]:
+        for number, prompt in enumerate(self.prompts, start=1):
+            yield f"Prompt {number} of {len(self.prompts)}\n{'-' * 72}\n{prompt}\n"
 
     def _dollars(self) -> str:
         if self.cost_usd is None:
@@ -207,9 +220,16 @@ class PlanEstimate:
 
 
 async def plan(
-    config: DistillationConfig, *, provider: Provider | None = None, on_event: Listener = ignore
+    config: DistillationConfig,
+    *,
+    provider: Provider | None = None,
+    on_event: Listener = ignore,
+    prompts: int = 0,
 ) -> PlanEstimate:
     """What `synthesize` would do with the same configuration. Nothing is asked or written.
+
+    Args:
+        prompts: how many of the prompts to include, as they would be sent.
 
     Raises:
         InputError: as `synthesize` does.
@@ -218,6 +238,10 @@ async def plan(
     check_plan(task)
     if config.training_data is not None:
         return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+    run = RunFolder(config.run_folder)
+    if await to_thread.run_sync(finished_version, run, task) is not None:
+        return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+    shown = await to_thread.run_sync(first_prompts, run, task, prompts)
     with RowSpool() as kept, RowSpool() as rejected:
         ledger = Ledger(kept, rejected)
         async with _rehearsing(task, provider) as (bench, rehearsal):
@@ -229,7 +253,7 @@ async def plan(
             left = RemainingWork(bench, rehearsal, ledger, met)
             stages = tuple([stage async for stage in left.stages()])
     prices = await to_thread.run_sync(_prices, config)
-    return _summed(task, len(ledger.kept), stages, prices)
+    return replace(_summed(task, len(ledger.kept), stages, prices), prompts=shown)
 
 
 @asynccontextmanager
@@ -286,20 +310,25 @@ class RemainingWork:
         """The stages that every new row goes through."""
         size = 1 if task.config.generation == "chat" else task.config.examples_per_call
         under_way = 0
-        if self.met is not None and self.met.stage in ("trace", "check", "judge"):
+        if self.met is not None and self.met.stage in STAGES_OF_ROWS:
             total = self.met.survey.reused + self.met.survey.to_ask
-            each = task.config.samples_per_input if self.met.stage == "trace" else 1
-            under_way = total // each
+            calls_per_row = {
+                "trace": task.config.samples_per_input,
+                "check": rechecked_share(task) or 1.0,
+                "recheck": rechecked_share(task) or 1.0,
+            }
+            under_way = round(total / calls_per_row.get(self.met.stage, 1.0))
         to_write = max(0, rows - under_way)
         calls = max(self._at("generate"), ceil(to_write / size) - self._unread("generate"))
         yield "generate", calls, ceil(calls * LOSSES)
-        samples = task.config.samples_per_input if task.asks_answers else 0
-        checks = int(task.config.check_labels and bool(task.labels) and not task.asks_answers)
-        judged = int(self.bench.judge is not None)
-        for stage, each in (("trace", samples), ("check", checks), ("judge", judged)):
-            fewest = to_write * each + self._at(stage)
+        samples = float(task.config.samples_per_input if task.asks_answers else 0)
+        judged = float(self.bench.judge is not None)
+        second = "check" if task.labels else "recheck"
+        shares = (("trace", samples), (second, rechecked_share(task)), ("judge", judged))
+        for stage, per_row in shares:
+            fewest = ceil(to_write * per_row) + self._at(stage)
             if under_way and self.met is not None and _comes_after(stage, self.met.stage):
-                fewest += under_way * each
+                fewest += ceil(under_way * per_row)
             yield stage, fewest, ceil(fewest * LOSSES)
 
     def _at(self, stage: str) -> int:
@@ -330,25 +359,49 @@ class RemainingWork:
         texts = [seed.input for seed in task.seeds[:8]]
         match stage:
             case "generate":
-                policy = derived_policy(task)
-                axes = make_axes(task, policy)
-                writer = PromptBuilder(
-                    task, {axis.name: axis for axis in axes}, policy.for_writers()
-                )
-                slots = [slot for slot, _ in zip(iter_slots(axes, task), range(20), strict=False)]
-                calls = CallPlanner(task, RecentInputs()).calls(slots)
+                writer, calls = first_calls(task, derived_policy(task), 20)
                 return [writer.request(call, self.bench.teacher) for call in calls]
             case "check":
                 return list(requester.check_requests(texts))
+            case "recheck":
+                return list(requester.second_requests(texts))
             case "blind":
                 return list(requester.blind_requests(texts))
             case _:
                 return list(requester.requests(texts))
 
 
+def first_prompts(run: RunFolder, task: Task, number: int) -> tuple[str, ...]:
+    """The first generation prompts of a run, as they would be sent. Blocks.
+
+    The policy is the one in the run folder. Before there is one, the call that extracts it comes
+    first, and the others lack what it will add.
+    """
+    if not number:
+        return ()
+    stored = read_policy(run.policy)
+    policy = stored.policy if stored is not None else derived_policy(task)
+    prompts = []
+    if stored is None and task.config.extract_policy:
+        prompts.append(as_text(policy_messages(task)))
+    rows = number * task.config.examples_per_call * max(1, len(task.labels))
+    writer, calls = first_calls(task, policy, rows)
+    prompts += [as_text(writer.messages(call)) for call in calls]
+    return tuple(prompts[:number])
+
+
+def first_calls(
+    task: Task, policy: TaskPolicy, rows: int
+) -> tuple[PromptBuilder, list[GenerationCall]]:
+    """The first generation calls of a run under `policy`, for so many rows."""
+    writer = PromptBuilder.of(task, policy)
+    axes = list(writer.axes.values())
+    slots = list(islice(iter_slots(axes, task), rows))
+    return writer, CallPlanner(task, RecentInputs(), axes).calls(slots)
+
+
 def _comes_after(stage: str, other: str) -> bool:
-    order = ("trace", "check", "judge")
-    return order.index(stage) > order.index(other)
+    return STAGES_OF_ROWS.index(stage) > STAGES_OF_ROWS.index(other)
 
 
 def _prices(config: DistillationConfig) -> tuple[Price | None, Price | None]:

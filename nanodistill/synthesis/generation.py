@@ -1,43 +1,46 @@
-"""The calls that bring new inputs, made from the plan.
+"""Generation calls made of the plan's slots.
 
-A slot is a row that is wanted: its number in the plan and its cell. A call asks
-for one or several slots of the same label, so that a batch that comes back short
-or in another order can't mix labels up. In `structured` generation a call
-asks for `examples_per_call` inputs by schema; in `chat` generation it shows
-seeds of the label as earlier turns and takes the next turn as one input, which
-a model can do that follows no instructions.
+A call asks for one or several slots of the same label. In `structured` generation it asks for
+`examples_per_call` inputs by schema, each with the number of its slot; in `chat` generation it
+shows seeds of the label as earlier turns and takes the next turn as one input, which works with
+models that follow no instructions.
 
-What a call says depends on its slots, on how many calls of its label came
-before it in the plan, and on inputs of earlier rounds. Nothing else.
+What a call says depends on its slots, on how many calls of its label came before it in the plan,
+and on complete earlier rounds. Nothing else.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nanodistill.curation.minhash import words_of
-from nanodistill.prompts import CHAT_SYSTEM, CHAT_TURN, GENERATION
-from nanodistill.synthesis.coverage import LABEL, Axis, Cell, Slot
+from nanodistill.synthesis.axes import NEIGHBOUR
+from nanodistill.synthesis.coverage import LABEL, Axis, Slot
 from nanodistill.synthesis.task import Task
-from nanodistill.synthesis.teacher_protocol import TeacherProtocol
-from nanodistill.types import Message, Request, Seed, tagged_hash
+from nanodistill.types import Seed, tagged_hash
 
-AVOIDED = 8
+AVOIDED = 12
+"""Earlier inputs that a call is told to keep away from, in their first words: enough to mark the
+trodden ground, few enough to cost less than the seeds do."""
 REMEMBERED = 100
-LONGEST_SHOWN = 2000
-TOKENS_PER_WORD = 3
-ROOM = 48
+CONTRAST_SEEDS = 2
+"""Seeds of neighbouring labels in a call: they show where the line runs, and more of them pull
+the new inputs over it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationCall:
-    """One generation call: its slots, the seeds that it shows, and its place in the plan.
+    """One generation call.
 
-    `turn` counts the calls of its label, `ordinal` those that say the same.
+    Attributes:
+        shown: seeds that the prompt shows, those of the call's label first.
+        avoid: inputs of earlier rounds to keep away from.
+        elsewhere: topics of the label that other calls of the plan write about.
+        cues: surface features to do without, because they have come to give the answer away.
+        turn: how many calls of its label came before it.
+        ordinal: how many calls that say the same came before it.
     """
 
     slots: tuple[Slot, ...]
@@ -45,6 +48,8 @@ class GenerationCall:
     avoid: tuple[str, ...]
     turn: int
     ordinal: int
+    elsewhere: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
 
     @property
     def label(self) -> str | None:
@@ -72,12 +77,15 @@ class RecentInputs:
 class CallPlanner:
     """Makes calls of slots, and counts what has been called for."""
 
-    def __init__(self, task: Task, memory: RecentInputs) -> None:
+    def __init__(self, task: Task, memory: RecentInputs, axes: Sequence[Axis] = ()) -> None:
         self._task = task
         self._memory = memory
+        self._topics = _topics_by_label(task, axes)
+        self._cues: Mapping[str | None, tuple[str, ...]] = {}
         self._turns: Counter[str | None] = Counter()
         self._said: Counter[object] = Counter()
-        self._rotations: dict[str | None, tuple[SeedRotation, SeedRotation]] = {}
+        self._own: dict[str | None, SeedRotation] = {}
+        self._contrast: dict[str, SeedRotation] = {}
 
     def calls(self, slots: Sequence[Slot]) -> list[GenerationCall]:
         """Calls for all of `slots`, in order of their first ones."""
@@ -97,28 +105,59 @@ class CallPlanner:
         label = slots[0].cell.label
         turn = self._turns[label]
         self._turns[label] += 1
-        chosen = self._shown(label, turn)
+        chosen = self._shown(slots, turn)
         if self._task.config.generation == "chat":
             said = (slots[0].cell, tuple(seed.id for seed in chosen))
             self._said[said] += 1
             return GenerationCall(slots, chosen, (), turn, self._said[said] - 1)
-        return GenerationCall(slots, chosen, self._avoided(slots, chosen), turn, 0)
+        return GenerationCall(
+            slots,
+            chosen,
+            self._avoided(slots, chosen),
+            turn,
+            0,
+            elsewhere=self._elsewhere(slots),
+            cues=self._cues.get(label, ()),
+        )
 
-    def _shown(self, label: str | None, turn: int) -> tuple[Seed, ...]:
-        """The label's own seeds in rotation; in a structured call, others up to the number."""
-        task, few = self._task, self._task.config.few_shot
-        if label not in self._rotations:
-            own = task.seeds_of(label)
-            others = [seed for seed in task.seeds if seed not in own]
-            self._rotations[label] = (
-                SeedRotation(own, task.config.random_seed),
-                SeedRotation(others, task.config.random_seed),
-            )
-        of_label, of_others = self._rotations[label]
-        chosen = of_label.at(turn, few)
-        if task.config.generation == "chat":
+    def avoid_cues(self, cues: Mapping[str | None, tuple[str, ...]]) -> None:
+        """Have further calls of these labels do without these surface features."""
+        self._cues = cues
+
+    def _elsewhere(self, slots: tuple[Slot, ...]) -> tuple[str, ...]:
+        topics = {slot.cell.get("topic") for slot in slots}
+        others = self._topics.get(slots[0].cell.label, ())
+        return tuple(topic for topic in others if topic not in topics)
+
+    def _shown(self, slots: tuple[Slot, ...], turn: int) -> tuple[Seed, ...]:
+        """The label's own seeds in rotation, and in a structured call some to tell it from."""
+        task, few, label = self._task, self._task.config.few_shot, slots[0].cell.label
+        chosen = self._rotation(label).at(turn, few)
+        if label is None or task.config.generation == "chat" or not few:
             return chosen
-        return chosen + of_others.at(turn, few - len(chosen))
+        near = dict.fromkeys(slot.cell.get(NEIGHBOUR) for slot in slots)
+        contrast = [
+            seed
+            for other in near
+            if other is not None
+            for seed in self._rotation(other).at(turn, 1)
+        ][:CONTRAST_SEEDS]
+        others = [seed for seed in self._others(label).at(turn, few) if seed not in contrast]
+        wanted = max(CONTRAST_SEEDS, few - len(chosen)) - len(contrast)
+        return (*chosen, *contrast, *others[: max(0, wanted)])
+
+    def _rotation(self, label: str | None) -> SeedRotation:
+        if label not in self._own:
+            own = self._task.seeds_of(label)
+            self._own[label] = SeedRotation(own, self._task.config.random_seed)
+        return self._own[label]
+
+    def _others(self, label: str) -> SeedRotation:
+        if label not in self._contrast:
+            own = self._task.seeds_of(label)
+            others = [seed for seed in self._task.seeds if seed not in own]
+            self._contrast[label] = SeedRotation(others, self._task.config.random_seed)
+        return self._contrast[label]
 
     def _avoided(self, slots: tuple[Slot, ...], chosen: tuple[Seed, ...]) -> tuple[str, ...]:
         if not self._task.config.coverage:
@@ -150,130 +189,10 @@ class SeedRotation:
         return [self._seeds[id] for id in sorted(drawn, key=drawn.__getitem__)]
 
 
-@dataclass(frozen=True)
-class PromptBuilder:
-    """Puts calls into words."""
-
-    task: Task
-    axes: Mapping[str, Axis]
-    policy: str
-
-    @property
-    def schema(self) -> Mapping[str, Any] | None:
-        """The form of the answer; none where it is read as text."""
-        as_text = self.task.config.generation == "chat" or self.task.parser is not None
-        return None if as_text else self.task.rows_schema
-
-    def request(self, call: GenerationCall, teacher: TeacherProtocol) -> Request:
-        return teacher.request(
-            "generate",
-            self.messages(call),
-            schema=self.schema,
-            params=self.params,
-            ordinal=call.ordinal,
-        )
-
-    def messages(self, call: GenerationCall) -> list[Message]:
-        if self.task.config.generation == "chat":
-            return list(self._as_chat(call))
-        return [
-            {"role": "system", "content": self._directions()},
-            {"role": "user", "content": self._user_prompt(call)},
-        ]
-
-    @functools.cached_property
-    def params(self) -> dict[str, Any]:
-        """Limits of a call in chat generation: an input ends where the seeds' inputs would."""
-        if self.task.config.generation != "chat":
-            return {}
-        inputs = [seed.input for seed in self.task.seeds]
-        longest = max(len(text.split()) for text in inputs)
-        params: dict[str, Any] = {"max_tokens": longest * TOKENS_PER_WORD + ROOM}
-        # A whole row is of two lines at least.
-        possible = ("\n\n",) if self.task.generates_outputs else ("\n", "\n\n")
-        ends = next((end for end in possible if not any(end in text for text in inputs)), None)
-        if ends is not None:
-            params["stop"] = [ends]
-        if self.task.config.teacher.startswith("mlx/"):
-            params["seed"] = self.task.config.random_seed
-        return params
-
-    def _directions(self) -> str:
-        facts = {"instruction": self.task.instruction, "policy": self.policy}
-        return self.task.prompts.render(GENERATION, **facts)
-
-    def _as_chat(self, call: GenerationCall) -> Iterator[Message]:
-        if CHAT_SYSTEM in self.task.prompts.templates:
-            yield {"role": "system", "content": self.task.prompts.render(CHAT_SYSTEM)}
-        for seed in call.shown:
-            yield {"role": "user", "content": self._turn(Cell(_label_alone(call.slots[0].cell)))}
-            yield {"role": "assistant", "content": self._written(seed)}
-        yield {"role": "user", "content": self._turn(call.slots[0].cell)}
-
-    def _written(self, seed: Seed) -> str:
-        return shorten(seed) if self.task.generates_outputs else seed.input
-
-    def _turn(self, cell: Cell) -> str:
-        label = "" if cell.label is None else self._says(LABEL, cell.label)
-        asked = [self.task.prompts.render(CHAT_TURN, label=label)]
-        if self.task.generates_outputs:
-            asked.append(f"Its output is one of: {', '.join(self.task.labels)}.")
-        asked += [f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()]
-        return "\n".join(asked)
-
-    def _user_prompt(self, call: GenerationCall) -> str:
-        parts = []
-        if call.shown:
-            parts.append("Examples:\n\n" + "\n\n".join(map(shorten, call.shown)))
-        parts.append(self._request_text(call))
-        if call.avoid:
-            listed = "\n".join(f"- {text[:LONGEST_SHOWN]}" for text in call.avoid)
-            parts.append(f"These are there already. Write nothing like them:\n{listed}")
-        parts.append(self._form(len(call.slots)) + f"\nThis is batch {call.turn + 1}.")
-        return "\n\n".join(parts)
-
-    def _request_text(self, call: GenerationCall) -> str:
-        n = len(call.slots)
-        what = "one new input" if n == 1 else f"{n} new inputs"
-        lines = [f"Write {what}{self._right_answer(call.label, n)}."]
-        wishes = [self._wishes(slot.cell) for slot in call.slots]
-        if any(wishes):
-            one_for_all = len(set(wishes)) == 1
-            lines += [f"Each: {wishes[0]}"] if one_for_all else ["What each is to be:"]
-            lines += [] if one_for_all else [f"{i}. {w}" for i, w in enumerate(wishes, start=1)]
-        if self.task.generates_outputs:
-            which = f": one of {', '.join(self.task.labels)}" if self.task.labels else ""
-            lines.append(f"Give the right output with each{which}.")
-        return "\n".join(lines)
-
-    def _right_answer(self, label: str | None, n: int) -> str:
-        if label is None:
-            return ""
-        meaning = self.task.label_hints.get(label, label).removeprefix(label)
-        others = ", ".join(other for other in self.task.labels if other != label)
-        whose = "whose right answer is" if n == 1 else "that all have the right answer"
-        apart = f" and clearly none of: {others}" if others else ""
-        return f' {whose} "{label}"{meaning}{apart}'
-
-    def _wishes(self, cell: Cell) -> str:
-        return "; ".join(
-            f"{axis}: {self._says(axis, value)}" for axis, value in cell.besides_label()
-        )
-
-    def _says(self, axis: str, value: str) -> str:
-        return self.axes[axis].says(value)
-
-    def _form(self, n: int) -> str:
-        if self.task.parser is not None:
-            return ""
-        row = '{"input": "…", "output": …}' if self.task.generates_outputs else '{"input": "…"}'
-        many = "" if n == 1 else f", with {n} rows"
-        return f'Answer with JSON: {{"examples": [{row}]}}{many}.'
-
-
-def shorten(seed: Seed) -> str:
-    return f"Input: {seed.input[:LONGEST_SHOWN]}\nOutput: {seed.output[:LONGEST_SHOWN]}"
-
-
-def _label_alone(cell: Cell) -> tuple[tuple[str, str], ...]:
-    return tuple(pair for pair in cell.values if pair not in cell.besides_label())
+def _topics_by_label(task: Task, axes: Sequence[Axis]) -> Mapping[str | None, tuple[str, ...]]:
+    topic = next((axis for axis in axes if axis.name == "topic"), None)
+    if topic is None:
+        return {}
+    if not task.labels:
+        return {None: tuple(topic.shares)}
+    return {label: tuple(topic.shares_at([(LABEL, label)])[1]) for label in task.labels}

@@ -50,6 +50,7 @@ class Example:
 
     input: str
     output: str | None = None
+    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class InvalidExample:
 
     text: str
     why: str
+    slot: int | None = None
 
 
 Row = Example | InvalidExample
@@ -150,8 +152,13 @@ def as_row(value: Any) -> Row:
     fields = {str(key).strip().lower(): item for key, item in value.items()}
     given = _as_text(fields.get("input"))
     if not given:
-        return InvalidExample(_json(dict(value)), "no input")
-    return Example(given, _as_text(fields.get("output")))
+        return InvalidExample(_json(dict(value)), "no input", _as_number(fields.get("slot")))
+    return Example(given, _as_text(fields.get("output")), _as_number(fields.get("slot")))
+
+
+def _as_number(value: Any) -> int | None:
+    text = str(value).strip() if not isinstance(value, bool) else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
 
 
 def _as_text(value: Any) -> str | None:
@@ -162,6 +169,29 @@ def _as_text(value: Any) -> str | None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def by_slot(rows: Sequence[Row], slots: int) -> list[Row | None]:
+    """The rows in order of the slots that they name, None where a slot has none; then the others.
+
+    Rows that name no slot, or one that is taken, fill the open slots in their order. Some models
+    count from 0.
+    """
+    numbers = [row.slot for row in rows]
+    first = 0 if 0 in numbers else 1
+    placed: list[Row | None] = [None] * slots
+    others: list[Row] = []
+    for row, number in zip(rows, numbers, strict=True):
+        place = -1 if number is None else number - first
+        if 0 <= place < slots and placed[place] is None:
+            placed[place] = row
+        else:
+            others.append(row)
+    waiting = iter(others)
+    for place, row_ in enumerate(placed):
+        if row_ is None:
+            placed[place] = next(waiting, None)
+    return [*placed, *waiting]
 
 
 PARSING = "parsing"
@@ -185,7 +215,7 @@ class GenerationParser:
             for slot, found in self._found(call, outcome, ledger):
                 row = found if isinstance(found, Rejection) else self.sieve(found)
                 if isinstance(row, Rejection):
-                    ledger.reject(row)
+                    ledger.reject(row, slot)
                 else:
                     placed.append(SlottedRow(slot, row))
         return placed
@@ -201,13 +231,13 @@ class GenerationParser:
             for slot in call.slots:
                 ledger.fail(slot.cell.name, outcome.kind, outcome.message)
             return
-        slots = [*call.slots, *[call.slots[-1]] * (len(rows) - len(call.slots))]
+        ordered = by_slot(rows, len(call.slots))
+        slots = [*call.slots, *[call.slots[-1]] * (len(ordered) - len(call.slots))]
         ledger.steps.reach(PARSING, len(slots))
         for place, slot in enumerate(slots):
             if place >= len(call.slots):
                 ledger.request(slot.cell.name)
-            row = rows[place] if place < len(rows) else None
-            found = self._trace(call, slot, row, outcome.keys)
+            found = self._trace(call, slot, ordered[place], outcome.keys)
             if place >= len(call.slots) and isinstance(found, Trace):
                 found = Rejection(found, "surplus", f"{len(call.slots)} rows were asked for")
             if isinstance(found, Rejection):

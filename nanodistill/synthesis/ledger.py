@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import IO, Any, Self
 
@@ -73,11 +73,27 @@ class SlottedRow:
     row: Trace
 
 
+@dataclass
+class RecheckCounts:
+    """How many rows were answered twice, and how many of them alike, by field too."""
+
+    of: int = 0
+    agreed: int = 0
+    fields: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count(self, agrees: bool, fields: Mapping[str, str]) -> None:
+        self.of += 1
+        self.agreed += agrees
+        for name, verdict in fields.items():
+            self.fields.setdefault(name, Counter())[verdict] += 1
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The accounts of a run, its steps' counts, and its rows on two shelves.
 
-    `words` has for each reason what was said the first time that a row was lost for it.
+    `words` has for each reason what was said the first time that a row was lost for it, and
+    `attempts` for each slot what was wrong with its row in the round that is being read.
     """
 
     kept: RowSpool
@@ -85,6 +101,8 @@ class Ledger:
     accounts: Accounts = field(default_factory=Accounts)
     steps: FilterCounts = field(default_factory=FilterCounts)
     words: dict[str, str] = field(default_factory=dict)
+    attempts: dict[int, str] = field(default_factory=dict)
+    recheck: RecheckCounts = field(default_factory=RecheckCounts)
 
     def request(self, cell: str, n: int = 1) -> None:
         self.accounts.requested(cell, n)
@@ -93,7 +111,9 @@ class Ledger:
         self.accounts.kept(row.cell)
         self.kept.put(row)
 
-    def reject(self, rejection: Rejection) -> None:
+    def reject(self, rejection: Rejection, slot: Slot | None = None) -> None:
+        if slot is not None:
+            self.attempts[slot.number] = attempt_note(rejection)
         self.accounts.rejected(rejection.trace.cell, rejection.reason)
         self.words.setdefault(rejection.reason, rejection.detail)
         self.rejected.put(rejection)
@@ -106,3 +126,28 @@ class Ledger:
         """How many rows were lost so far, by reason."""
         total = self.accounts.total()
         return total.rejected + total.failed
+
+
+QUOTED_WORDS = 12
+
+
+def attempt_note(rejection: Rejection) -> str:
+    """What a call that asks for a rejected row again says of the first attempt.
+
+    A row too close to a test row is not quoted: prompts never show the test.
+    """
+    words = rejection.trace.input.split()
+    quoted = " ".join(words[:QUOTED_WORDS]) + (" …" if len(words) > QUOTED_WORDS else "")
+    match rejection.reason:
+        case "contaminated":
+            return "too close to an existing input"
+        case "duplicate" | "near_duplicate":
+            return f'too close to an existing input ("{quoted}")'
+        case "missing" | "surplus":
+            return ""
+        case "label_disagreement":
+            answered = rejection.detail.rpartition("answered ")[2]
+            return f'"{quoted}" reads as {answered}'
+        case reason:
+            detail = f": {rejection.detail[:200]}" if rejection.detail else ""
+            return f"{reason.replace('_', ' ')}{detail}"

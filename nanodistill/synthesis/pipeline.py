@@ -33,10 +33,13 @@ from nanodistill.providers.base import Provider
 from nanodistill.run_dir import RunFolder, write_json
 from nanodistill.synthesis import teacher_eval
 from nanodistill.synthesis.answer_stage import AnswerStage
-from nanodistill.synthesis.coverage import Slot, check_plan, iter_slots, make_axes
+from nanodistill.synthesis.axes import check_plan
+from nanodistill.synthesis.coverage import Slot, iter_slots
 from nanodistill.synthesis.dataset_builder import RunCost, RunFacts, write_dataset
-from nanodistill.synthesis.generation import CallPlanner, PromptBuilder, RecentInputs
+from nanodistill.synthesis.earlier_release import finished_version
+from nanodistill.synthesis.generation import CallPlanner, RecentInputs
 from nanodistill.synthesis.generation_parser import GenerationParser
+from nanodistill.synthesis.generation_prompt import PromptBuilder, as_text
 from nanodistill.synthesis.ledger import Ledger, RowSpool
 from nanodistill.synthesis.policy import keep_policy, resolve_policy
 from nanodistill.synthesis.result import SynthesisResult
@@ -46,7 +49,7 @@ from nanodistill.synthesis.seed_agreement import check_seeds
 from nanodistill.synthesis.synthesis_context import SynthesisContext, open_context
 from nanodistill.synthesis.task import Task, load_task
 from nanodistill.synthesis.user_rows import curate_user_rows, place
-from nanodistill.types import Trace
+from nanodistill.types import Trace, Usage
 
 
 async def synthesize(
@@ -73,6 +76,10 @@ async def synthesize(
     run = RunFolder(config.run_folder)
     with run.locked("synth"), RowSpool() as kept, RowSpool() as rejected:
         ledger = Ledger(kept, rejected)
+        if limit is None and config.training_data is None:
+            finished = await to_thread.run_sync(finished_version, run, task)
+            if finished is not None:
+                return _finished(task, finished, on_event)
         await to_thread.run_sync(write_json, run.config, config.to_json())
         if config.training_data is not None:
             return await to_thread.run_sync(_own_rows, run, task, ledger, on_event, limit)
@@ -84,6 +91,31 @@ async def synthesize(
         with frozen_gc(), knowing(lambda: _result(task, ledger, made, None).to_json()):
             version = await to_thread.run_sync(write_dataset, run, task, ledger, made)
         return _result(task, ledger, made, version)
+
+
+def _finished(task: Task, version: DatasetVersion, on_event: Listener) -> SynthesisResult:
+    """The result of a run that an earlier release completed."""
+    manifest = version.manifest
+    release = manifest.libraries.get("nanodistill", "an earlier release")
+    on_event(
+        Notice(
+            f"NanoDistill {release} completed this dataset from the same settings, so nothing is "
+            "asked. For rows by the prompts of this release, start a run with another name."
+        )
+    )
+    return SynthesisResult(
+        wanted=task.wanted,
+        requested=manifest.requested,
+        kept=manifest.counts.kept,
+        rejected=manifest.counts.rejected,
+        failed=manifest.failed,
+        by_cell={},
+        calls={"made": 0, "reused": manifest.calls.made if manifest.calls else 0, "retried": 0},
+        usage=Usage(),
+        cost_usd=manifest.cost_usd,
+        dataset=version,
+        stopped_because="complete",
+    )
 
 
 async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> RunFacts:
@@ -100,9 +132,9 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     for seed in seeds:
         place(seed, for_seeds, ledger)
     _tell_of_seeds(ledger, len(seeds), on_event)
-    axes = make_axes(task, policy)
+    writer = PromptBuilder.of(task, policy)
+    axes = list(writer.axes.values())
     slots, wanted = iter_slots(axes, task), max(0, task.wanted - len(ledger.kept))
-    writer = PromptBuilder(task, {axis.name: axis for axis in axes}, policy.for_writers())
     rounds = _rounds(bench, writer, seen, ledger)
     if limit is None:
         stopped = await rounds.fill(slots, wanted, ledger, on_event)
@@ -111,7 +143,8 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     else:
         stopped = await rounds.preview(slots, wanted, limit, ledger)
     prompts = _prompts(task, writer, iter_slots(axes, task))
-    return RunFacts(policy, check, prompts, _spent(bench), stopped)
+    cues = tuple(str(cue) for cue in rounds.cues)
+    return RunFacts(policy, check, prompts, _spent(bench), stopped, cues)
 
 
 def _tell_of_seeds(ledger: Ledger, seeds: int, on_event: Listener) -> None:
@@ -180,9 +213,8 @@ def _prompts(task: Task, writer: PromptBuilder, slots: Iterator[Slot]) -> dict[s
     used = {
         name: text for name, text in task.prompts.templates.items() if not unused.get(name, False)
     }
-    (call,) = CallPlanner(task, RecentInputs()).calls([next(slots)])
-    turns = [f"[{turn['role']}]\n{turn['content']}" for turn in writer.messages(call)]
-    return {**used, "generation call": "\n\n".join(turns)}
+    (call,) = CallPlanner(task, RecentInputs(), list(writer.axes.values())).calls([next(slots)])
+    return {**used, "generation call": as_text(writer.messages(call))}
 
 
 def _first_new(ledger: Ledger, limit: int) -> tuple[Trace, ...]:

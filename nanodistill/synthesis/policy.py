@@ -1,13 +1,12 @@
-"""What the teacher makes of the task: asked once, written to policy.json, a person's to edit.
+"""The task policy: the teacher's description of the task, extracted once into policy.json.
 
-The file holds the policy, a hash of what it was made from and a hash of the
-policy as it was made. So a run can tell: an edited policy is used as it stands,
-whatever it was made from; one that nobody touched is made anew when the seeds,
-the instruction or the prompt change. Calls whose prompts hold the policy's
-words have other keys once it is edited, so just those are asked again.
+A person may edit the file. It holds the policy, the key of what it was made from, and a hash of
+the policy as it was made, so a run can tell an edited policy (used as it is, whatever it was made
+from) from an untouched one (extracted again when seeds, instruction or prompt change). Calls whose
+prompts quote the policy get new keys when it changes, so only those are asked again.
 
-Without `extract_policy` the policy is derived from the instruction and the seeds
-alone, and can be edited just so.
+Without `extract_policy`, a policy is derived from the instruction and the seeds alone; it can be
+edited in the same way.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanodistill.config.settings import suggest
 from nanodistill.curation.minhash import words_of
-from nanodistill.curation.response_model import object_schema
+from nanodistill.curation.response_model import object_schema, summary
 from nanodistill.engine.response_validation import Failure
 from nanodistill.errors import TeacherUnavailableError
 from nanodistill.events import Listener, Notice
@@ -51,16 +50,62 @@ DIMENSIONS = {
     "input_length_range": "How long inputs are, in words.",
     "output_length_range": "How long outputs are, in words.",
 }
-LISTS = {
-    "topics": "Six to twelve different subjects or situations that inputs can be about, "
-    "a few words each, together covering what can come.",
-    "styles": "Three to five ways in which people write such inputs, a few words each.",
-}
-SHOWN_TO_WRITERS = ("input_format", "key_constraints", "input_length_range")
+SHOWN_TO_WRITERS = ("input_format", "key_constraints")
+"""Dimensions that generation prompts quote. Lengths are not among them: each row is given its own
+range, and a second one would contradict it."""
+
+
+class PolicyPart(BaseModel):
+    """An entry of one of the policy's lists."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LabelNote(PolicyPart):
+    """What a label covers, and the topics that belong to it alone."""
+
+    label: str
+    meaning: str = ""
+    topics: list[str] = []
+
+
+class DecisionRule(PolicyPart):
+    """A rule that decides between answers that are close; `labels` names them, if there are any."""
+
+    labels: list[str] = []
+    rule: str
+
+
+class OpenQuestion(PolicyPart):
+    """Something that the instruction and the seeds leave open, and the answer assumed for it."""
+
+    question: str
+    answer: str
+
+
+class FieldNote(PolicyPart):
+    """How inputs express a field of the output, and what tempts to a wrong value."""
+
+    field: str
+    ways: list[str] = []
+    decoys: list[str] = []
+
+
+class OutputCheck(PolicyPart):
+    """A check of outputs that code can run. `field` is empty where the output is plain text."""
+
+    field: str = ""
+    check: Literal["in_input", "matches", "one_of"]
+    value: str = ""
 
 
 class TaskPolicy(BaseModel):
-    """A task in ten dimensions, what `policy_dimensions` adds, and axes of variety."""
+    """A task in ten dimensions, what the plan varies, and what decides close cases.
+
+    Which of the lists are filled depends on the task: `label_notes` for a closed set of labels,
+    `topics` for all others, `field_notes` for outputs with a schema, `output_kinds` for free text.
+    Fields of `policy_dimensions` come on top, as texts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -76,17 +121,35 @@ class TaskPolicy(BaseModel):
     output_length_range: str
     topics: list[str]
     styles: list[str]
+    personas: list[str] = []
+    label_notes: list[LabelNote] = []
+    output_kinds: list[str] = []
+    field_notes: list[FieldNote] = []
+    decision_rules: list[DecisionRule] = []
+    open_questions: list[OpenQuestion] = []
+    checks: list[OutputCheck] = []
 
     @property
-    def further(self) -> dict[str, str]:
+    def custom_dimensions(self) -> dict[str, str]:
         """The dimensions that the user added."""
         return {name: str(value) for name, value in (self.model_extra or {}).items()}
 
-    def for_writers(self) -> str:
-        """What whoever writes inputs should know, a line for each dimension that says anything."""
-        told = {name: str(self.model_dump()[name]) for name in SHOWN_TO_WRITERS} | self.further
-        lines = [f"{name.replace('_', ' ')}: {text}" for name, text in told.items() if text]
-        return "\n".join(line[0].upper() + line[1:] for line in lines)
+    def for_writers(self, rules: Sequence[str] = ()) -> str:
+        """What generation prompts say of the task besides the instruction.
+
+        Args:
+            rules: the user's own decision rules, which come before the policy's.
+        """
+        quoted = {name: str(self.model_dump()[name]) for name in SHOWN_TO_WRITERS}
+        quoted |= self.custom_dimensions
+        lines = [f"{name.replace('_', ' ')}: {text}" for name, text in quoted.items() if text]
+        parts = ["\n".join(line[0].upper() + line[1:] for line in lines)]
+        deciding = [*rules, *(rule.rule for rule in self.decision_rules)]
+        deciding += [f"{open_.question} {open_.answer}" for open_ in self.open_questions]
+        if deciding:
+            listed = "\n".join(f"- {rule}" for rule in dict.fromkeys(deciding))
+            parts.append(f"What decides close cases:\n{listed}")
+        return "\n\n".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -134,29 +197,110 @@ def keep_policy(path: Path, settled: ResolvedPolicy) -> None:
         write_json(path, held | {"policy": settled.policy.model_dump()})
 
 
-def policy_schema(further: Mapping[str, str]) -> dict[str, Any]:
+TEXTS = {"type": "array", "items": {"type": "string"}}
+
+
+def _objects(**properties: Any) -> dict[str, Any]:
+    return {"type": "array", "items": object_schema(properties)}
+
+
+TEXT = {"type": "string"}
+LISTS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "topics": (
+        TEXTS,
+        "Six to twelve different subjects or situations that inputs can be about, a few words "
+        "each, together covering what can come. Any kind of output must be possible in each.",
+    ),
+    "label_notes": (
+        _objects(label=TEXT, meaning=TEXT, topics=TEXTS),
+        "For each label: `meaning`, the instruction's own words for it, whole and unchanged; and "
+        "`topics`, five to twelve different subjects of inputs with this label, a few words "
+        "each: this label's own, from its plain core to its edges, none that fits another label.",
+    ),
+    "personas": (
+        TEXTS,
+        "Six to twelve different kinds of people or settings that inputs come from, a few words "
+        "each. Each of them must be able to send inputs with any answer.",
+    ),
+    "styles": (
+        TEXTS,
+        "Four to six manners of writing, a few words each (such as: telegraphic; chatty and long-"
+        "winded; formal; lower case with typos). Manner alone, never mood, purpose, subject or "
+        "outcome: a style must fit any answer, and none may give it away.",
+    ),
+    "output_kinds": (
+        TEXTS,
+        "Three to eight kinds of outputs that the task can call for, a few words each, the rare "
+        "and the empty ones too.",
+    ),
+    "field_notes": (
+        _objects(field=TEXT, ways=TEXTS, decoys=TEXTS),
+        "For each field of the output: `ways`, three to six different ways in which an input "
+        "expresses it; `decoys`, two to four things in an input that tempt to a wrong value.",
+    ),
+    "decision_rules": (
+        _objects(labels=TEXTS, rule=TEXT),
+        "The rules that decide cases in which two answers are close, one sentence each: which it "
+        "is and by what. First those that the instruction and the examples state, then those "
+        "that they imply. `labels`: the two answers that a rule parts, or none.",
+    ),
+    "open_questions": (
+        _objects(question=TEXT, answer=TEXT),
+        "What instruction and examples leave open although inputs can raise it, five at most: "
+        "`question`, and `answer`, the convention that fits the examples best.",
+    ),
+    "checks": (
+        _objects(
+            field=TEXT,
+            check={"type": "string", "enum": ["in_input", "matches", "one_of"]},
+            value=TEXT,
+        ),
+        "Checks that code can make of every right output, only if they hold without exception: "
+        "`in_input` (the value stands word for word in the input), `matches` (`value` is a "
+        "regular expression for the whole value), `one_of` (`value` lists what is allowed, "
+        "parted by |). `field`: of which field, empty for the whole output.",
+    ),
+}
+"""What the policy call asks for besides the dimensions: the form, and what it should hold."""
+
+
+def lists_for(task: Task) -> tuple[str, ...]:
+    """The lists of the policy that a task of this kind needs."""
+    manner = ("personas", "styles", "decision_rules", "open_questions")
+    if task.labels:
+        return ("label_notes", *manner)
+    if task.response is not None:
+        return ("topics", *manner, "field_notes", "checks")
+    return ("topics", *manner, "output_kinds", "checks")
+
+
+def policy_schema(task: Task) -> dict[str, Any]:
     """The JSON schema of an extracted policy."""
-    texts = {
-        name: {"type": "string", "description": says}
-        for name, says in (DIMENSIONS | dict(further)).items()
-    }
-    lists = {
-        name: {"type": "array", "items": {"type": "string"}, "description": says}
-        for name, says in LISTS.items()
-    }
+    dimensions = DIMENSIONS | dict(task.config.policy_dimensions)
+    texts = {name: {"type": "string", "description": says} for name, says in dimensions.items()}
+    lists = {name: {**LISTS[name][0], "description": LISTS[name][1]} for name in lists_for(task)}
     return object_schema(texts | lists)
 
 
 def policy_messages(task: Task) -> list[Message]:
     """The call that extracts the policy."""
-    further = task.config.policy_dimensions
-    asked = [f"- {name}: {says}" for name, says in (DIMENSIONS | LISTS | further).items()]
+    lists = {name: LISTS[name][1] for name in lists_for(task)}
+    asked = DIMENSIONS | lists | dict(task.config.policy_dimensions)
     examples = [
         f"Input: {seed.input}\nOutput: {seed.output}" for seed in spread(task.seeds, SEEDS_SHOWN)
     ]
-    user = "Examples:\n\n" + "\n\n".join(examples) + "\n\nDescribe the task:\n" + "\n".join(asked)
+    parts = ["Examples:", *examples]
+    if task.labels:
+        parts.append(f"The labels: {', '.join(task.labels)}")
+    if task.config.decision_rules:
+        rules = "\n".join(f"- {rule}" for rule in task.config.decision_rules)
+        parts.append(f"Settled already:\n{rules}")
+    parts.append("Describe the task:\n" + "\n".join(f"- {n}: {says}" for n, says in asked.items()))
     system = task.prompts.render("policy_extraction_system", instruction=task.instruction)
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": "\n\n".join(parts)},
+    ]
 
 
 def derived_policy(task: Task) -> TaskPolicy:
@@ -207,7 +351,8 @@ async def resolve_policy(
     if stored is not None and stored.is_edited:
         old = "" if stored.made_from == made_from else " It was made from other seeds or settings."
         on_event(Notice(f"policy.json was edited and is used as it stands.{old}"))
-        for name in sorted(stored.policy.further.keys() - task.config.policy_dimensions.keys()):
+        custom = stored.policy.custom_dimensions.keys() - task.config.policy_dimensions.keys()
+        for name in sorted(custom):
             guess = suggest(name, TaskPolicy.model_fields)
             what = f"policy.json has '{name}', taken as a dimension of your own{guess}"
             on_event(Notice(what, "warning"))
@@ -215,12 +360,25 @@ async def resolve_policy(
     if stored is not None and stored.made_from == made_from:
         return ResolvedPolicy(stored.policy)
     if task.config.extract_policy:
-        return ResolvedPolicy(await _extracted(request, teacher), made_from)
+        policy = await _extracted(request, teacher)
+        if policy.open_questions:
+            on_event(Notice(open_questions_text(policy), "warning"))
+        return ResolvedPolicy(policy, made_from)
     return ResolvedPolicy(derived_policy(task), made_from)
 
 
+def open_questions_text(policy: TaskPolicy) -> str:
+    """What the seeds leave open, for the user to settle."""
+    lines = [f"  {open_.question} Assumed: {open_.answer}" for open_ in policy.open_questions]
+    return (
+        "Instruction and seeds leave questions open. To settle one another way, add a sentence to "
+        "`decision_rules` in the run file or edit `open_questions` in policy.json:\n"
+        + "\n".join(lines)
+    )
+
+
 def policy_request(task: Task, teacher: TeacherProtocol) -> Request:
-    schema = policy_schema(task.config.policy_dimensions)
+    schema = policy_schema(task)
     params = {"temperature": 0.0}
     return teacher.request("policy", policy_messages(task), schema=schema, params=params)
 
@@ -240,4 +398,10 @@ async def _extracted(request: Request, teacher: TeacherProtocol) -> TaskPolicy:
             next_step="Run again to ask once more, take a stronger teacher, or set "
             "extract_policy = false.",
         )
-    return TaskPolicy.model_validate(outcome.data)
+    try:
+        return TaskPolicy.model_validate({"topics": [], "styles": [], **outcome.data})
+    except ValidationError as invalid:
+        raise TeacherUnavailableError(
+            f"The teacher's description of the task can't be used: {summary(invalid)}",
+            next_step="Take a stronger teacher, or set extract_policy = false.",
+        ) from invalid

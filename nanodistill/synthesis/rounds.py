@@ -48,6 +48,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
+from nanodistill.curation.cues import Cue
 from nanodistill.dataset import config_hash
 from nanodistill.engine.response_index import FailedRequest
 from nanodistill.errors import TooFewRowsError, unwrap_group
@@ -56,13 +57,10 @@ from nanodistill.journal import Journal
 from nanodistill.synthesis.answer_stage import AnswerStage
 from nanodistill.synthesis.cost_preview import ProgressForecast, announce_costs, forecast_costs
 from nanodistill.synthesis.coverage import Slot
-from nanodistill.synthesis.generation import (
-    CallPlanner,
-    GenerationCall,
-    PromptBuilder,
-    RecentInputs,
-)
+from nanodistill.synthesis.cue_watch import CueWatch
+from nanodistill.synthesis.generation import CallPlanner, GenerationCall, RecentInputs
 from nanodistill.synthesis.generation_parser import GenerationParser
+from nanodistill.synthesis.generation_prompt import PromptBuilder
 from nanodistill.synthesis.ledger import Ledger, SlottedRow
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
@@ -216,7 +214,13 @@ class Rounds:
         self._answering = answering
         self._in_turn = in_turn
         self._memory = RecentInputs()
-        self._caller = CallPlanner(task, self._memory)
+        self._caller = CallPlanner(task, self._memory, list(writer.axes.values()))
+        self._cues = CueWatch(task)
+
+    @property
+    def cues(self) -> Sequence[Cue]:
+        """Features of the kept rows that give their answers away."""
+        return self._cues.cues
 
     async def fill(
         self, slots: Iterator[Slot], wanted: int, ledger: Ledger, on_event: Listener
@@ -249,13 +253,21 @@ class Rounds:
             round_ = under_way.popleft()
             before = ledger.lost()
             got = await self._complete(round_, ledger)
-            open_.put_back([slot for slot in round_.slots if slot.number not in got])
+            open_.put_back(
+                [
+                    slot.rejected_for(ledger.attempts.get(slot.number))
+                    for slot in round_.slots
+                    if slot.number not in got
+                ]
+            )
+            ledger.attempts.clear()
+            self._steer(on_event)
             filled += len(got)
             on_event(
                 forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots)))
             )
             asked = len(round_.slots)
-            on_event(Notice(f"Round {round_.number}: {len(got)} of {asked} rows were good."))
+            on_event(Notice(f"Round {round_.number}: {len(got)} of {asked} rows accepted."))
             brought_little = len(got) < NEW_ENOUGH * asked
             lost = ledger.lost() - before
             low_yield = [*low_yield, LowYieldRound(asked, lost)] if brought_little else []
@@ -270,6 +282,13 @@ class Rounds:
             on_event(Notice(failure.message, "warning"))
             return "failing"
         return "saturated" if saturated else "max_rounds"
+
+    def _steer(self, on_event: Listener) -> None:
+        """Tell of surface features that give answers away, and have new calls do without them."""
+        new = self._cues.look()
+        self._caller.avoid_cues(self._cues.by_label())
+        for cue in new:
+            on_event(Notice(f"{cue} New rows are asked to do without it.", "warning"))
 
     @staticmethod
     def _may_begin(open_: SlotPool, under_way: Sequence[Round]) -> bool:
@@ -367,6 +386,7 @@ class Rounds:
         for placed in rows:
             ledger.keep(placed.row)
             self._memory.add(placed.slot.cell.label, placed.row.input)
+            self._cues.add(placed.slot.cell, placed.row)
         return {placed.slot.number for placed in rows}
 
 

@@ -26,7 +26,7 @@ from nanodistill.curation.filters import (
 from nanodistill.curation.labels import LabelInSet
 from nanodistill.curation.minhash import words_of
 from nanodistill.prompts import CHAT_TURN
-from nanodistill.synthesis.answer_stage import ANSWERS, JUDGE, LABELS
+from nanodistill.synthesis.answer_stage import ANSWERS, JUDGE, SECOND_ANSWER
 from nanodistill.synthesis.generation_parser import PARSING
 from nanodistill.synthesis.task import Task
 from nanodistill.types import Seed, Trace
@@ -99,9 +99,9 @@ def _orders(task: Task) -> list[str]:
 
 def filter_names(task: Task, seen: DedupState) -> list[str]:
     """All that a generated row goes through, in order."""
-    answers = ANSWERS if task.asks_answers else LABELS
     inputs = [step.name for step in input_filters(task, seen)]
-    return [PARSING, *inputs, answers, *(step.name for step in row_filters(task)), JUDGE]
+    rows = [step.name for step in row_filters(task)]
+    return [PARSING, *inputs, ANSWERS, *rows, SECOND_ANSWER, JUDGE]
 
 
 def leaves_alone(step: Filter, seeds: Sequence[Seed]) -> bool:

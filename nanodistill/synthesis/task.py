@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.filters import Verifier
@@ -82,6 +82,11 @@ class Task:
         known = self.generates_outputs or (self.plans_labels and not self.thinks)
         return not known or self.config.samples_per_input > 1
 
+    @property
+    def recheck(self) -> Literal["boundary", "all", "none"]:
+        """Which generated rows get a second answer."""
+        return "all" if self.labels and self.config.check_labels else self.config.recheck
+
     def seeds_of(self, label: str | None) -> tuple[Row, ...]:
         """The seeds of a label; all of them where there is none."""
         return self.seeds if label is None else self._by_label.get(label, ())
@@ -113,18 +118,27 @@ class Task:
         return self.response.inside("output", thinking="The reasoning that leads to the output.")
 
     @functools.cached_property
-    def rows_schema(self) -> Mapping[str, Any]:
-        """What a generation call's answer is to look like."""
-        described = "An input, whole and by itself."
-        text: dict[str, Any] = {"type": "string"}
-        row, definitions = object_schema({"input": text}), None
+    def row_schema(self) -> Mapping[str, Any]:
+        """What a row of a generation call's answer is to look like."""
+        text = {"type": "string"}
+        described = {"type": "string", "description": "An input, whole and by itself."}
+        slot = {"type": "integer", "description": "The number of the input that was ordered."}
+        fields: dict[str, Any] = {"slot": slot, "input": described}
         if self.generates_outputs and self.response is not None:
-            row = dict(self.response.inside("output", input=described))
-            definitions = row.pop("$defs", None)
+            own = dict(self.response.schema)
+            own.pop("$defs", None)
+            fields["output"] = own
         elif self.generates_outputs:
-            row = object_schema({"input": text, "output": text | {"enum": list(self.labels)}})
-        whole = object_schema({"examples": {"type": "array", "items": row}})
-        return whole | ({"$defs": definitions} if definitions else {})
+            fields["output"] = text | {"enum": list(self.labels)}
+        return object_schema(fields)
+
+    @property
+    def row_definitions(self) -> Mapping[str, Any] | None:
+        """What a row's schema refers to."""
+        if self.response is None or not self.generates_outputs:
+            return None
+        definitions: Mapping[str, Any] | None = self.response.schema.get("$defs")
+        return definitions
 
 
 @quiet()

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from teacher.opened import config_for
 
 from nanodistill.config import DistillationConfig
+from nanodistill.curation.response_model import object_schema
 from nanodistill.engine.stop_signal import StopSignal
 from nanodistill.engine.teacher import open_teacher
 from nanodistill.events import ignore
@@ -89,7 +90,8 @@ def rows_config(url: str, folder: Path, **fields: Any) -> DistillationConfig:
 @cache
 def schema() -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        return load_task(rows_config("http://localhost", Path(folder)), ignore).rows_schema
+        task = load_task(rows_config("http://localhost", Path(folder)), ignore)
+        return object_schema({"examples": {"type": "array", "items": task.row_schema}})
 
 
 def prompt(number: int) -> list[dict[str, str]]:

@@ -90,8 +90,14 @@ def test_with_check_labels_the_teacher_has_to_confirm(tmp_path: Path) -> None:
     assert result.rejected["label_disagreement"] >= 10
     assert all(right_label(row["input"]) == row["output"] for row in rows_of(result))
     assert teacher.stages()["check"] == teacher.stages()["generate"]
-    assert "confirmed by the teacher" in notes_of(result)
-    assert "nothing has confirmed it" in notes_of(run(config_in(tmp_path, **CHAT), teacher))
+    assert result.dataset is not None
+    found = result.dataset.manifest.recheck
+    assert found is not None
+    assert (found.agreed, found.of) == (60, 60 + result.rejected["label_disagreement"])
+    unchecked = run(config_in(tmp_path / "unchecked", **CHAT), teacher)
+    assert unchecked.dataset is not None
+    assert unchecked.dataset.manifest.recheck is None
+    assert "recheck is off" in notes_of(unchecked)
 
 
 def test_without_coverage_a_turn_is_a_row_with_the_label_that_the_teacher_gave(

@@ -16,7 +16,7 @@ def test_what_is_left_goes_by_the_last_rounds() -> None:
         account.cost_usd += 2.0
         told = forecast.progress(filled)
     assert told.seconds_left == 30.0
-    assert told.figures == {"in all about": "$10.00"}
+    assert told.figures == {"estimated total": "$10.00"}
     assert forecast.progress(1000).seconds_left is None
 
 
@@ -33,4 +33,4 @@ def test_dollars_of_rows_that_are_not_read_yet_are_theirs() -> None:
     forecast = ProgressForecast(400, account, clock=lambda: now)
     forecast.progress(0)
     now, account.cost_usd = 5.0, 2.0
-    assert forecast.progress(100, ahead=100).figures == {"in all about": "$4.00"}
+    assert forecast.progress(100, ahead=100).figures == {"estimated total": "$4.00"}

@@ -273,7 +273,8 @@ def test_a_form_that_alone_is_refused_is_left_whatever_the_words(
 
     heard = Notices()
     teacher_server.set(answer=lambda call: as_json(good, call), picky=picky)
-    result = run(over_http(teacher_server, tmp_path, check_seeds=True), on_event=heard)
+    fields = {"check_seeds": True, "recheck": "none"}
+    result = run(over_http(teacher_server, tmp_path, **fields), on_event=heard)
     assert result.kept == 24
     assert result.calls["made"] == teacher_server.total
     assert len([text for text in heard.texts if "Structured output goes on" in text]) == 1

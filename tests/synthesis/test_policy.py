@@ -25,23 +25,24 @@ def test_it_is_asked_once_with_every_dimension_and_kept(tmp_path: Path) -> None:
     run(config_in(tmp_path, policy_dimensions=extra), teacher)
     (asked,) = [request for request in teacher.asked if request.stage == "policy"]
     assert asked.schema is not None
-    assert set(asked.schema["properties"]) == {*DIMENSIONS, "topics", "styles", "tone"}
+    lists = {"label_notes", "personas", "styles", "decision_rules", "open_questions"}
+    assert set(asked.schema["properties"]) == {*DIMENSIONS, *lists, "tone"}
     assert all(seed["input"] in asked.messages[-1]["content"] for seed in SEEDS)
     stored = read_policy(tmp_path / "run" / "policy.json")
     assert stored is not None
     assert not stored.is_edited
-    assert stored.policy.further == {"tone": "about tone"}
+    assert stored.policy.custom_dimensions == {"tone": "about tone"}
     assert "Tone: about tone" in teacher.prompts()
 
 
 def test_an_edited_one_is_used_and_only_what_depends_on_it_is_asked(tmp_path: Path) -> None:
     run(config_in(tmp_path), Writer())
-    edit(tmp_path / "run" / "policy.json", input_format="Haiku only.", topics=["the sea"])
+    edit(tmp_path / "run" / "policy.json", input_format="Haiku only.", personas=["a sailor"])
     teacher, heard = Writer(), Notices()
     result = run(config_in(tmp_path), teacher, on_event=heard)
     assert teacher.stages().keys() == {"generate", "trace"}
     assert "Input format: Haiku only." in teacher.prompts()
-    assert {"topic=the sea" in cell for cell in result.by_cell if cell} == {True}
+    assert {"persona=a sailor" in cell for cell in result.by_cell if cell} == {True}
     assert "policy.json was edited and is used as it stands." in heard.texts
 
 

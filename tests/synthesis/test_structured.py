@@ -58,7 +58,7 @@ def test_the_card_lists_the_steps_in_order_and_the_prompts_that_were_used(tmp_pa
 def test_each_cell_gets_its_quota_and_its_account(tmp_path: Path) -> None:
     teacher = Writer(short=0.3, broken=0.1, repeats=0.1)
     result = run(config_in(tmp_path), teacher)
-    axes = {"label": 4, "topic": 3, "difficulty": 3, "length": 3, "style": 2}
+    axes = {"label": 4, "length": 3, "persona": 2, "style": 2}
     cells = Counter(row["cell"] for row in rows_of(result) if row["cell"])
     assert sum(cells.values()) == 60
     for axis, n in axes.items():
@@ -66,7 +66,10 @@ def test_each_cell_gets_its_quota_and_its_account(tmp_path: Path) -> None:
             dict(p.split("=", 1) for p in cell.split("; "))[axis] for cell in cells.elements()
         )
         assert len(counts) == n
-        assert max(counts.values()) - min(counts.values()) <= 4
+        assert max(counts.values()) - min(counts.values()) <= 6
+    levels = Counter(dict(p.split("=", 1) for p in cell.split("; "))["difficulty"]
+                     for cell in cells.elements())  # fmt: skip
+    assert levels == {"plain": 39, "middling": 12, "boundary": 9}
     assert result.rejected["missing"] > 0
     assert result.rejected["malformed"] > 0
     assert all(row["input"] == "" for row in rejected_of(result, "missing"))
@@ -78,10 +81,10 @@ def test_calls_are_told_what_to_keep_away_from_once_a_round_is_complete(tmp_path
     teacher = Writer()
     result = run(config_in(tmp_path, augment_factor=50, thinking_format="none"), teacher)
     generate = [r for r in teacher.asked if r.stage == "generate"]
-    told = [r for r in generate if "there already" in r.messages[-1]["content"]]
+    told = [r for r in generate if "written already" in r.messages[-1]["content"]]
     assert result.kept == 600
     assert 0.4 < len(told) / len(generate) < 0.8
-    assert all("there already" not in r.messages[-1]["content"] for r in generate[:51])
+    assert all("written already" not in r.messages[-1]["content"] for r in generate[:51])
 
 
 def test_without_coverage_every_call_is_alike_and_the_teacher_names_the_label(
@@ -93,7 +96,7 @@ def test_without_coverage_every_call_is_alike_and_the_teacher_names_the_label(
     assert {row["cell"] for row in rows} == {""}
     assert all(right_label(row["input"]) == row["output"] for row in rows)
     orders = [r.messages[-1]["content"] for r in teacher.asked if r.stage == "generate"]
-    assert not any("right answer" in order or "there already" in order for order in orders)
+    assert not any("right answer" in order or "written already" in order for order in orders)
 
 
 def test_without_coverage_and_thinking_the_label_comes_with_the_input(tmp_path: Path) -> None:
@@ -132,7 +135,8 @@ def test_votes_give_the_answer_and_the_confidence(tmp_path: Path) -> None:
 
 
 def test_without_votes_no_confidence_is_claimed(tmp_path: Path) -> None:
-    assert {row["confidence"] for row in rows_of(run(config_in(tmp_path), Writer()))} == {None}
+    result = run(config_in(tmp_path, recheck="none"), Writer())
+    assert {row["confidence"] for row in rows_of(result)} == {None}
 
 
 def test_reasoning_beside_the_answer_is_the_thinking(tmp_path: Path) -> None:
@@ -170,7 +174,8 @@ def test_a_seeds_output_stays_as_the_user_wrote_it(tmp_path: Path) -> None:
 def test_what_reads_as_another_label_is_refused_or_called_by_it(
     tmp_path: Path, checks: bool
 ) -> None:
-    result = run(config_in(tmp_path, check_labels=checks), Writer(mislabels=0.3))
+    config = config_in(tmp_path, check_labels=checks, recheck="none")
+    result = run(config, Writer(mislabels=0.3))
     made = [row for row in rows_of(result) if row["source"] == "synthetic"]
     strays = [row for row in made if f"label={row['output']}" not in row["cell"]]
     assert all(right_label(row["input"]) == row["output"] for row in made)
@@ -259,8 +264,8 @@ def ticket_seeds(model: type[BaseModel]) -> list[dict[str, str]]:
 
 def test_a_response_model_with_its_own_reasoning_needs_no_second_call(tmp_path: Path) -> None:
     teacher = Writer()
-    config = config_in(tmp_path, seed=ticket_seeds(Ticket), response_model=Ticket)
-    result = run(config, teacher)
+    fields = {"seed": ticket_seeds(Ticket), "response_model": Ticket, "recheck": "none"}
+    result = run(config_in(tmp_path, **fields), teacher)
     assert result.kept == 72
     assert teacher.stages().keys() == {"blind", "policy", "generate"}
     for row in rows_of(result):

@@ -99,9 +99,22 @@ class Writer:
 
     def _policy(self, request: Request, dice: random.Random) -> Any:
         assert request.schema is not None
-        return {name: f"about {name}" for name in request.schema["properties"]} | {
+        topics = {label: [f"{label} {n}" for n in "123"] for label in LABELS}
+        lists = {
             "topics": ["money", "devices", "travel"],
+            "label_notes": [
+                {"label": label, "meaning": f"all of {label}", "topics": topics[label]}
+                for label in LABELS
+            ],
             "styles": ["terse", "polite"],
+            "personas": ["a student", "a shop"],
+            "decision_rules": [
+                {"labels": ["bug", "billing"], "rule": "A broken payment page is a bug."}
+            ],
+        }
+        return {
+            name: lists.get(name, []) if form["type"] == "array" else f"about {name}"
+            for name, form in request.schema["properties"].items()
         }
 
     def _generate(self, request: Request, dice: random.Random) -> Any:
@@ -116,12 +129,14 @@ class Writer:
         (label,) = re.findall(r'right answer (?:is )?"(\w+)"', order) or [dice.choice(LABELS)]
         wished = re.search(r"Write (\d+|one) new", order)
         n = 1 if wished is None or wished[1] == "one" else int(wished[1])
-        rows: list[dict[str, Any]] = [{"input": self._message(label, dice)} for _ in range(n)]
+        rows: list[dict[str, Any]] = [
+            {"slot": slot, "input": self._message(label, dice)} for slot in range(1, n + 1)
+        ]
         if "output" in request.schema["properties"]["examples"]["items"]["properties"]:
             outputs = request.schema["properties"]["examples"]["items"]["properties"]["output"]
             told = "enum" in outputs
             rows = [row | {"output": label if told else self._whole(row["input"])} for row in rows]
-        rows = [row if dice.random() >= self.broken else {"input": ""} for row in rows]
+        rows = [row if dice.random() >= self.broken else row | {"input": ""} for row in rows]
         return {"examples": rows[:-1] if dice.random() < self.short else rows}
 
     def _message(self, label: str, dice: random.Random) -> str:
@@ -154,7 +169,7 @@ class Writer:
             return f"<thinking>\nIts words are those of {label}.\n</thinking>\n\n{label}"
         return f"{label.capitalize()}."
 
-    _trace = _blind = _check = _answer
+    _trace = _blind = _check = _recheck = _answer
 
     def _rationalize(self, request: Request, dice: random.Random) -> Any:
         return "One can see it from the words."

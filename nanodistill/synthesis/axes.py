@@ -1,0 +1,257 @@
+"""Which axes a run's plan has.
+
+The axes obey one rule: what varies besides the answer is independent of the answer or belongs to
+it. A label has topics of its own, so that "billing" is never ordered about passwords; persona,
+style and length come with every answer alike, so that none of them can predict it.
+
+Difficulty is a stated mix. A plain row is an ordinary case; a middling one takes a second look; a
+boundary row comes close to another answer, names it, and is decided by a rule.
+
+Outputs are planned too: values of enums and booleans, which optional fields are missing and why,
+lengths of lists, decoys, and for free text the kinds of answers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nanodistill.curation.labels import match_label
+from nanodistill.curation.minhash import words_of
+from nanodistill.curation.response_model import Response
+from nanodistill.errors import ConfigError, Problem
+from nanodistill.synthesis.coverage import LABEL, NO_HINTS, Axis
+from nanodistill.synthesis.policy import TaskPolicy
+from nanodistill.synthesis.task import Task
+from nanodistill.types import Seed
+from nanodistill.values import as_value
+
+DIFFICULTY, NEIGHBOUR, LENGTH, OUTPUT = "difficulty", "neighbour", "length", "output"
+PLAIN, MIDDLING, BOUNDARY = "plain", "middling", "boundary"
+
+MOST_VALUE_AXES = 3
+"""Enum and boolean fields whose values are ordered. With more of them, rows have to meet so many
+conditions at once that a teacher writes lists of conditions instead of texts."""
+MOST_VALUES = 12
+"""Values of an enum that is planned; of a larger one the teacher chooses."""
+SHORTEST_BOUNDARY = 12
+"""Words below which a text rarely has room for the rule that decides it."""
+NARROWEST = 1.8
+"""Upper end over lower end of a range of words, at least: a narrower one makes teachers count."""
+WIDER = 1.5
+"""How far ranges of length reach beyond the shortest and the longest seed: ten seeds show neither
+end of what comes."""
+
+
+def make_axes(task: Task, policy: TaskPolicy) -> list[Axis]:
+    """The axes of the plan, the label first. The user's axes replace ours of the same name.
+
+    Without coverage there are none, and every call is alike.
+    """
+    if not task.config.coverage:
+        return []
+    own = {axis.name: axis for axis in _axes(task, policy)}
+    hints = {LABEL: label_hints(task, policy)}
+    users = {
+        name: Axis.of(name, values, hints.get(name, NO_HINTS))
+        for name, values in task.config.axes.items()
+    }
+    return sorted((own | users).values(), key=lambda axis: axis.name != LABEL)
+
+
+def label_hints(task: Task, policy: TaskPolicy) -> Mapping[str, str]:
+    """What each label means, as prompts say it: the user's words, else the policy's."""
+    found = {
+        label: f"{label} ({note.meaning.strip()})"
+        for note in policy.label_notes
+        if (label := match_label(note.label, task.labels)) is not None and note.meaning.strip()
+    }
+    return found | dict(task.label_hints)
+
+
+def _axes(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
+    if task.labels:
+        yield Axis.of(LABEL, task.labels, label_hints(task, policy))
+    yield from _topics(task, policy)
+    if task.config.generation == "structured":
+        yield Axis.of(DIFFICULTY, task.config.difficulty_mix)
+        if task.labels:
+            yield _neighbours(task, policy)
+        elif task.response is not None:
+            yield from output_axes(task.response, task.seeds, policy)
+        elif policy.output_kinds:
+            yield Axis.of(OUTPUT, _distinct(policy.output_kinds))
+        yield _lengths(task.seeds)
+    if policy.personas:
+        yield Axis.of("persona", _distinct(policy.personas))
+    if policy.styles:
+        yield Axis.of("style", _distinct(policy.styles))
+
+
+def _distinct(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
+
+
+def _topics(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
+    by_label: dict[tuple[str, ...], Mapping[str, float]] = {
+        (label,): dict.fromkeys(_distinct(note.topics), 1.0)
+        for note in policy.label_notes
+        if (label := match_label(note.label, task.labels)) is not None
+    }
+    shared = dict.fromkeys(_distinct(policy.topics), 1.0)
+    if by_label:
+        yield Axis("topic", shared, depends_on=(LABEL,), tables=by_label)
+    elif shared:
+        yield Axis("topic", shared)
+
+
+def _neighbours(task: Task, policy: TaskPolicy) -> Axis:
+    """The answer that a boundary row comes close to: those that a rule parts from it, if any."""
+    tables: dict[tuple[str, ...], Mapping[str, float]] = {}
+    for label in task.labels:
+        others = [other for other in task.labels if other != label]
+        ruled = [other for other in others if rules_between(task, policy, label, other)]
+        tables[label, BOUNDARY] = dict.fromkeys(ruled or others, 1.0)
+    return Axis(NEIGHBOUR, {}, depends_on=(LABEL, DIFFICULTY), tables=tables)
+
+
+def rules_between(task: Task, policy: TaskPolicy, one: str, other: str) -> list[str]:
+    """The policy's rules that decide between two labels."""
+    return [
+        rule.rule
+        for rule in policy.decision_rules
+        if {one, other} <= {match_label(label, task.labels) for label in rule.labels}
+    ]
+
+
+def _lengths(seeds: Sequence[Seed]) -> Axis:
+    """Three ranges of words that overlap, by the seeds' quartiles; boundary rows need some room."""
+    lengths = sorted(len(words_of(seed.input)) for seed in seeds)
+    low, middle, high = (
+        statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else lengths * 3
+    )
+    ranges = {
+        "short": (lengths[0] / WIDER, middle),
+        "medium": (low, high),
+        "long": (middle, lengths[-1] * WIDER),
+    }
+    ranges = {name: _at_least(NARROWEST, *ends) for name, ends in ranges.items()}
+    hints = {name: f"{low:.0f} to {high:.0f} words" for name, (low, high) in ranges.items()}
+    roomy = {
+        name: 1.0 for name, (_, end) in ranges.items() if name == "long" or end >= SHORTEST_BOUNDARY
+    }
+    return Axis(LENGTH, dict.fromkeys(hints, 1.0), hints, (DIFFICULTY,), {(BOUNDARY,): roomy})
+
+
+def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:
+    """A range around the same middle whose ends are that far apart, at least."""
+    middle = math.sqrt(max(1.0, low) * max(1.0, high))
+    wide = max(math.sqrt(ratio), math.sqrt(high / max(1.0, low)))
+    return max(1.0, middle / wide), max(3.0, middle * wide)
+
+
+def output_axes(response: Response, seeds: Sequence[Seed], policy: TaskPolicy) -> Iterator[Axis]:
+    """What the outputs of a response model are to hold.
+
+    An axis for each of the first enum and boolean fields, and one that says for each row what is
+    special about its output: nothing, a field that is missing, an unusual expression, a decoy.
+    """
+    fields = response.fields()
+    outputs = [as_value(seed.output, otherwise=None) for seed in seeds]
+    outputs = [output for output in outputs if isinstance(output, dict)]
+    values = [name for name, field in fields.items() if 1 < len(field.values) <= MOST_VALUES]
+    for name in values[:MOST_VALUE_AXES]:
+        yield _value_axis(name, fields[name].values, outputs)
+    yield _special_axis(fields, outputs, policy)
+
+
+def _value_axis(name: str, values: Sequence[Any], outputs: Sequence[Mapping[str, Any]]) -> Axis:
+    """Half as often as in the seeds, half evenly: a rare value still comes often enough."""
+    written = [json.dumps(value, ensure_ascii=False) for value in values]
+    found = Counter(json.dumps(output.get(name), ensure_ascii=False) for output in outputs)
+    seen = sum(found[value] for value in written)
+    shares = {
+        value: 0.5 / len(written) + (0.5 * found[value] / seen if seen else 0.5 / len(written))
+        for value in written
+    }
+    hints = {value: f"`{name}` is {value}" for value in written}
+    return Axis(f"{OUTPUT}.{name}", shares, hints)
+
+
+MISSING = {
+    "not told": "`{field}` is null: nothing in the input tells it",
+    "vague": "`{field}` is null: the input tells it too vaguely for a value",
+}
+DECOY = "decoy for {field}"
+
+
+def _special_axis(
+    fields: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]], policy: TaskPolicy
+) -> Axis:
+    hints: dict[str, str] = {"ordinary": ""}
+    plain: dict[str, float] = {}
+    middling: dict[str, float] = {}
+    boundary: dict[str, float] = {}
+    notes = {note.field: note for note in policy.field_notes if note.field in fields}
+    for name, field in fields.items():
+        if field.nullable:
+            missing = sum(output.get(name) is None for output in outputs)
+            plain[f"{name} not told"] = (missing + 0.5) / (len(outputs) + 1)
+            middling[f"{name} vague"] = 1.0
+            hints[f"{name} not told"] = MISSING["not told"].format(field=name)
+            hints[f"{name} vague"] = MISSING["vague"].format(field=name)
+        if field.is_list:
+            for count, text in (("no", "is empty"), ("one", "has one entry"), ("many", "has many")):
+                middling[f"{count} {name}"] = 1 / 3
+                hints[f"{count} {name}"] = f"`{name}` {text}"
+        ways = _distinct(notes[name].ways) if name in notes else ()
+        for way in ways:
+            middling[f"{name}: {way}"] = 1 / len(ways)
+            hints[f"{name}: {way}"] = f"`{name}` is expressed as: {way}"
+        decoys = _distinct(notes[name].decoys) if name in notes else ()
+        if decoys or field.nullable:
+            for decoy in decoys or ("",):
+                value = f"{DECOY.format(field=name)}: {decoy}".removesuffix(": ")
+                boundary[value] = 1 / max(1, len(decoys))
+                what = f": {decoy}" if decoy else ""
+                hints[value] = f"the input tempts to a wrong value of `{name}`{what}"
+    told = sum(plain.values())
+    plain["ordinary"] = max(0.25, 1 - told)
+    tables: dict[tuple[str, ...], Mapping[str, float]] = {
+        (PLAIN,): plain if told else {},
+        (MIDDLING,): middling,
+        (BOUNDARY,): boundary,
+    }
+    return Axis(OUTPUT, {}, hints, (DIFFICULTY,), tables)
+
+
+def check_plan(task: Task) -> None:
+    """See that there can be enough rows, and that the user's axes can be planned with.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    labels, problems = task.labels, []
+    if task.wanted < task.config.min_rows:
+        what = f"is {task.config.min_rows}, and no more than {task.wanted} rows are wanted"
+        problems.append(Problem("min_rows", what))
+    if task.config.axes and not task.config.coverage:
+        problems.append(Problem("axes", "have no effect with coverage = false; leave one of them"))
+    for name, values in task.config.axes.items():
+        axis = Axis.of(name, values)
+        if not axis.weights:
+            problems.append(Problem(f"axes.{name}", "has no values"))
+        elif min(axis.weights.values()) < 0 or not sum(axis.weights.values()) > 0:
+            problems.append(Problem(f"axes.{name}", "has weights that are negative, or all zero"))
+        if name == LABEL and not labels:
+            what = "weighs labels, but the outputs are open; name the closed set in `labels`"
+            problems.append(Problem(f"axes.{name}", what))
+        elif name == LABEL and (unknown := set(axis.weights) - set(labels)):
+            what = f"has {', '.join(sorted(unknown))}, the labels are {', '.join(labels)}"
+            problems.append(Problem(f"axes.{name}", what))
+    if problems:
+        raise ConfigError("The configuration does not hold:", problems)
