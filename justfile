@@ -157,7 +157,7 @@ lock *args:
         "$tools/bin/uv" pip compile --no-config --universal --python-version 3.11 --quiet \
             --generate-hashes --no-emit-index-url --custom-compile-command "just lock" "$@"
     }
-    compile pyproject.toml --extra cpu --extra dev --output-file constraints.txt "$@"
+    compile pyproject.toml --extra cpu --extra baseline --extra dev --output-file constraints.txt "$@"
     compile --group docs --output-file docs/building/constraints.txt "$@"
 
 # Remove caches and build output. Runs in outputs/ and .venv stay

@@ -29,7 +29,10 @@ ROWS = {
         "curation", "engine", "journal", "prompts", "providers", "seeds", "synthesis",
     },
     "training": {"evaluation", "exporting", "serve", "training"},
-    "shared": {"data_files", "dataset", "hub", "hub_datasets", "metrics", "models", "row_forms"},
+    "shared": {
+        "data_files", "dataset", "hub", "hub_datasets", "linear_classifier", "metrics", "models",
+        "row_forms",
+    },
     "foundation": {
         "config", "errors", "events", "frozen_gc", "hardware", "interrupts", "jsontext",
         "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files", "thinking",

@@ -23,7 +23,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PINNED = {
-    "constraints.txt": [*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["dev"]],
+    "constraints.txt": [
+        *PROJECT["dependencies"],
+        *EXTRAS["cpu"],
+        *EXTRAS["baseline"],
+        *EXTRAS["dev"],
+    ],
     "docs/building/constraints.txt": PYPROJECT["dependency-groups"]["docs"],
 }
 """Each file of pins, and what it is made for."""
@@ -79,7 +84,8 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     metadata = message_from_bytes(in_wheel(wheel, "/METADATA"))
     assert metadata["Version"] == nanodistill.__version__
     assert metadata["License-Expression"] == "MIT"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "cuda12", "cuda13", "dev"}
+    extras = {"cpu", "baseline", "cuda12", "cuda13", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert b"Copyright (c) 2026 NanoDistill contributors" in in_wheel(wheel, "/LICENSE")
 
 

@@ -201,3 +201,38 @@ def prune(work: RunContext, versions: tuple[str, ...], yes: bool) -> CommandResu
     return CommandResult(
         {"prunable": free}, next=f"{work.then('dataset prune')} --yes" if free else None
     )
+
+
+SHOWN_INPUT = 100
+
+
+@command("suspects", dataset)
+@click.argument("version", required=False)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows to show."
+)
+def suspects(work: RunContext, version: str | None, limit: int) -> CommandResult:
+    """List rows by how doubtful they are: look at the first ones before you train."""
+    from nanodistill import linear_classifier
+    from nanodistill.curation.suspects import find_suspects
+
+    opened = version_of(work, version)
+    found = find_suspects(opened)
+    rows = tuple(
+        (f"{one.doubt:.2f}", one.id, one.output[:40], _short(one.input), "; ".join(one.reasons))
+        for one in found[:limit]
+    )
+    work.on_event(Table("Suspects", ("doubt", "id", "output", "input", "why"), rows))
+    text = f"{len(found)} of {opened.manifest.counts.kept} rows are doubtful."
+    if opened.manifest.labels and not linear_classifier.is_installed():
+        text += " With scikit-learn installed (nanodistill[baseline]) a classifier looks, too."
+    return CommandResult(
+        {"version": opened.name, "suspects": [one.to_json() for one in found[:limit]]},
+        text,
+        work.then("dataset edit") if found else None,
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_INPUT else line[: SHOWN_INPUT - 1] + "…"

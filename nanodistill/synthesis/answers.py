@@ -20,6 +20,7 @@ from nanodistill.curation.filter_pipeline import Rejected
 from nanodistill.curation.labels import match_label
 from nanodistill.curation.voting import choose
 from nanodistill.engine.response_validation import LABEL_TOKENS, Answer, Failure
+from nanodistill.synthesis.policy import TaskPolicy, spread
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
 from nanodistill.thinking import FORMATS, Format, without_tags
@@ -46,15 +47,32 @@ class FailedAnswer:
     message: str
 
 
-def answer_messages(task: Task, text: str, *, think: bool) -> list[Message]:
-    """The call that puts one input to the teacher."""
+def answer_messages(task: Task, text: str, *, think: bool, guidance: str = "") -> list[Message]:
+    """The call that puts one input to the teacher. `guidance` follows the instruction."""
     form = answer_form(task, think=think)
+    instruction = f"{task.instruction}\n\n{guidance}".strip()
     if think:
-        facts = {"instruction": task.instruction, "answer_form": form}
+        facts = {"instruction": instruction, "answer_form": form}
         system = task.prompts.render("cot_system", **facts)
     else:
-        system = f"{task.instruction}\n\n{form}"
+        system = f"{instruction}\n\n{form}"
     return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+
+
+ANSWER_EXAMPLES = 4
+"""Seeds that calls for answers show where outputs are open. Without any, a capable teacher can't
+know the conventions that only the seeds show; they are the same in every call, so providers that
+cache prefixes charge little for them."""
+
+
+def answer_guidance(task: Task, policy: TaskPolicy) -> str:
+    """What answers need besides the instruction: the rules, and seeds where outputs are open."""
+    parts = [policy.rules_text(task.config.decision_rules)]
+    if not task.labels and task.config.few_shot:
+        shown = spread(task.seeds, ANSWER_EXAMPLES)
+        examples = (f"Input: {seed.input}\nOutput: {seed.output}" for seed in shown)
+        parts.append("\n\n".join(["Examples of right outputs:", *examples]))
+    return "\n\n".join(part for part in parts if part)
 
 
 def answer_form(task: Task, *, think: bool) -> str:
@@ -76,9 +94,10 @@ def answer_form(task: Task, *, think: bool) -> str:
 class AnswerRequester:
     """Makes the requests that put inputs to the teacher, and reads what comes back."""
 
-    def __init__(self, task: Task, teacher: TeacherProtocol) -> None:
+    def __init__(self, task: Task, teacher: TeacherProtocol, guidance: str = "") -> None:
         self._task = task
         self._teacher = teacher
+        self._guidance = guidance
 
     @property
     def samples(self) -> int:
@@ -108,7 +127,7 @@ class AnswerRequester:
     def check_requests(self, texts: Sequence[str]) -> Iterator[Request]:
         """One short call for each input, for the label alone."""
         for text in texts:
-            messages = answer_messages(self._task, text, think=False)
+            messages = answer_messages(self._task, text, think=False, guidance=self._guidance)
             yield self._teacher.request(
                 "check", messages, params=BLIND | {"max_tokens": LABEL_TOKENS}
             )
@@ -122,7 +141,7 @@ class AnswerRequester:
         task = self._task
         return self._teacher.request(
             stage,
-            answer_messages(task, text, think=task.thinks),
+            answer_messages(task, text, think=task.thinks, guidance=self._guidance),
             schema=task.answer_schema,
             params=params,
             ordinal=ordinal,

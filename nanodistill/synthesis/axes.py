@@ -24,13 +24,13 @@ from nanodistill.curation.labels import match_label
 from nanodistill.curation.minhash import words_of
 from nanodistill.curation.response_model import Response
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.synthesis.coverage import LABEL, NO_HINTS, Axis
+from nanodistill.synthesis.coverage import LABEL, NO_HINTS, OUTPUT, Axis
 from nanodistill.synthesis.policy import TaskPolicy
 from nanodistill.synthesis.task import Task
 from nanodistill.types import Seed
 from nanodistill.values import as_value
 
-DIFFICULTY, NEIGHBOUR, LENGTH, OUTPUT = "difficulty", "neighbour", "length", "output"
+DIFFICULTY, NEIGHBOUR, LENGTH = "difficulty", "neighbour", "length"
 PLAIN, MIDDLING, BOUNDARY = "plain", "middling", "boundary"
 
 MOST_VALUE_AXES = 3
@@ -208,7 +208,8 @@ def _special_axis(
             for count, text in (("no", "is empty"), ("one", "has one entry"), ("many", "has many")):
                 middling[f"{count} {name}"] = 1 / 3
                 hints[f"{count} {name}"] = f"`{name}` {text}"
-        ways = _distinct(notes[name].ways) if name in notes else ()
+        # The value of an enum or a boolean is ordered; a way of expressing it would order another.
+        ways = _distinct(notes[name].ways) if name in notes and not field.values else ()
         for way in ways:
             middling[f"{name}: {way}"] = 1 / len(ways)
             hints[f"{name}: {way}"] = f"`{name}` is expressed as: {way}"

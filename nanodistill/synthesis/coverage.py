@@ -5,8 +5,9 @@ Cells come in an endless sequence of which a run takes the first n. At every len
 follow the weights, on each axis alone and along the axes together. So a preview is the beginning
 of the whole run, and a longer run continues a shorter one and asks nothing twice.
 
-The next value on an axis is the one furthest behind its share, counted over all rows and within
-the values chosen on the axes before it; a hash breaks ties, so two axes never run in step.
+The next value on an axis is the one furthest behind its share, counted over all rows, within each
+part of the answer chosen before it, and within all values chosen before it. So no axis can come to
+predict the answer. A hash breaks ties, so two axes never run in step.
 
 An axis may depend on axes before it: a label has topics of its own, only boundary rows have a
 neighbour. Where an axis has no values it does not apply, and the cell lacks it.
@@ -23,7 +24,7 @@ from itertools import count
 
 from nanodistill.synthesis.task import Task
 
-LABEL = "label"
+LABEL, OUTPUT = "label", "output"
 NO_HINTS: Mapping[str, str] = {}
 
 
@@ -77,6 +78,11 @@ class Axis:
         return self.hints.get(value, value)
 
 
+def is_answer(axis: str) -> bool:
+    """Whether an axis plans a part of the answer: the label, or a field of the output."""
+    return axis == LABEL or axis.split(".")[0] == OUTPUT
+
+
 def _shares(weights: Mapping[str, float]) -> Mapping[str, float]:
     total = sum(weights.values())
     return {value: weight / total for value, weight in weights.items()}
@@ -124,6 +130,7 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
             the sequence makes up for them.
     """
     overall: dict[tuple[str, tuple[str, ...] | None], Counter[str]] = {}
+    by_answer: dict[tuple[str, tuple[str, str]], Counter[str]] = {}
     within: dict[tuple[tuple[str, str], ...], Counter[str]] = {}
     if axes:
         overall[axes[0].name, None] = Counter(taken)
@@ -137,12 +144,17 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
                 continue
             counts = overall.setdefault((axis.name, table), Counter())
             here = within.setdefault(path, Counter())
-            behind = _behind(shares, counts, here)
+            answers = [
+                by_answer.setdefault((axis.name, pair), Counter())
+                for pair in path
+                if is_answer(pair[0]) and table is None
+            ]
+            behind = _behind(shares, counts, here, *answers)
             furthest = max(behind.values())
             tied = [name for name, lack in behind.items() if lack == furthest]
             value = min(tied, key=lambda name: _drawn(seed, axis.name, number, name))
-            counts[value] += 1
-            here[value] += 1
+            for counter in (counts, here, *answers):
+                counter[value] += 1
             path += ((axis.name, value),)
         yield Cell(path)
         number += 1

@@ -15,12 +15,11 @@ from nanodistill.synthesis.axes import (
     LENGTH,
     MIDDLING,
     NEIGHBOUR,
-    OUTPUT,
     label_hints,
     make_axes,
     rules_between,
 )  # fmt: skip
-from nanodistill.synthesis.coverage import LABEL, Axis, Cell, Slot
+from nanodistill.synthesis.coverage import LABEL, OUTPUT, Axis, Cell, Slot
 from nanodistill.synthesis.generation import GenerationCall
 from nanodistill.synthesis.policy import TaskPolicy
 from nanodistill.synthesis.task import Task
@@ -37,6 +36,10 @@ FIRST_WORDS = {"topic": "about", "persona": "from", "style": "written", LENGTH: 
 """How a slot's line names the axes that are ours; others go by their own names."""
 MIDDLING_HINT = (
     "takes a second look: told indirectly, in passing, or among details that do not matter"
+)
+BEND = (
+    "Where the points of a row cannot go together in a text that somebody would really send, keep "
+    "the right answer and drop whatever is least natural:"
 )
 EDGE_HINT = "at the edge of the task: the usual reading would be wrong, and a rule decides"
 
@@ -161,6 +164,7 @@ class PromptBuilder:
             lines.append(f"Give the right output with each{which}.")
         described = [self._describe(slot) for slot in call.slots]
         if any(described):
+            lines.append(BEND)
             lines += [f"{n}. {text or 'as you like'}" for n, text in enumerate(described, start=1)]
         return "\n".join(lines)
 

@@ -23,6 +23,7 @@ from anyio import to_thread
 
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.filter_pipeline import FilterPipeline
+from nanodistill.curation.output_checks import OutputCheckFilter, usable_checks
 from nanodistill.dataset import DatasetVersion
 from nanodistill.engine.stop_signal import StopSignal
 from nanodistill.errors import knowing
@@ -33,6 +34,7 @@ from nanodistill.providers.base import Provider
 from nanodistill.run_dir import RunFolder, write_json
 from nanodistill.synthesis import teacher_eval
 from nanodistill.synthesis.answer_stage import AnswerStage
+from nanodistill.synthesis.answers import AnswerRequester, answer_guidance
 from nanodistill.synthesis.axes import check_plan
 from nanodistill.synthesis.coverage import Slot, iter_slots
 from nanodistill.synthesis.dataset_builder import RunCost, RunFacts, write_dataset
@@ -41,7 +43,7 @@ from nanodistill.synthesis.generation import CallPlanner, RecentInputs
 from nanodistill.synthesis.generation_parser import GenerationParser
 from nanodistill.synthesis.generation_prompt import PromptBuilder, as_text
 from nanodistill.synthesis.ledger import Ledger, RowSpool
-from nanodistill.synthesis.policy import keep_policy, resolve_policy
+from nanodistill.synthesis.policy import TaskPolicy, keep_policy, resolve_policy
 from nanodistill.synthesis.result import SynthesisResult
 from nanodistill.synthesis.rounds import Rounds, abandon_requests
 from nanodistill.synthesis.row_filters import DedupState, filter_names, input_filters, row_filters
@@ -126,8 +128,9 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     policy = settled.policy
     if bench.writes:
         await to_thread.run_sync(keep_policy, bench.run.policy, settled)
+    checks = output_checks(task, policy, on_event)
     seen = DedupState.of(task)
-    ledger.steps.list(filter_names(task, seen))
+    ledger.steps.list(filter_names(task, seen, checks))
     for_seeds = FilterPipeline([*seen.steps(), *row_filters(task)], ledger.steps)
     for seed in seeds:
         place(seed, for_seeds, ledger)
@@ -135,7 +138,8 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     writer = PromptBuilder.of(task, policy)
     axes = list(writer.axes.values())
     slots, wanted = iter_slots(axes, task), max(0, task.wanted - len(ledger.kept))
-    rounds = _rounds(bench, writer, seen, ledger)
+    requester = AnswerRequester(task, teacher, answer_guidance(task, policy))
+    rounds = _rounds(bench, writer, requester, seen, checks, ledger)
     if limit is None:
         stopped = await rounds.fill(slots, wanted, ledger, on_event)
         if bench.writes:
@@ -145,6 +149,15 @@ async def ask(bench: SynthesisContext, ledger: Ledger, limit: int | None) -> Run
     prompts = _prompts(task, writer, iter_slots(axes, task))
     cues = tuple(str(cue) for cue in rounds.cues)
     return RunFacts(policy, check, prompts, _spent(bench), stopped, cues)
+
+
+def output_checks(task: Task, policy: TaskPolicy, on_event: Listener) -> OutputCheckFilter | None:
+    """The policy's checks that every seed passes; the others are named."""
+    usable, dropped = usable_checks(policy.checks, task.seeds)
+    if dropped:
+        what = "\n".join(f"  {reason}" for reason in dropped)
+        on_event(Notice(f"Checks of policy.json that are not used:\n{what}"))
+    return OutputCheckFilter(usable) if usable else None
 
 
 def _tell_of_seeds(ledger: Ledger, seeds: int, on_event: Listener) -> None:
@@ -168,7 +181,12 @@ def _own_rows(
 
 
 def _rounds(
-    bench: SynthesisContext, writer: PromptBuilder, seen: DedupState, ledger: Ledger
+    bench: SynthesisContext,
+    writer: PromptBuilder,
+    requester: AnswerRequester,
+    seen: DedupState,
+    checks: OutputCheckFilter | None,
+    ledger: Ledger,
 ) -> Rounds:
     task = bench.task
     reader = GenerationParser(
@@ -177,8 +195,8 @@ def _rounds(
     answering = AnswerStage(
         task,
         bench.teacher,
-        bench.requester,
-        FilterPipeline(row_filters(task), ledger.steps),
+        requester,
+        FilterPipeline(row_filters(task, checks), ledger.steps),
         bench.judge,
     )
     return Rounds(task, bench.teacher, writer, reader, answering, in_turn=not bench.writes)

@@ -144,12 +144,17 @@ class TaskPolicy(BaseModel):
         quoted |= self.custom_dimensions
         lines = [f"{name.replace('_', ' ')}: {text}" for name, text in quoted.items() if text]
         parts = ["\n".join(line[0].upper() + line[1:] for line in lines)]
+        parts.append(self.rules_text(rules))
+        return "\n\n".join(part for part in parts if part)
+
+    def rules_text(self, rules: Sequence[str] = ()) -> str:
+        """What decides close cases, a line for each rule; empty where there are none."""
         deciding = [*rules, *(rule.rule for rule in self.decision_rules)]
         deciding += [f"{open_.question} {open_.answer}" for open_ in self.open_questions]
-        if deciding:
-            listed = "\n".join(f"- {rule}" for rule in dict.fromkeys(deciding))
-            parts.append(f"What decides close cases:\n{listed}")
-        return "\n\n".join(part for part in parts if part)
+        if not deciding:
+            return ""
+        listed = "\n".join(f"- {rule}" for rule in dict.fromkeys(deciding))
+        return f"What decides close cases:\n{listed}"
 
 
 @dataclass(frozen=True)
@@ -220,18 +225,19 @@ LISTS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "personas": (
         TEXTS,
         "Six to twelve different kinds of people or settings that inputs come from, a few words "
-        "each. Each of them must be able to send inputs with any answer.",
+        "each: who they are, not what they want. Each must be able to send inputs about any topic "
+        "and with any answer.",
     ),
     "styles": (
         TEXTS,
-        "Four to six manners of writing, a few words each (such as: telegraphic; chatty and long-"
-        "winded; formal; lower case with typos). Manner alone, never mood, purpose, subject or "
-        "outcome: a style must fit any answer, and none may give it away.",
+        "Four to six manners of writing, a few words each (such as: telegraphic; chatty; formal; "
+        "lower case with typos). Manner alone, never length, mood, purpose, subject or outcome: a "
+        "style must fit any answer, and none may give it away.",
     ),
     "output_kinds": (
         TEXTS,
         "Three to eight kinds of outputs that the task can call for, a few words each, the rare "
-        "and the empty ones too.",
+        "and the empty ones too. Not by length or topic.",
     ),
     "field_notes": (
         _objects(field=TEXT, ways=TEXTS, decoys=TEXTS),

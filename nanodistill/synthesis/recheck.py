@@ -11,6 +11,7 @@ kept with the answer that two of three give.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from anyio import to_thread
 from nanodistill.curation.agreement import compare_answers
 from nanodistill.curation.filter_pipeline import Rejected
 from nanodistill.curation.labels import match_label
-from nanodistill.curation.response_model import object_schema
+from nanodistill.curation.response_model import as_json, object_schema
 from nanodistill.engine.response_validation import Answer
 from nanodistill.synthesis.answers import AnswerRequester, FailedAnswer, ParsedAnswer
 from nanodistill.synthesis.axes import DIFFICULTY, PLAIN
@@ -212,6 +213,15 @@ def disagreement(task: Task, second: str, first: str) -> Rejected:
     if task.labels:
         return Rejected("label_disagreement", f"written for '{first}', answered '{second[:80]}'")
     found = compare_answers(first, second, response=task.response).fields
-    fields = ", ".join(name for name, verdict in found.items() if verdict == "different")
-    what = f"differs in {fields}: " if fields else ""
-    return Rejected("answer_disagreement", f"{what}a second answer was '{second[:300]}'")
+    fields = [name for name, verdict in found.items() if verdict == "different"]
+    if not fields:
+        return Rejected("answer_disagreement", f"a second answer was '{second[:300]}'")
+    values = [as_json(first), as_json(second)]
+    told = (
+        f"{name}: {' against '.join(shown(value.get(name)) for value in values)}" for name in fields
+    )
+    return Rejected("answer_disagreement", f"a second answer differs in {'; '.join(told)}")
+
+
+def shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -25,6 +25,7 @@ from nanodistill.curation.filters import (
 )
 from nanodistill.curation.labels import LabelInSet
 from nanodistill.curation.minhash import words_of
+from nanodistill.curation.output_checks import OutputCheckFilter
 from nanodistill.prompts import CHAT_TURN
 from nanodistill.synthesis.answer_stage import ANSWERS, JUDGE, SECOND_ANSWER
 from nanodistill.synthesis.generation_parser import PARSING
@@ -70,8 +71,8 @@ def input_filters(task: Task, seen: DedupState) -> list[Filter]:
     ]
 
 
-def row_filters(task: Task) -> list[Filter]:
-    """What a row with its answer has to pass."""
+def row_filters(task: Task, checks: OutputCheckFilter | None = None) -> list[Filter]:
+    """What a row with its answer has to pass. `checks` are those that the policy offers."""
     steps: list[Filter] = [HasOutput(), ValidText()]
     if task.labels:
         steps.append(LabelInSet(task.labels))
@@ -82,6 +83,8 @@ def row_filters(task: Task) -> list[Filter]:
     steps.append(RoundTripFilter(task.form))
     if task.config.min_confidence is not None:
         steps.append(MinConfidence(task.config.min_confidence))
+    if checks is not None:
+        steps.append(checks)
     if task.verifier is not None:
         steps.append(VerifierFilter(task.verifier))
     return steps
@@ -97,10 +100,12 @@ def _orders(task: Task) -> list[str]:
     return [" ".join(words)] if len(words) >= LONG_ENOUGH else []
 
 
-def filter_names(task: Task, seen: DedupState) -> list[str]:
+def filter_names(
+    task: Task, seen: DedupState, checks: OutputCheckFilter | None = None
+) -> list[str]:
     """All that a generated row goes through, in order."""
     inputs = [step.name for step in input_filters(task, seen)]
-    rows = [step.name for step in row_filters(task)]
+    rows = [step.name for step in row_filters(task, checks)]
     return [PARSING, *inputs, ANSWERS, *rows, SECOND_ANSWER, JUDGE]
 
 
