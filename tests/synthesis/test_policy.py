@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+from nanodistill.config import DistillationConfig
 from nanodistill.errors import CorruptFileError, RequestRejectedError, TeacherUnavailableError
+from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.synthesis import plan
+from nanodistill.synthesis.generation_prompt import as_text
 from nanodistill.synthesis.policy import DIMENSIONS, read_policy
+from nanodistill.types import Request
 from synthesis.runs import Notices, config_in, run
 from synthesis.writer import SEEDS, Writer
 
@@ -97,3 +105,61 @@ def test_a_teacher_that_cannot_describe_the_task_stops_the_run(tmp_path: Path) -
     with pytest.raises(TeacherUnavailableError, match="no comment") as stopped:
         run(config_in(tmp_path), Mute())
     assert "extract_policy = false" in str(stopped.value)
+
+
+class Wondering(Writer):
+    """Finds questions that the seeds leave open."""
+
+    def _policy(self, request: Request, dice: random.Random) -> Any:
+        open_ = {"question": "Is a gift card billing?", "answer": "Yes, it is billing."}
+        return super()._policy(request, dice) | {"open_questions": [open_]}
+
+
+def test_what_the_seeds_leave_open_is_told_before_rows_are_bought_and_can_be_settled(
+    tmp_path: Path,
+) -> None:
+    teacher, heard = Wondering(), Notices()
+    run(config_in(tmp_path), teacher, on_event=heard)
+    (told,) = [text for text in heard.texts if "Is a gift card billing?" in text]
+    assert heard.texts.index(told) < next(
+        place for place, text in enumerate(heard.texts) if text.startswith("First round")
+    )
+    stages = {
+        r.stage for r in teacher.asked if "gift card billing? Yes" in r.messages[0]["content"]
+    }
+    assert stages == {"generate", "trace"}
+
+    settled = Writer()
+    rule = "A gift card is a parcel: shipping."
+    run(config_in(tmp_path, decision_rules=[rule]), settled)
+    assert settled.stages()["policy"] == 1
+    assert {r.stage for r in settled.asked if rule in str(r.messages)} == {
+        "policy", "generate", "trace",
+    }  # fmt: skip
+    assert "Yes, it is billing" not in settled.prompts()
+
+
+def test_a_policy_of_another_form_stops_the_run_and_not_the_program(tmp_path: Path) -> None:
+    class Odd(Writer):
+        def _policy(self, request: Request, dice: random.Random) -> Any:
+            return super()._policy(request, dice) | {"decision_rules": ["just a text"]}
+
+    with pytest.raises(TeacherUnavailableError, match="decision_rules"):
+        run(config_in(tmp_path), Odd())
+
+
+def test_plan_shows_prompts_as_they_would_be_sent(tmp_path: Path) -> None:
+    async def planned(config: DistillationConfig) -> tuple[str, ...]:
+        return (await plan(config, provider=ScriptedProvider(Writer()), prompts=3)).prompts
+
+    config = config_in(tmp_path, thinking_format="none")
+    before = anyio.run(planned, config)
+    assert len(before) == 3
+    assert "open_questions" in before[0]
+    teacher = Writer()
+    run(config, teacher)
+    sent = {as_text(request.messages) for request in teacher.asked}
+    assert before[0] in sent
+    after = anyio.run(planned, config)
+    assert len(after) == 3
+    assert set(after) <= sent
