@@ -10,6 +10,7 @@ from synthesis.runs import config_in, run
 from synthesis.test_recheck import NO_THINKING
 from synthesis.writer import Writer, right_label
 
+from nanodistill.cli import run as command_line
 from nanodistill.curation.suspects import find_suspects
 
 pytest.importorskip("sklearn")
