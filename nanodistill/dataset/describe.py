@@ -215,7 +215,7 @@ def making_section(manifest: Manifest) -> str:
     if manifest.failed:
         told.append(table(("failed calls", "rows lost"), list(manifest.failed.items())))
     told += [_cells(manifest.cells), _stages(manifest), _seen_before(manifest)]
-    told += [_split(manifest), _agreement(manifest)]
+    told += [_split(manifest), _agreement(manifest), _label_noise(manifest), _cues(manifest)]
     told += [f"Note: {prose(note)}" for note in manifest.notes]
     return "\n\n".join(filter(None, told))
 
@@ -282,6 +282,27 @@ def _agreement(manifest: Manifest) -> str:
         f"Asked without seeing the answers, the teacher agreed with {found.agreed} of {found.of} "
         f"seeds (95%: {found.low:.0%} to {found.high:.0%})."
     )
+
+
+def _label_noise(manifest: Manifest) -> str:
+    """How often a second, blind answer to a generated row differed."""
+    found = manifest.recheck
+    if found is None:
+        return ""
+    return (
+        f"Label noise: of {found.of} generated rows that the teacher answered a second time, "
+        f"blind, {found.of - found.agreed} got another answer: {1 - found.agreed / found.of:.0%} "
+        f"(95%: {1 - found.high:.0%} to {1 - found.low:.0%}). Those rows were rejected, "
+        "unless a third answer decided."
+    )
+
+
+def _cues(manifest: Manifest) -> str:
+    """Features of the inputs that give the answer away."""
+    if not manifest.cues:
+        return ""
+    listed = "\n".join(f"- {prose(cue)}" for cue in manifest.cues)
+    return f"Features that give answers away, found in the kept rows:\n\n{listed}"
 
 
 def share(part: int, whole: int) -> str:

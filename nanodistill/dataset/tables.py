@@ -31,7 +31,9 @@ def version_tables(version: DatasetVersion, *, rows: int) -> list[Table]:
         ("failed", _by_reason(manifest.failed)),
         ("cost", "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:.4f}"),
         ("distinct-2", _distinct(figures)),
-        ("blind check", _agreement(manifest.agreement)),
+        ("blind check", _agreement(manifest.agreement, "seeds")),
+        ("second answers", _agreement(manifest.recheck, "rows")),
+        ("give the answer away", "\n".join(manifest.cues)),
     ]
     shown = [Table(version.name, ("", ""), tuple(line for line in about if line[1]))]
     if figures.outputs is not None:
@@ -100,11 +102,11 @@ def _distinct(figures: Statistics) -> str:
     return " ".join(f"{part:.3f} {over}" for n, part in figures.distinct.items() if n[-1] == "2")
 
 
-def _agreement(found: Agreement | None) -> str:
+def _agreement(found: Agreement | None, what: str) -> str:
     if found is None:
         return ""
     interval = f"95%: {found.low:.0%} to {found.high:.0%}"
-    return f"the teacher agrees on {found.agreed} of {found.of} seeds ({interval})"
+    return f"the teacher agrees on {found.agreed} of {found.of} {what} ({interval})"
 
 
 def _outputs(outputs: dict[str, dict[str, int]]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,8 @@ from nanodistill.synthesis.policy import (
     derived_policy,
 )
 from nanodistill.synthesis.task import Task, load_task
-from synthesis.runs import config_in
-from synthesis.writer import LABELS
+from synthesis.runs import Notices, config_in, run
+from synthesis.writer import LABELS, Writer
 
 
 def policy_of(task: Task, **lists: Any) -> TaskPolicy:
@@ -152,3 +153,26 @@ def test_an_axis_that_depends_on_another_keeps_its_shares_within_it() -> None:
     ]
     cells: list[Cell] = list(islice(iter_cells(axes, seed=0, taken={}), 80))
     assert Counter(cell.get("part") for cell in cells) == {"x": 30, "y": 10, None: 40}
+
+
+class Apologetic(Writer):
+    """Says sorry in every message for accounts."""
+
+    def _message(self, label: str, dice: random.Random) -> str:
+        text = super()._message(label, dice)
+        return f"Sorry! {text}" if label == "account" else text
+
+
+def test_a_habit_of_one_label_is_told_avoided_and_in_the_card(tmp_path: Path) -> None:
+    teacher, heard = Apologetic(), Notices()
+    fields = {"thinking_format": "none", "check_seeds": False, "augment_factor": 40}
+    result = run(config_in(tmp_path, **fields), teacher, on_event=heard)
+    assert any("account" in text and 'begins with "sorry"' in text for text in heard.texts)
+    orders = [r.messages[-1]["content"] for r in teacher.asked if r.stage == "generate"]
+    avoiding = [order for order in orders if 'begins with "sorry"' in order]
+    assert avoiding
+    assert all('right answer "account"' in order.replace("is ", "") for order in avoiding)
+    assert result.dataset is not None
+    card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
+    assert "has an exclamation mark" in card
+    assert len(result.dataset.manifest.cues) >= 2

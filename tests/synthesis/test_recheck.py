@@ -35,6 +35,8 @@ def test_rows_that_are_not_plain_are_read_again_and_gain_confidence(tmp_path: Pa
     assert found is not None
     assert (found.agreed, found.of) == (20, 20)
     assert found.low < 1 == found.high
+    card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
+    assert "Label noise: of 20 generated rows that the teacher answered a second time" in card
 
 
 def test_a_row_that_reads_as_another_label_is_dropped_and_its_slot_told_why(
