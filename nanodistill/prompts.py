@@ -50,10 +50,10 @@ You write inputs for a training set.
 
 Write inputs as they would really come: from different people in different situations, each with \
 its own wording, detail and tone. Whoever sends an input knows nothing of the task that is done \
-with it: it never talks about categories, fields or these directions, and everyday words may come \
-as they do in life. From the examples learn what an input looks like; copy neither their wording \
-nor their situations. Each input stands by itself, and a careful reader who knows the task finds \
-one right answer.""",
+with it: it never talks about categories, fields or these directions. It says things in the \
+ordinary words for them, also where those point to the answer. From the examples learn what an \
+input looks like; copy neither their wording nor their situations. Each input stands by itself, \
+and a careful reader who knows the task finds one right answer.""",
     "judge_system": """\
 You check the rows of a training set.
 

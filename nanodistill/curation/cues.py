@@ -21,12 +21,13 @@ from nanodistill.curation.minhash import words_of
 LEVEL = 0.01
 LEAST_ROWS = 8
 """Rows that have a feature before it is looked at: fewer are an accident that more rows mend."""
-LEAST_GAIN = 0.25
+LEAST_GAIN = 0.4
 """How much likelier the answer has to be with the feature than without it. With thousands of rows
-a difference of a few points is significant, and no student learns to rely on it; of four labels,
-a feature that half of its rows share with one label has a gain of about a third."""
-WORD_SHARE = 0.15
-"""Share of an answer's rows that hold a word before the word is called a cue."""
+a difference of a few points is significant, and no student learns to rely on it; at 0.25,
+digits were called a cue for billing, whose messages name amounts."""
+WORD_SHARE = 0.3
+"""Share of an answer's rows that hold a word before the word is called a cue. At half of it, a
+capable teacher's "login" was one for accounts, which is the subject itself."""
 SHORT_WORD = 3
 
 

@@ -76,9 +76,10 @@ def label_hints(task: Task, policy: TaskPolicy) -> Mapping[str, str]:
 def _axes(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
     if task.labels:
         yield Axis.of(LABEL, task.labels, label_hints(task, policy))
-    yield from _topics(task, policy)
     if task.config.generation == "structured":
         yield Axis.of(DIFFICULTY, task.config.difficulty_mix)
+    yield from _topics(task, policy)
+    if task.config.generation == "structured":
         if task.labels:
             yield _neighbours(task, policy)
         elif task.response is not None:
@@ -97,14 +98,16 @@ def _distinct(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _topics(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
-    by_label: dict[tuple[str, ...], Mapping[str, float]] = {
-        (label,): dict.fromkeys(_distinct(note.topics), 1.0)
-        for note in policy.label_notes
-        if (label := match_label(note.label, task.labels)) is not None
-    }
+    by_label: dict[tuple[str, ...], Mapping[str, float]] = {}
+    for note in policy.label_notes:
+        if (label := match_label(note.label, task.labels)) is not None:
+            topics = dict.fromkeys(_distinct(note.topics), 1.0)
+            # A boundary row's subject is what lies between two labels; a topic would be a third.
+            by_label |= {(label, level): topics for level in ("", PLAIN, MIDDLING)}
+            by_label[label, BOUNDARY] = {}
     shared = dict.fromkeys(_distinct(policy.topics), 1.0)
     if by_label:
-        yield Axis("topic", shared, depends_on=(LABEL,), tables=by_label)
+        yield Axis("topic", shared, depends_on=(LABEL, DIFFICULTY), tables=by_label)
     elif shared:
         yield Axis("topic", shared)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from nanodistill.curation.minhash import words_of
 from nanodistill.synthesis.axes import NEIGHBOUR
-from nanodistill.synthesis.coverage import LABEL, Axis, Slot
+from nanodistill.synthesis.coverage import Axis, Slot
 from nanodistill.synthesis.task import Task
 from nanodistill.types import Seed, tagged_hash
 
@@ -195,4 +195,8 @@ def _topics_by_label(task: Task, axes: Sequence[Axis]) -> Mapping[str | None, tu
         return {}
     if not task.labels:
         return {None: tuple(topic.shares)}
-    return {label: tuple(topic.shares_at([(LABEL, label)])[1]) for label in task.labels}
+    return {
+        label: tuple({topic: None for key, shares in topic.tables.items() if key[0] == label
+                      for topic in shares} or topic.shares)
+        for label in task.labels
+    }  # fmt: skip

@@ -34,9 +34,7 @@ ROOM = 48
 
 FIRST_WORDS = {"topic": "about", "persona": "from", "style": "written", LENGTH: "length"}
 """How a slot's line names the axes that are ours; others go by their own names."""
-MIDDLING_HINT = (
-    "takes a second look: told indirectly, in passing, or among details that do not matter"
-)
+MIDDLING_HINT = "takes a second look: the point comes among side details or in unusual words"
 BEND = (
     "Where the points of a row cannot go together in a text that somebody would really send, keep "
     "the right answer and drop whatever is least natural:"
@@ -112,12 +110,12 @@ class PromptBuilder:
     @functools.cached_property
     def _system_prompt(self) -> str:
         policy = self.policy.for_writers(self.task.config.decision_rules)
+        meanings = label_hints(self.task, self.policy)
+        if meanings:
+            listed = "\n".join(f"- {meanings.get(label, label)}" for label in self.task.labels)
+            policy = f"The labels:\n{listed}\n\n{policy}"
         facts = {"instruction": self.task.instruction, "policy": policy}
         return self.task.prompts.render(GENERATION, **facts)
-
-    @functools.cached_property
-    def _label_hints(self) -> Mapping[str, str]:
-        return label_hints(self.task, self.policy)
 
     def _chat_turns(self, call: GenerationCall) -> Iterator[Message]:
         if CHAT_SYSTEM in self.task.prompts.templates:
@@ -171,11 +169,10 @@ class PromptBuilder:
     def _right_answer(self, label: str | None, n: int) -> str:
         if label is None:
             return ""
-        meaning = self._label_hints.get(label, label).removeprefix(label)
         others = ", ".join(other for other in self.task.labels if other != label)
         whose = "whose right answer is" if n == 1 else "that all have the right answer"
         apart = f" and clearly none of: {others}" if others else ""
-        return f' {whose} "{label}"{meaning}{apart}'
+        return f' {whose} "{label}"{apart}'
 
     def _describe(self, slot: Slot) -> str:
         """What the row of a slot is to be, and what was wrong with earlier attempts at it."""
@@ -197,8 +194,8 @@ class PromptBuilder:
             yield MIDDLING_HINT
         elif level == BOUNDARY and cell.label is not None and neighbour is not None:
             rules = rules_between(self.task, self.policy, cell.label, neighbour)
-            why = f", because: {' '.join(rules)}" if rules else ""
-            yield f'comes close to "{neighbour}", and yet the answer is "{cell.label}"{why}'
+            deciding = f" (what decides: {' '.join(rules)})" if rules else ""
+            yield f'touches on "{neighbour}" too, and yet is clearly "{cell.label}"{deciding}'
         elif level == BOUNDARY and cell.get(OUTPUT) is None:
             yield EDGE_HINT
 

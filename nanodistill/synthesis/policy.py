@@ -219,14 +219,15 @@ LISTS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "label_notes": (
         _objects(label=TEXT, meaning=TEXT, topics=TEXTS),
         "For each label: `meaning`, the instruction's own words for it, whole and unchanged; and "
-        "`topics`, five to twelve different subjects of inputs with this label, a few words "
-        "each: this label's own, from its plain core to its edges, none that fits another label.",
+        "`topics`, eight to fourteen different subjects of inputs with this label, a few words "
+        "each: this label's own, most of them its plain core, in all kinds of fields, some at its "
+        "edges, none that fits another label.",
     ),
     "personas": (
         TEXTS,
-        "Six to twelve different kinds of people or settings that inputs come from, a few words "
-        "each: who they are, not what they want. Each must be able to send inputs about any topic "
-        "and with any answer.",
+        "Ten to sixteen senders or settings that inputs come from, a few words each, as far apart "
+        "as the task allows: different fields, trades, products, places, ages. Who or where, not "
+        "what they want: each must be able to send inputs about any topic and with any answer.",
     ),
     "styles": (
         TEXTS,

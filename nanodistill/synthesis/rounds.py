@@ -261,7 +261,7 @@ class Rounds:
                 ]
             )
             ledger.attempts.clear()
-            self._steer(on_event)
+            self._steer(on_event, has_more=open_.fresh > 0)
             filled += len(got)
             on_event(
                 forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots)))
@@ -283,12 +283,13 @@ class Rounds:
             return "failing"
         return "saturated" if saturated else "max_rounds"
 
-    def _steer(self, on_event: Listener) -> None:
+    def _steer(self, on_event: Listener, *, has_more: bool) -> None:
         """Tell of surface features that give answers away, and have new calls do without them."""
         new = self._cues.look()
         self._caller.avoid_cues(self._cues.by_label())
         for cue in new:
-            on_event(Notice(f"{cue} New rows are asked to do without it.", "warning"))
+            then = " New calls are asked to do without it." if has_more else ""
+            on_event(Notice(f"{cue}{then}", "warning"))
 
     @staticmethod
     def _may_begin(open_: SlotPool, under_way: Sequence[Round]) -> bool:

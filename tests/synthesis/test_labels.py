@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nanodistill.events import Notice
+from nanodistill.synthesis.generation_prompt import as_text
 from nanodistill.synthesis.task import load_task
 from synthesis.runs import CHAT, config_in, run
 from synthesis.writer import SEEDS, Writer
@@ -24,7 +25,7 @@ MEANINGS = {
     ("fields", "said"),
     [
         (CHAT, "Write a new example of bug (something is broken)."),
-        ({}, '"bug" (something is broken) and clearly none of: '),
+        ({}, "- bug (something is broken)"),
     ],
 )
 def test_the_teacher_is_told_what_a_label_means(
@@ -32,7 +33,7 @@ def test_the_teacher_is_told_what_a_label_means(
 ) -> None:
     teacher = Writer()
     result = run(config_in(tmp_path, labels=MEANINGS, **fields), teacher)
-    assert any(said in request.messages[-1]["content"] for request in teacher.asked)
+    assert any(said in as_text(request.messages) for request in teacher.asked)
     assert result.dataset is not None
     assert result.dataset.manifest.labels == tuple(MEANINGS)
 
