@@ -11,7 +11,7 @@ from nanodistill.curation.filter_pipeline import FilterPipeline, Rejected
 from nanodistill.synthesis.answers import AnswerRequester, FailedAnswer, resolve
 from nanodistill.synthesis.judge import Judge, verdict_on
 from nanodistill.synthesis.ledger import Ledger, RecheckCounts, SlottedRow
-from nanodistill.synthesis.recheck import Ending, Recheck
+from nanodistill.synthesis.recheck import Ending, Recheck, rechecked_share
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
 from nanodistill.types import Rejection, Request, Trace
@@ -28,6 +28,23 @@ class AnswerStage:
     requester: AnswerRequester
     sieve: FilterPipeline
     judge: Judge | None
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """What accepted rows were checked for, as a notice says it."""
+        task = self.task
+        mentioned = {step.name for step in self.sieve.steps}
+        checks = ["form", "length", "duplicates"]
+        checks += [name for name in ("response model", "output checks", "verifier")
+                   if name in mentioned]  # fmt: skip
+        if task.recheck == "all":
+            checks.append("a second answer to each")
+        elif rechecked_share(task) or (task.recheck == "boundary" and task.plans_labels
+                                       and task.asks_answers):  # fmt: skip
+            checks.append("a second answer where not plain")
+        if self.judge is not None:
+            checks.append("the judge")
+        return tuple(checks)
 
     def recheck_requests(self, rows: Sequence[Trace]) -> list[Request]:
         """The calls that answer some rows a second time."""

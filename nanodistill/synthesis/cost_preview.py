@@ -29,15 +29,21 @@ class ProgressForecast:
     """Goes by the rounds completed last. Times are of `clock`, in seconds."""
 
     def __init__(
-        self, wanted: int, account: UsageStats, clock: Callable[[], float] = anyio.current_time
+        self,
+        wanted: int,
+        account: UsageStats,
+        clock: Callable[[], float] = anyio.current_time,
+        *,
+        seeds: int = 0,
     ) -> None:
         self._wanted = wanted
+        self._seeds = seeds
         self._account = account
         self._clock = clock
         self._seen: deque[tuple[float, float, int, float]] = deque(maxlen=LOOKED_AT)
 
     def progress(self, filled: int, ahead: float = 0.0) -> Progress:
-        """Rows kept of those wanted, with what is left of the time and all the dollars.
+        """Rows kept of those wanted, seeds among both, with time left and dollars in all.
 
         `ahead` are rows that are paid for and not read yet, as far as is known.
         """
@@ -45,14 +51,15 @@ class ProgressForecast:
         self._seen.append((self._clock(), self._account.cost_usd, filled, paid))
         (began, spent, before, paid_before), (now, cost, _, _) = self._seen[0], self._seen[-1]
         new, left = filled - before, self._wanted - filled
+        rows = Progress(ROWS, self._seeds + filled, self._seeds + self._wanted, "kept")
         if not new or not left:
-            return Progress(ROWS, filled, self._wanted, "kept")
+            return rows
         figures: dict[str, Value] = {}
         if self._account.known_cost is not None and cost > spent and paid > paid_before:
             each = (cost - spent) / (paid - paid_before)
             figures["estimated total"] = dollars(cost + each * (self._wanted - paid))
         seconds = (now - began) / new * left
-        return Progress(ROWS, filled, self._wanted, "kept", seconds, figures)
+        return replace(rows, seconds_left=seconds, figures=figures)
 
 
 EXAMPLES = 8

@@ -191,7 +191,7 @@ class PlanEstimate:
             return f"Nothing to ask: all {self.reused} calls are in the journal."
         tokens = [usage.total_tokens for usage in self.usage]
         lines = [
-            f"{self.wanted} rows wanted, {self.kept} there already.",
+            f"{self.wanted} rows wanted, seeds among them; {self.kept} kept already.",
             f"Calls to ask: {_range(*self.calls)}; in the journal: {self.reused}.",
             *(
                 f"  {stage.stage}: {_range(stage.fewest, stage.most)}"
@@ -253,7 +253,7 @@ async def plan(
             left = RemainingWork(bench, rehearsal, ledger, met)
             stages = tuple([stage async for stage in left.stages()])
     prices = await to_thread.run_sync(_prices, config)
-    return replace(_summed(task, len(ledger.kept), stages, prices), prompts=shown)
+    return replace(_summed(task, left.rows_kept, stages, prices), prompts=shown)
 
 
 @asynccontextmanager
@@ -286,6 +286,15 @@ class RemainingWork:
     ledger: Ledger
     met: WouldCallTeacher | None
 
+    @property
+    def _is_at_seeds(self) -> bool:
+        return self.met is not None and self.met.stage in ("blind", "rationalize", "policy")
+
+    @property
+    def rows_kept(self) -> int:
+        """Rows that are kept already; the seeds are, before they have been looked at."""
+        return len(self.bench.task.seeds) if self._is_at_seeds else len(self.ledger.kept)
+
     async def stages(self) -> AsyncIterator[StageEstimate]:
         sums = await to_thread.run_sync(self.bench.journal.sums)
         for stage, fewest, most in self._counts():
@@ -297,14 +306,14 @@ class RemainingWork:
     def _counts(self) -> Iterator[tuple[str, int, int]]:
         """Each stage with the fewest and the most calls that it has left, in order."""
         task = self.bench.task
-        at_seeds = self.met is not None and self.met.stage in ("blind", "rationalize", "policy")
+        at_seeds = self._is_at_seeds
         yield "blind", self._at("blind"), self._at("blind")
         explained = self._at("rationalize")
         yield "rationalize", explained, len(task.seeds) if at_seeds and task.thinks else explained
         policy = int(at_seeds and task.config.extract_policy)
         yield "policy", policy, policy
-        there = len(task.seeds) if at_seeds else len(self.ledger.kept)
-        yield from self._for_rows(task, max(0, task.wanted - there) if self.met else 0)
+        rows = max(0, task.wanted - self.rows_kept) if self.met else 0
+        yield from self._for_rows(task, rows)
 
     def _for_rows(self, task: Task, rows: int) -> Iterator[tuple[str, int, int]]:
         """The stages that every new row goes through."""

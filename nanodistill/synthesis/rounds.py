@@ -240,7 +240,7 @@ class Rounds:
         low_yield: list[LowYieldRound] = []
         filled, numbers = 0, iter(range(1, self._task.config.max_rounds + 1))
         saturated = False
-        forecast = ProgressForecast(open_.wanted, self._teacher.account)
+        forecast = ProgressForecast(open_.wanted, self._teacher.account, seeds=len(ledger.kept))
         on_event(forecast.progress(0))
         while True:
             while not saturated and self._may_begin(open_, under_way):
@@ -267,7 +267,12 @@ class Rounds:
                 forecast.progress(filled, self._ahead(under_way, len(got) / len(round_.slots)))
             )
             asked = len(round_.slots)
-            on_event(Notice(f"Round {round_.number}: {len(got)} of {asked} rows accepted."))
+            on_event(
+                Notice(
+                    f"Round {round_.number}: {len(got)} of {asked} rows accepted; checked: "
+                    f"{', '.join(self._answering.checks)}."
+                )
+            )
             brought_little = len(got) < NEW_ENOUGH * asked
             lost = ledger.lost() - before
             low_yield = [*low_yield, LowYieldRound(asked, lost)] if brought_little else []
