@@ -31,9 +31,9 @@ ROWS = {
     "training": {"evaluation", "exporting", "serve", "training"},
     "shared": {"data_files", "dataset", "hub", "hub_datasets", "metrics", "models", "row_forms"},
     "foundation": {
-        "config", "errors", "events", "frozen_gc", "hardware", "interrupts", "jsontext",
-        "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files", "thinking",
-        "types", "values",
+        "config", "errors", "events", "formatting", "frozen_gc", "hardware", "interrupts",
+        "jsontext", "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files",
+        "thinking", "types", "values",
     },
 }  # fmt: skip
 BELOW = {

@@ -12,10 +12,9 @@ from dataset.drafts import draft, trace
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, write_version
 from nanodistill.evaluation.eval_models import BASE, FEW_SHOT, STUDENT, TEACHER
-from nanodistill.evaluation.eval_set import EvalExample, eval_set
-from nanodistill.evaluation.external_answers import ExternalAnswer
-from nanodistill.evaluation.results import EvaluationResult, Speed, Subject, save
-from nanodistill.evaluation.scorer import Scorer
+from nanodistill.evaluation.eval_set import EvalExample, ExternalAnswer, eval_set
+from nanodistill.evaluation.results import EvaluationResult, Subject, save
+from nanodistill.evaluation.scorer import Scorer, Speed
 from nanodistill.journal import Attempt, Call, StoredResponse, open_journal
 from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
 from nanodistill.run_dir import RunFolder, write_json

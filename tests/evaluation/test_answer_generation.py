@@ -14,9 +14,9 @@ import pytest
 from evaluation.conftest import TinyRun
 from evaluation.tiny import make_adapter, make_model
 from nanodistill.errors import ModelError, NanoDistillError
-from nanodistill.evaluation.answer_cache import AnswerCache
 from nanodistill.evaluation.answer_generation import (
     CHILD,
+    AnswerCache,
     GenerationWorker,
     OutOfMemoryError,
     PendingAnswers,
@@ -181,9 +181,9 @@ def test_a_child_that_runs_out_of_memory_goes_on_with_half_the_batch(
     assert made == 18 == len(AnswerCache(answers.path))
     assert notices == [
         "batch of 8",
-        "out of memory; going on with batches of 4",
+        "out of memory; retrying with batch size 4",
         "batch of 4",
-        "out of memory; going on with batches of 2",
+        "out of memory; retrying with batch size 2",
         "batch of 2",
     ]
 
@@ -201,7 +201,7 @@ def test_no_memory_for_a_single_prompt_is_an_error_with_a_way_out(
 def test_a_child_that_fails_otherwise_is_quoted(tiny: TinyRun, tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
     answers = AnswerCache(tmp_path / "answers.jsonl")
-    with pytest.raises(NanoDistillError, match=r"exit code 1\. The last it said:\nno such luck"):
+    with pytest.raises(NanoDistillError, match=r"exit code 1\b.*\nno such luck"):
         generate_missing(wanted(tiny), answers, tiny.config(), ignore, command)
 
 
@@ -247,7 +247,7 @@ def test_killed_it_goes_on_where_it_was_and_leaves_no_child(unjudged: TinyRun) -
 def test_all_contenders_are_asked_the_same(tiny: TinyRun) -> None:
     nothing = AnswerCache(tiny.root / "nothing.jsonl")
     asked = {
-        one.contender.name: [prompt.messages for prompt in one.missing(nothing)]
+        one.eval_model.name: [prompt.messages for prompt in one.missing(nothing)]
         for one in wanted(tiny)
     }
     assert asked["base"] == asked["student"] == asked["base_few_shot"]

@@ -101,9 +101,9 @@ def test_an_unfinished_training_run_is_said_to_be_one(tiny: TinyRun) -> None:
     (tiny.run.training / "r1" / "result.json").unlink()
     said: list[Event] = []
     evaluate(tiny.config(), tiny.dataset, tiny.run, on_event=said.append)
-    assert any(isinstance(e, Notice) and "r1 has not ended" in e.text for e in said)
+    assert any(isinstance(e, Notice) and "r1 is unfinished" in e.text for e in said)
     (tiny.run.training / "r1" / "adapters" / "adapters.safetensors").unlink()
-    with pytest.raises(InputError, match="r1 has written no adapter yet"):
+    with pytest.raises(InputError, match="r1 has not written an adapter"):
         evaluate(tiny.config(), tiny.dataset, tiny.run)
 
 
@@ -119,7 +119,7 @@ def test_an_adapter_from_elsewhere(tiny: TinyRun, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "mine", tiny.model, seed=9)
     result = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=adapter)
     assert re.fullmatch("mine-[0-9a-f]{8}", result.subject.run)
-    with pytest.raises(ModelError, match=r"no adapters\.safetensors and no adapter_config\.json"):
+    with pytest.raises(ModelError, match=r"adapters\.safetensors and adapter_config\.json"):
         evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=tmp_path)
 
 
