@@ -277,9 +277,16 @@ def generate_missing(
             cache.add(answer)
             done, elapsed = already + len(cache) - before, time.monotonic() - begun
             rate = (done - already) / elapsed
-            figures = {"model": DISPLAY_NAMES[model_of[answer.key]], "answers/s": rate}
-            seconds_left = (len(model_of) - done) / rate
-            on_event(Progress("evaluate", done, len(model_of), "answers", seconds_left, figures))
+            on_event(
+                Progress(
+                    "evaluate",
+                    done,
+                    len(model_of),
+                    "answers",
+                    seconds_left=(len(model_of) - done) / rate,
+                    figures={"model": DISPLAY_NAMES[model_of[answer.key]], "answers/s": rate},
+                )
+            )
 
     with cache.writing():
         for one in pending:

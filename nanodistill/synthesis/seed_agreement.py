@@ -20,10 +20,11 @@ from anyio import to_thread
 
 from nanodistill.curation.labels import match_label
 from nanodistill.curation.response_model import as_json
-from nanodistill.curation.voting import interval, same_answer
+from nanodistill.curation.voting import same_answer
 from nanodistill.engine.response_validation import Answer
 from nanodistill.errors import LowSeedAgreementError, TeacherUnavailableError
 from nanodistill.events import Listener, Notice
+from nanodistill.stats import wilson
 from nanodistill.synthesis.answers import (
     AnswerRequester,
     FailedAnswer,
@@ -53,10 +54,10 @@ class SeedAgreement:
         return self.agreed / self.of
 
     def __str__(self) -> str:
-        low, high = interval(self.agreed, self.of)
+        share = wilson(self.agreed, self.of)
         return (
             f"Asked blind, the teacher agrees on {self.agreed} of {self.of} seeds "
-            f"(95%: {low:.0%} to {high:.0%})."
+            f"(95%: {share.low:.0%} to {share.high:.0%})."
         )
 
     def differences(self) -> str:

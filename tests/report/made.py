@@ -110,7 +110,7 @@ class Made:
         choice = choose_metric(self.config(metric=metric), facts, rows.golds)
         judge = Scorer(choice.metric, resolve_format("none"), rows.rows)
         lines = {
-            model: judge.given(model, {row.id: answer(model, n, row, say)
+            model: judge.external(model, {row.id: answer(model, n, row, say)
                                        for n, row in enumerate(rows.rows)})
             for model, say in said.items()
         }  # fmt: skip
