@@ -124,7 +124,7 @@ def test_a_schema_that_only_a_check_can_hold(server: Running) -> None:
     odd = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "minItems": 3,
            "maxItems": 3}  # fmt: skip
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "odd", "schema": odd}}
-    with pytest.raises(openai.InternalServerError, match="no answer of the schema in 3 attempts"):
+    with pytest.raises(openai.InternalServerError, match="in 3 attempts"):
         ask(server, response_format=wanted, max_tokens=60)
     possible = {**odd, "minItems": 1, "maxItems": 1}
     wanted["json_schema"]["schema"] = possible
@@ -154,11 +154,11 @@ def test_any_json_object(server: Running) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\.0\.role: "),
         ({"messages": [*ASK, {"role": "assistant", "content": "a"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": "x" * 600}]}, "The prompt has"),
-        ({"response_format": {"type": "json_schema"}}, "json_schema is given with type"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema is required"),
         (
             {"response_format": {"type": "json_schema", "json_schema":
                 {"name": "x", "schema": {"$ref": "http://127.0.0.1:1/"}}}},
-            "nothing outside it is fetched",
+            "http://127.0.0.1",
         ),
     ],
 )  # fmt: skip
@@ -189,7 +189,7 @@ def test_models(server: Running) -> None:
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "nanodistill"
-    with pytest.raises(openai.NotFoundError, match="there is 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match="'tiny'"):
         client.chat.completions.create(model="gpt-4o", messages=ASK)
 
 
@@ -264,11 +264,11 @@ def test_a_full_queue_and_places_given_back(endless: Student) -> None:
 
 def test_a_time_limit(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2, seconds=1.0)) as server:
-        with pytest.raises(openai.InternalServerError, match=r"not there after 1 s") as late:
+        with pytest.raises(openai.InternalServerError, match="took over 1 s") as late:
             ask(server, max_tokens=100_000)
         assert late.value.status_code == 503
         assert late.value.response.headers["Retry-After"] == "5"
-        with pytest.raises(openai.APIError, match=r"not there after 1 s"):
+        with pytest.raises(openai.APIError, match="took over 1 s"):
             list(begun(server))
         wait_for(server, 0)
 
@@ -313,7 +313,7 @@ def test_a_port_that_is_taken(student: Student) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"127.0.0.1:{port} can't be listened on"):
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
             asyncio.run(start(port))
 
 
