@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def dollars(cost: float | None) -> str:
-    """As in "$12.50", "$0.0031", "$0.00" or "unknown". Only 0 is shown as 0."""
+    """As in "$12.50", "$0.0031", "<$0.0001" or "unknown". Only 0 is shown as 0."""
     if cost is None:
         return "unknown"
     if cost == 0 or cost >= 0.1:
         return f"${cost:,.2f}"
-    return f"${cost:.4f}" if cost >= 0.0001 else "under $0.0001"
+    return f"${cost:.4f}" if cost >= 0.0001 else "<$0.0001"
 
 
 def points(share: float) -> str:

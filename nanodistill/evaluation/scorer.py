@@ -112,7 +112,6 @@ class Scorer:
     def generated(self, model: str, answers: Sequence[GeneratedAnswer]) -> list[Prediction]:
         """Predictions from generated answers, one for each row in order."""
         parsed = [parse_output(a.text, a.finish_reason, self.thinking_format) for a in answers]
-        scores = self._scores([one.output for one in parsed])
         return [
             Prediction(
                 row=row,
@@ -120,18 +119,17 @@ class Scorer:
                 text=answer.text,
                 thinking=one.thinking,
                 output=one.output,
-                score=score,
+                score=self._score(one.output, row),
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,
                 completion_tokens=answer.completion_tokens,
             )
-            for row, answer, one, score in zip(self.rows, answers, parsed, scores, strict=True)
+            for row, answer, one in zip(self.rows, answers, parsed, strict=True)
         ]
 
     def external(self, model: str, answers: Mapping[str, ExternalAnswer]) -> list[Prediction]:
         """Predictions from answers by row id. A row without an answer counts as unreadable."""
         in_order = [answers.get(row.id, ExternalAnswer(row.id, None)) for row in self.rows]
-        scores = self._scores([answer.output for answer in in_order])
         return [
             Prediction(
                 row=row,
@@ -139,13 +137,17 @@ class Scorer:
                 text=answer.text or answer.output or "",
                 thinking=answer.thinking,
                 output=answer.output,
-                score=score,
+                score=self._score(answer.output, row),
                 finish_reason="stop",
                 prompt_tokens=None,
                 completion_tokens=None,
             )
-            for row, answer, score in zip(self.rows, in_order, scores, strict=True)
+            for row, answer in zip(self.rows, in_order, strict=True)
         ]
+
+    def _score(self, output: str | None, row: EvalExample) -> float:
+        (score,) = score_rows(self.metric, [(output, row.gold)])
+        return score
 
     def score(
         self,
@@ -165,10 +167,6 @@ class Scorer:
             speed=speed,
             usd_per_1000=usd_per_1000,
         )
-
-    def _scores(self, outputs: Sequence[str | None]) -> list[float]:
-        golds = [row.gold for row in self.rows]
-        return score_rows(self.metric, list(zip(outputs, golds, strict=True)))
 
 
 def speed_of(answers: Sequence[GeneratedAnswer]) -> Speed:

@@ -332,7 +332,9 @@ class Callers:
 
     def _is_own(self, host: str) -> bool:
         name = _host_of(f"//{host}")
-        return name is not None and (self.hosts is None or name in self.hosts or _is_ip(name))
+        if name is None:
+            return False
+        return self.hosts is None or name in self.hosts or _ip_address(name) is not None
 
     def _may_call(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
@@ -347,10 +349,8 @@ class Callers:
 
 
 def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = _ip_address(host)
+    return host == "localhost" if address is None else address.is_loopback
 
 
 def _host_of(url: str) -> str | None:
@@ -362,12 +362,11 @@ def _host_of(url: str) -> str | None:
     return name.rstrip(".") if name else None
 
 
-def _is_ip(name: str) -> bool:
+def _ip_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _require_key(api_key: str | None) -> Any:

@@ -125,8 +125,8 @@ def schema_violation(content: str, schema: Mapping[str, Any]) -> str | None:
     except ValueError as error:
         return f"not JSON: {error}"
     empty: Any = Registry()  # so that no reference is fetched
-    error = next(Draft202012Validator(schema, registry=empty).iter_errors(value), None)
-    return None if error is None else f"{error.json_path}: {error.message}"
+    violations = Draft202012Validator(schema, registry=empty).iter_errors(value)
+    return next((f"{each.json_path}: {each.message}" for each in violations), None)
 
 
 async def schema_violation_isolated(
