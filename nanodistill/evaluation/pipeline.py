@@ -7,9 +7,8 @@ the seeds as examples. All decode greedily, are parsed by the same thinking form
 and scored by the same metric. The seed file is not opened: the dataset version
 holds all that is needed.
 
-To add a model that generates answers, list it in `build_models`; to add one whose
-answers come from elsewhere, give `evaluate` another `Answerer` beside the teacher's.
-Its display name goes to `eval_models.DISPLAY_NAMES`.
+To compare one more model, add its name to `eval_models.DISPLAY_NAMES`, and the model to
+`build_models` if it generates answers, else its `Answerer` to `answerers` in `evaluate`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from nanodistill.evaluation.eval_set import Answerer, EvalSet, eval_set, shots, 
 from nanodistill.evaluation.results import EvaluationResult, Subject, save
 from nanodistill.evaluation.scorer import ModelScore, Prediction, Scorer, speed_of
 from nanodistill.events import Listener, Notice, ignore
-from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
+from nanodistill.metrics.metric_selection import MetricChoice, TaskFacts, choose_metric
 from nanodistill.metrics.output_parser import output_format
 from nanodistill.models.resolve import ResolvedModel
 from nanodistill.run_dir import RunFolder
@@ -82,13 +81,7 @@ def evaluate(
     choice = choose_metric(
         config, TaskFacts(manifest.labels, manifest.response_schema), examples.golds
     )
-    scoring = f"scoring {choice.metric.measure} on {len(examples.rows)} {examples.split} rows"
-    if examples.split == "valid":
-        caveat = "there is no test split, and these rows also steered training"
-        on_event(Notice(f"{scoring}: {caveat} ({choice.reason})", "warning"))
-    else:
-        on_event(Notice(f"{scoring} ({choice.reason})"))
-
+    on_event(_announcement(examples, choice))
     base = find_student(config, run, on_event)
     override = find_endpoint(endpoint, model) if endpoint else model or adapter
     student = find_student_ref(config, run, base, override, on_event)
@@ -99,10 +92,15 @@ def evaluate(
     scorer = Scorer(choice.metric, thinking_format, examples.rows)
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
 
+    answerers: dict[str, Answerer | None] = {TEACHER: teacher}
     predictions: dict[str, list[Prediction]] = {}
     scores: dict[str, ModelScore] = {}
     with run.locked("eval"):
-        external = {TEACHER: {one.id: one for one in teacher(examples)}} if teacher else {}
+        external = {
+            name: {one.id: one for one in answerer(examples)}
+            for name, answerer in answerers.items()
+            if answerer is not None
+        }
         cache = AnswerCache(run.evaluation / "answers.jsonl")
         pending = [
             PendingAnswers(one, examples.rows, one.keys(examples.rows, config.max_new_tokens))
@@ -143,6 +141,14 @@ def evaluate(
         save(result, [line for lines in predictions.values() for line in lines])
     on_event(result.table())
     return result
+
+
+def _announcement(examples: EvalSet, choice: MetricChoice) -> Notice:
+    scoring = f"scoring {choice.metric.measure} on {len(examples.rows)} {examples.split} rows"
+    if examples.split == "valid":
+        caveat = "there is no test split, and these rows also steered training"
+        return Notice(f"{scoring}: {caveat} ({choice.reason})", "warning")
+    return Notice(f"{scoring} ({choice.reason})")
 
 
 def build_models(

@@ -22,7 +22,7 @@ from evaluation.tiny import INSTRUCTION
 from nanodistill.serve import Limits
 from nanodistill.serve.guided_decoding import InvalidSchemaError, schema_violation_isolated
 from serve.conftest import KEY, Running, Student, make_student, running
-from serve.test_server import ASK, ask, begun, post
+from serve.test_server import ASK, ask, open_stream, post
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_a_second_signal_ends_a_busy_server_at_once(
 ) -> None:
     with command(endless_run) as child:
         server = listening(child)
-        begun(server)
+        open_stream(server)
         child.send_signal(signal.SIGINT)
         assert child.stderr is not None
         next(line for line in child.stderr if "stopping" in line)

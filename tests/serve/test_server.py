@@ -227,14 +227,14 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return make_student(root, max_position_embeddings=200_000, eos_token_id=[])
 
 
-def begun(server: Running, **more: Any) -> Any:
+def open_stream(server: Running, **more: Any) -> Any:
     """A stream whose first chunk has come."""
     stream = server.client().chat.completions.create(model="tiny", messages=ASK, **{**LONG, **more})
     next(iter(stream))
     return stream
 
 
-def inside(server: Running) -> int:
+def in_flight(server: Running) -> int:
     held: int = httpx.get(f"{server.url}/health").json()["requests"]
     return held
 
@@ -242,15 +242,15 @@ def inside(server: Running) -> int:
 def wait_for(server: Running, count: int) -> None:
     """Ask until so many requests are in the house."""
     deadline = time.monotonic() + 30
-    while inside(server) != count:
+    while in_flight(server) != count:
         assert time.monotonic() < deadline
 
 
 def test_a_full_queue_and_places_given_back(endless: Student) -> None:
     limits = Limits(batch=1, queue=1)
     with running(endless.config, endless.run, limits=limits) as server:
-        first = begun(server)
-        waiting = threading.Thread(target=lambda: begun(server, max_tokens=2))
+        first = open_stream(server)
+        waiting = threading.Thread(target=lambda: open_stream(server, max_tokens=2))
         waiting.start()
         wait_for(server, 2)
         with pytest.raises(openai.RateLimitError, match="1 wait") as full:
@@ -269,25 +269,25 @@ def test_a_time_limit(endless: Student) -> None:
         assert late.value.status_code == 503
         assert late.value.response.headers["Retry-After"] == "5"
         with pytest.raises(openai.APIError, match="took over 1 s"):
-            list(begun(server))
+            list(open_stream(server))
         wait_for(server, 0)
 
 
 def test_a_stop_lets_answers_end(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2)) as server:
-        stream = begun(server, max_tokens=300)
+        stream = open_stream(server, max_tokens=300)
         server.stop()
         reasons = [chunk.choices[0].finish_reason for chunk in stream if chunk.choices]
         assert reasons[-1] == "length"
     assert server.served == 1
     with pytest.raises(httpx.ConnectError):
-        inside(server)
+        in_flight(server)
     assert server.notices[-1].startswith("stopping; ")
 
 
 def test_a_stop_does_not_wait_for_ever(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2, grace=0.2)) as server:
-        stream = begun(server)
+        stream = open_stream(server)
         server.stop()
         with pytest.raises((openai.APIError, httpx.TransportError)):
             list(stream)
