@@ -16,6 +16,7 @@ from nanodistill.console import duration, shown_value
 from nanodistill.dataset.read import current_index
 from nanodistill.evaluation.results import RESULTS, read_results
 from nanodistill.events import Table
+from nanodistill.formatting import dollars
 from nanodistill.journal import UsageTotals, read_journal
 from nanodistill.run_dir import RunFolder, bytes_in
 from nanodistill.training.metrics_log import progress_snapshot
@@ -166,10 +167,6 @@ def size(n: float) -> str:
     return f"{n:.1f} GB"
 
 
-def usd(cost: float | None) -> str:
-    return "unknown" if cost is None else f"${cost:,.4f}"
-
-
 def _sums_json(sums: UsageTotals) -> dict[str, Any]:
     return {
         "made": sums.calls,
@@ -198,7 +195,7 @@ def _calls_table(stages: dict[str, UsageTotals]) -> Table:
             stage,
             *map(str, (s.calls, s.answered, s.refused, s.failed, s.retries, s.repairs + s.longer)),
             f"{s.usage.prompt_tokens:,} + {s.usage.completion_tokens:,}",
-            usd(s.known_cost),
+            dollars(s.known_cost),
             f"{s.seconds / s.calls:.1f} s" if s.calls else "-",
         )
         for stage, s in every.items()

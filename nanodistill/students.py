@@ -12,8 +12,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.config import DistillationConfig
-from nanodistill.evaluation.results import describe_comparison, points
+from nanodistill.evaluation.results import describe_comparison
 from nanodistill.events import Listener, Notice, Table
+from nanodistill.formatting import points
 
 if TYPE_CHECKING:
     from nanodistill.evaluation import EvaluationResult

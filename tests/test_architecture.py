@@ -34,9 +34,9 @@ ROWS = {
         "row_forms",
     },
     "foundation": {
-        "config", "errors", "events", "frozen_gc", "hardware", "interrupts", "jsontext",
-        "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files", "thinking",
-        "types", "values",
+        "config", "errors", "events", "formatting", "frozen_gc", "hardware", "interrupts",
+        "jsontext", "plugins", "prevent_sleep", "run_dir", "secrets", "stats", "text_files",
+        "thinking", "types", "values",
     },
 }  # fmt: skip
 BELOW = {

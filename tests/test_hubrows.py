@@ -103,7 +103,7 @@ for name, what in [("owner/rows", "test"), ("owner/rows@v1", "test"), ("owner/ro
                    ("owner/rows@missing", "seed"), ("owner/others", "seed")]:
     heard = []
     try:
-        rows = load_rows(name, what=what, listen=heard.append)
+        rows = load_rows(name, what=what, on_event=heard.append)
         told = [f"{row.where}: {row.input}" for row in rows]
     except DataError as error:
         told = [str(problem) for problem in error.problems]

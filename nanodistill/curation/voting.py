@@ -8,7 +8,6 @@ nothing agrees with nobody. It is what `confidence` means.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,17 +58,3 @@ def _by_field(samples: Sequence[dict[str, Any]], asked: int, schema: Schema | No
         supports = [sum(pair) for pair in zip(supports, map(keys.count, keys), strict=True)]
     best = max(supports)
     return Vote(supports.index(best), best / len(names) / asked)
-
-
-def interval(agreed: int, asked: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical
-    inference (1927).
-    """
-    z = 1.959963984540054
-    share = agreed / asked
-    middle = share + z * z / (2 * asked)
-    spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
-    scale = 1 + z * z / asked
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

@@ -10,6 +10,7 @@ from nanodistill.dataset.diff import ConfigChange, RowRef, VersionDiff
 from nanodistill.dataset.manifest import Agreement, Statistics
 from nanodistill.dataset.read import DatasetVersion, VersionIndex
 from nanodistill.events import Table
+from nanodistill.formatting import dollars
 
 LONGEST_SHOWN = 100
 CHANGES_SHOWN = 10
@@ -29,7 +30,7 @@ def version_tables(version: DatasetVersion, *, rows: int) -> list[Table]:
         ("requested", str(manifest.requested)),
         ("rejected", _by_reason(counts.rejected)),
         ("failed", _by_reason(manifest.failed)),
-        ("cost", "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:.4f}"),
+        ("cost", dollars(manifest.cost_usd)),
         ("distinct-2", _distinct(figures)),
         ("blind check", _agreement(manifest.agreement, "seeds")),
         ("second answers", _agreement(manifest.recheck, "rows")),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from nanodistill.engine.call_queue import Batch
 from nanodistill.events import Listener, Progress, Value
+from nanodistill.formatting import dollars
 from nanodistill.journal import Attempt
 from nanodistill.types import Usage
 
@@ -157,10 +158,3 @@ class ProgressReporter:
         if not stage.asked or self._account.known_cost is None:
             return None
         return self._account.cost_usd + stage.cost_usd / stage.asked * left
-
-
-def dollars(cost: float | None) -> str:
-    """`$12.40`, `$0.0031`; nothing is shown as 0 that is not."""
-    if cost is None:
-        return "price unknown"
-    return f"${cost:,.2f}" if cost >= 1 or cost == 0 else f"${cost:.3g}"

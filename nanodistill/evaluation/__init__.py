@@ -1,16 +1,13 @@
 """Is the student better than its base, by how much, and how sure is that?
 
-pipeline             evaluate(): the sequence from test rows to a verdict
-predict              ask(): one question to the student
-eval_set             the rows that are judged, as prompts
-eval_models          who is compared: base, base with examples, student, teacher
-answer_generation    missing answers are generated and kept
-answer_cache         every answer, durable, by the hash of what decides it
-worker               the process that holds the models
-prompt_prefix        a beginning that all prompts share is read once
-external_answers     answers from elsewhere: the teacher's
+pipeline             evaluate(): from test rows to a verdict
+predict              ask(): one input to the student
+eval_set             the rows to score, as prompts; answers bought elsewhere
+eval_models          the compared models: base, base with examples, student, teacher
+answer_generation    the answer cache, and the child process that fills it
+worker               that child process, which holds the models
 endpoint             a model behind an OpenAI-compatible server
-scorer               answers become predictions and figures
+scorer               from answers to predictions and scores
 results              results.json, predictions.parquet, and the verdict in words
 """
 
@@ -19,16 +16,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanodistill.evaluation.external_answers import ExternalAnswer
+    from nanodistill.evaluation.eval_set import ExternalAnswer
     from nanodistill.evaluation.pipeline import evaluate
     from nanodistill.evaluation.predict import Student, StudentAnswer, ask
     from nanodistill.evaluation.results import EvaluationResult
 
-HOMES = {
-    "StudentAnswer": "predict",
+# Imported on first use, so that the child process does not load the parent's modules.
+MODULES = {
     "EvaluationResult": "results",
-    "ExternalAnswer": "external_answers",
+    "ExternalAnswer": "eval_set",
     "Student": "predict",
+    "StudentAnswer": "predict",
     "ask": "predict",
     "evaluate": "pipeline",
 }
@@ -37,8 +35,8 @@ __all__ = ["EvaluationResult", "ExternalAnswer", "Student", "StudentAnswer", "as
 
 
 def __getattr__(name: str) -> object:
-    if name not in HOMES:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -1,13 +1,15 @@
-"""A model behind an OpenAI-compatible endpoint: Ollama, llama.cpp, vLLM, or our own server.
+"""A model behind an OpenAI-compatible endpoint: Ollama, llama.cpp, vLLM, or `nanodistill serve`.
 
-It is sent the same messages as every other contender, with temperature 0, and
-is known by its address and name: what was answered under these is kept, as
-nobody can tell whether another model has moved in (delete answers.jsonl if one
-has). Calls are not tried again. An answer that came is kept, so that running
-the evaluation again goes on with the rest.
+It gets the same messages as every other model, at temperature 0. Its answers
+are cached under the address and the model's name, because a server does not say
+whether its weights have changed: delete answers.jsonl after swapping a model.
+Calls are not retried; answers so far are kept, so rerunning the evaluation
+resumes with the rest.
 
-A key is taken from the environment variable `NANODISTILL_ENDPOINT_KEY` and from
-no other, lest a provider's key be sent to a stranger.
+The key comes from the environment variable `NANODISTILL_ENDPOINT_KEY` alone, so
+that a provider's key never reaches another server.
+
+Format: https://platform.openai.com/docs/api-reference/chat
 """
 
 from __future__ import annotations
@@ -25,17 +27,19 @@ import httpx
 from nanodistill.errors import NanoDistillError
 from nanodistill.evaluation.worker import GeneratedAnswer, TaskPrompt
 
-KEY = "NANODISTILL_ENDPOINT_KEY"
-PATIENCE = httpx.Timeout(300, connect=10)
+KEY_VARIABLE = "NANODISTILL_ENDPOINT_KEY"
+# Seconds. A long answer of a model on a CPU takes minutes; a server that is up accepts a
+# connection at once, unless it is loading a model.
+TIMEOUT = httpx.Timeout(300, connect=10)
 
 
-class EndpointFailed(NanoDistillError):
-    """An endpoint did not answer, or not in OpenAI's form."""
+class EndpointError(NanoDistillError):
+    """An endpoint failed, or its answer is not in OpenAI's format."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`url` as OpenAI clients take it (it ends in /v1, usually), and a model that it serves."""
+    """A served model: `url` as OpenAI clients take it (usually ending in /v1), and its name."""
 
     url: str
     name: str
@@ -46,17 +50,17 @@ class Endpoint:
 
 
 def find_endpoint(url: str, model: str | None) -> Endpoint:
-    """The endpoint's model of that name; where none is named, the only one it has.
+    """The model named `model`, or the only one that the endpoint serves.
 
     Raises:
-        EndpointFailed: nobody answers there, or there is not exactly one model.
+        EndpointError: `model` is None, and the endpoint fails or does not serve exactly one.
     """
     if model is not None:
         return Endpoint(url.rstrip("/"), model)
     with _client(url) as client:
-        served = [each["id"] for each in _fields(client.get("models"), "data")]
+        served = [each["id"] for each in _items(client.get("models"), "data")]
     if len(served) != 1:
-        raise EndpointFailed(
+        raise EndpointError(
             f"{url} serves {len(served)} models: {', '.join(served) or 'none'}.",
             next_step="Name the one to evaluate with --model.",
         )
@@ -66,10 +70,10 @@ def find_endpoint(url: str, model: str | None) -> Endpoint:
 def ask_endpoint(
     endpoint: Endpoint, prompts: Sequence[TaskPrompt], max_new_tokens: int, at_once: int
 ) -> Iterator[GeneratedAnswer]:
-    """The answers as they come.
+    """The answers as they arrive, `at_once` calls at a time.
 
     Raises:
-        EndpointFailed: a call failed; those that wait are not sent.
+        EndpointError: a call failed; waiting ones are not sent.
     """
     before = time.perf_counter()
     with _client(endpoint.url) as client, ThreadPoolExecutor(at_once) as pool:
@@ -81,59 +85,57 @@ def ask_endpoint(
                 "temperature": 0,
                 "max_tokens": max_new_tokens,
             }
-            return _answer(client.post("chat/completions", json=body))
+            response = client.post("chat/completions", json=body)
+            (choice, *_) = _items(response, "choices")
+            usage = response.json().get("usage") or {}
+            return {
+                "text": choice["message"]["content"] or "",
+                "finish_reason": "length" if choice["finish_reason"] == "length" else "stop",
+                "prompt_tokens": usage.get("prompt_tokens", 0),
+                "completion_tokens": usage.get("completion_tokens", 0),
+            }
 
-        waiting = {pool.submit(ask, prompt): prompt for prompt in prompts}
+        calls = {pool.submit(ask, prompt): prompt.key for prompt in prompts}
         try:
-            for done in as_completed(waiting):
-                answer = done.result()
+            for call in as_completed(calls):
+                answer = call.result()
                 now = time.perf_counter()
                 yield GeneratedAnswer(
-                    key=waiting[done].key, seconds=now - before, peak_memory=0, **answer
+                    key=calls[call], seconds=now - before, peak_memory=0, **answer
                 )
                 before = now
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    (choice, *_) = _fields(response, "choices")
-    usage = response.json().get("usage") or {}
-    return {
-        "text": choice["message"]["content"] or "",
-        "finish_reason": "length" if choice["finish_reason"] == "length" else "stop",
-        "prompt_tokens": usage.get("prompt_tokens", 0),
-        "completion_tokens": usage.get("completion_tokens", 0),
-    }
-
-
-def _fields(response: httpx.Response, field: str) -> list[dict[str, Any]]:
+def _items(response: httpx.Response, field: str) -> list[dict[str, Any]]:
     response.raise_for_status()
-    found: list[dict[str, Any]] = response.json()[field]
-    return found
+    items: list[dict[str, Any]] = response.json()[field]
+    return items
 
 
 @contextmanager
 def _client(url: str) -> Iterator[httpx.Client]:
-    """A client for `url`. What goes wrong in here becomes an error of ours."""
-    key = os.environ.get(KEY)
+    """A client for `url`. Whatever goes wrong inside becomes an EndpointError."""
+    key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    base_url = f"{url.rstrip('/')}/"
     try:
-        with httpx.Client(base_url=f"{url.rstrip('/')}/", headers=headers, timeout=PATIENCE) as own:
-            yield own
-    except httpx.HTTPStatusError as refused:
-        response = refused.response
-        raise EndpointFailed(
+        with httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT) as client:
+            yield client
+    except httpx.HTTPStatusError as error:
+        response = error.response
+        raise EndpointError(
             f"{url} answered with status {response.status_code}: {response.text[:200].strip()}",
-            next_step="Answers so far are kept; run the command again to go on. "
-            f"A key is taken from {KEY}.",
-        ) from refused
-    except (httpx.HTTPError, httpx.InvalidURL) as failed:
-        raise EndpointFailed(
-            f"{url} can't be reached: {failed}.",
-            next_step="Start the server, or mend the address, which usually ends in /v1.",
-        ) from failed
-    except (ValueError, KeyError, TypeError) as strange:
-        raise EndpointFailed(
-            f"{url} does not answer in OpenAI's form: {type(strange).__name__}: {strange}."
-        ) from strange
+            next_step="Answers so far are kept; rerun the command to resume. "
+            f"{KEY_VARIABLE} sets the key.",
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise EndpointError(
+            f"{url} can't be reached: {error}.",
+            next_step="Start the server, or correct the address, which usually ends in /v1.",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EndpointError(
+            f"{url} does not answer in OpenAI's format: {type(error).__name__}: {error}."
+        ) from error

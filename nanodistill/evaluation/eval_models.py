@@ -1,7 +1,4 @@
-"""Who is compared: models, each with what decides its answers.
-
-The student that is judged: the latest training's adapter, unless another one is named.
-"""
+"""The compared models, and the hash of everything that decides their answers."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ from nanodistill.training.student_identity import tokenizer_settings
 from nanodistill.types import Message, canonical_text, tagged_hash
 
 STUDENT, BASE, FEW_SHOT, TEACHER = "student", "base", "base_few_shot", "teacher"
+# Every model that results may name, as people read it. A new baseline starts here.
 DISPLAY_NAMES = {
     BASE: "base",
     FEW_SHOT: "base with seeds as examples",
@@ -33,12 +31,17 @@ DISPLAY_NAMES = {
     TEACHER: "teacher",
 }
 
+TrainOn = Literal["cot", "answer"]
+
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A model, the adapter on it, and the turns it is shown before each prompt.
+    """A model that generates answers.
 
-    `tokenizer_kwargs` go to the loader of its tokenizer.
+    Attributes:
+        name: a key of `DISPLAY_NAMES`.
+        shots: chat turns between the system message and the row's input.
+        tokenizer_kwargs: passed to the tokenizer's loader.
     """
 
     name: str
@@ -49,13 +52,14 @@ class EvalModel:
 
     @cached_property
     def identity(self) -> str:
-        """Names weights and adapter exactly."""
+        """Identifies weights and adapter by content."""
         if self.adapter is None:
             return self.model.identity
         return f"{self.model.identity}+adapter-sha256:{adapter_sha256(self.adapter)}"
 
     def keys(self, rows: Sequence[EvalExample], max_new_tokens: int) -> list[str]:
-        """For each row, the hash of all that decides the answer to it."""
+        """For each row, the hash of everything that decides its answer."""
+        # Left out if empty: keys of releases without this field must still match.
         tokenizer = {"tokenizer_kwargs": self.tokenizer_kwargs} if self.tokenizer_kwargs else {}
         return [
             tagged_hash(
@@ -89,24 +93,22 @@ def adapter_sha256(folder: Path) -> str:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ModelError(
-            f"{folder} holds no adapter: it has no {' and no '.join(missing)}.",
-            next_step="Name the adapters folder of a training run.",
+            f"{folder} holds no adapter: {' and '.join(missing)} missing.",
+            next_step="Pass the adapters folder of a training run.",
         )
     return files_sha256(files)
 
 
-TrainOn = Literal["cot", "answer"]
-
-
 @dataclass(frozen=True)
 class StudentRef:
-    """The student, and the name under which its results are kept.
+    """The student to evaluate.
 
-    `entry` is the training run of ours that it came from, if it did.
+    `run` names its results folder; `entry` is its training run, None for a model that was
+    not trained in this run folder.
     """
 
     run: str
-    contender: EvalModel
+    eval_model: EvalModel
     train_on: TrainOn
     entry: RunEntry | None
 
@@ -115,56 +117,57 @@ def find_student_ref(
     config: DistillationConfig,
     run: RunFolder,
     base: ResolvedModel,
-    named: Path | str | Endpoint | None,
+    override: Path | str | Endpoint | None,
     on_event: Listener,
 ) -> StudentRef:
-    """The student to judge.
+    """The student to evaluate.
 
     Args:
-        named: an adapter's folder (Path), a model's name (str), an endpoint, or None for the
-            run's latest training of `base`, on what `train_on` says where there is one.
+        override: an adapter folder (Path), a model name (str) or an endpoint. None takes the
+            latest training run of `base`, preferring one with the config's `train_on`.
 
     Raises:
-        InputError: nothing was trained yet.
-        ModelError: what was named is no adapter or no model.
+        InputError: nothing has been trained yet.
+        ModelError: `override` is not an adapter or a model.
     """
-    if isinstance(named, Endpoint):
-        contender = EvalModel(STUDENT, named)
-        return StudentRef(_name(named.name, contender), contender, config.train_on, None)
-    if isinstance(named, str):
-        model = resolve_model(named, listener=on_event)
-        kwargs = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
-        contender = EvalModel(STUDENT, model, tokenizer_kwargs=kwargs)
-        return StudentRef(_name(named, contender), contender, config.train_on, None)
-    if named is None:
-        entry = _latest(run, base, config.train_on)
-        return _trained(entry, config, base, run, on_event)
-    inside = named.resolve().parent
-    known = [entry for entry in read_index(run) if inside == run.training.resolve() / entry.run]
-    if known:
-        return _trained(known[0], config, base, run, on_event)
-    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
-    contender = EvalModel(STUDENT, base, named, tokenizer_kwargs=kwargs)
-    return StudentRef(_name(named.name, contender), contender, config.train_on, None)
+    if override is None:
+        entry = _latest_entry(run, base, config.train_on)
+        return _from_training(entry, config, base, run, on_event)
+    if isinstance(override, Endpoint):
+        name, model = override.name, EvalModel(STUDENT, override)
+    elif isinstance(override, str):
+        resolved = resolve_model(override, listener=on_event)
+        kwargs = tokenizer_settings(config.tokenizer_kwargs, resolved.path, run)
+        name, model = override, EvalModel(STUDENT, resolved, tokenizer_kwargs=kwargs)
+    else:
+        parent = override.resolve().parent
+        for entry in read_index(run):
+            if parent == run.training.resolve() / entry.run:
+                return _from_training(entry, config, base, run, on_event)
+        kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
+        name, model = override.name, EvalModel(STUDENT, base, override, tokenizer_kwargs=kwargs)
+    stem = Path(name.rstrip("/")).name or "model"
+    results_name = f"{stem}-{tagged_hash('nanodistill.evaluated.v1', model.identity)[:8]}"
+    return StudentRef(results_name, model, config.train_on, None)
 
 
 def dataset_of(entry: RunEntry, run: RunFolder) -> DatasetVersion:
-    """The version that was trained on: by its fingerprint in this run, else by its name."""
+    """The dataset version of a training run: by fingerprint in this run folder, else by name."""
     for version in repair_index(run).versions:
         if version.fingerprint == entry.dataset_fingerprint:
             return open_version(version.name, run)
     return open_version(entry.dataset, run)
 
 
-def rows_trained_on(judged: EvalSet, dataset: DatasetVersion, trained: DatasetVersion) -> int:
-    """How many of the rows to judge by were training rows: none within one version."""
+def rows_trained_on(examples: EvalSet, dataset: DatasetVersion, trained: DatasetVersion) -> int:
+    """How many of the evaluation rows were training rows; 0 within one version."""
     if trained.fingerprint == dataset.fingerprint:
         return 0
     seen = {canonical_text(row["input"]) for row in trained.rows("train")}
-    return sum(canonical_text(row.input) in seen for row in judged.rows)
+    return sum(canonical_text(row.input) in seen for row in examples.rows)
 
 
-def _latest(run: RunFolder, base: ResolvedModel, train_on: TrainOn) -> RunEntry:
+def _latest_entry(run: RunFolder, base: ResolvedModel, train_on: TrainOn) -> RunEntry:
     entries = read_index(run)
     if not entries:
         raise InputError(
@@ -174,16 +177,15 @@ def _latest(run: RunFolder, base: ResolvedModel, train_on: TrainOn) -> RunEntry:
     own = [entry for entry in entries if entry.student_identity == base.identity]
     if not own:
         raise InputError(
-            f"{run.root} holds no student trained on {base.name}; "
+            f"student: {run.root} holds no student trained on {base.name}; "
             f"the latest was trained on {entries[-1].student}.",
-            next_step="Set student to the model that was trained, or train again: "
+            next_step="Set student to the trained model, or train this one: "
             "nanodistill train RUN.toml",
         )
-    taught_so = [entry for entry in own if entry.train_on == train_on]
-    return (taught_so or own)[-1]
+    return ([entry for entry in own if entry.train_on == train_on] or own)[-1]
 
 
-def _trained(
+def _from_training(
     entry: RunEntry,
     config: DistillationConfig,
     base: ResolvedModel,
@@ -193,17 +195,11 @@ def _trained(
     folder = training_folder(run, entry.run)
     if not (folder.adapter / "adapters.safetensors").is_file():
         raise InputError(
-            f"training run {entry.run} has written no adapter yet.",
-            next_step="Let it end first: nanodistill train RUN.toml goes on where it stopped.",
+            f"training run {entry.run} has not written an adapter yet.",
+            next_step="Resume it first: nanodistill train RUN.toml",
         )
     if not folder.result.exists():
-        on_event(Notice(f"training run {entry.run} has not ended; taking its best weights so far"))
+        on_event(Notice(f"training run {entry.run} is unfinished; using its best weights so far"))
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
-    contender = EvalModel(STUDENT, base, folder.adapter, tokenizer_kwargs=kwargs)
-    return StudentRef(entry.run, contender, cast("TrainOn", entry.train_on), entry)
-
-
-def _name(name: str, contender: EvalModel) -> str:
-    """A folder name for the results of what no training run of ours made."""
-    stem = Path(name.rstrip("/")).name or "model"
-    return f"{stem}-{tagged_hash('nanodistill.evaluated.v1', contender.identity)[:8]}"
+    model = EvalModel(STUDENT, base, folder.adapter, tokenizer_kwargs=kwargs)
+    return StudentRef(entry.run, model, cast("TrainOn", entry.train_on), entry)

@@ -1,24 +1,26 @@
 """The evaluation, from the dataset's test split to the verdict.
 
-    rows → prompts → answers of each contender → readings → scores → intervals and tests
+    rows → prompts → answers of each model → parsed outputs → scores → intervals and tests
 
-Contenders are the student, its base under the very same prompts, and the base
-with the seeds as examples. All are decoded greedily, read by the same format
-and compared under the same normalization. The seed file is not opened: the
-dataset version has all that is needed.
+Compared are the student, its base under the very same prompts, and the base with
+the seeds as examples. All decode greedily, are parsed by the same thinking format
+and scored by the same metric. The seed file is not opened: the dataset version
+holds all that is needed.
+
+To compare one more model, add its name to `eval_models.DISPLAY_NAMES`, and the model to
+`build_models` if it generates answers, else its `Answerer` to `answerers` in `evaluate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
-from nanodistill.evaluation.answer_cache import AnswerCache
-from nanodistill.evaluation.answer_generation import PendingAnswers, generate_missing
+from nanodistill.evaluation.answer_generation import AnswerCache, PendingAnswers, generate_missing
 from nanodistill.evaluation.endpoint import find_endpoint
 from nanodistill.evaluation.eval_models import (
     BASE,
@@ -32,16 +34,15 @@ from nanodistill.evaluation.eval_models import (
     find_student_ref,
     rows_trained_on,
 )
-from nanodistill.evaluation.eval_set import EvalSet, eval_set, shots
-from nanodistill.evaluation.external_answers import Answerer, ExternalAnswer, usd_per_1000
-from nanodistill.evaluation.results import EvaluationResult, ModelScore, Prediction, Subject, save
-from nanodistill.evaluation.scorer import Scorer, speed_of
+from nanodistill.evaluation.eval_set import Answerer, EvalSet, eval_set, shots, usd_per_1000
+from nanodistill.evaluation.results import EvaluationResult, Subject, save
+from nanodistill.evaluation.scorer import ModelScore, Prediction, Scorer, speed_of
 from nanodistill.events import Listener, Notice, ignore
 from nanodistill.metrics.metric_selection import MetricChoice, TaskFacts, choose_metric
 from nanodistill.metrics.output_parser import output_format
 from nanodistill.models.resolve import ResolvedModel
 from nanodistill.run_dir import RunFolder
-from nanodistill.stats import Paired, compare
+from nanodistill.stats import compare
 from nanodistill.training.student_identity import find_student, tokenizer_settings
 from nanodistill.types import Message
 
@@ -59,147 +60,128 @@ def evaluate(
 ) -> EvaluationResult:
     """Compare the student with its base on the dataset's test split.
 
-    What was generated before is not generated again, not even by an evaluation
-    that was killed.
+    Cached answers are not generated again, even those of an evaluation that was killed.
 
     Args:
-        adapter: judge this adapter folder in place of the latest training run's.
-        model: judge this model in place of the student.
-        endpoint: judge what an OpenAI-compatible server answers, under this URL and the name
-            `model`, or the only model that it has.
-        teacher: gets the teacher's answers to the same rows (see given.py).
+        adapter: evaluate this adapter folder in place of the latest training run's.
+        model: evaluate this model in place of the student.
+        endpoint: evaluate what the OpenAI-compatible server at this URL answers, under the name
+            `model` or the only model that it serves.
+        teacher: returns the teacher's answers to the same rows. It is called only once a
+            student is found, because its answers cost money.
 
     Raises:
-        InputError: there is nothing to judge, or nothing to judge by.
+        InputError: there is no student, or no row to evaluate on.
         ModelError: a model or adapter can't be used.
-        EndpointFailed: the endpoint did not answer.
-        RunLockedError: another evaluation of this run is on.
+        EndpointError: the endpoint failed.
+        RunLockedError: another evaluation of this run is running.
     """
-    judged = eval_set(dataset)
-    facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
-    choice = choose_metric(config, facts, judged.golds)
-    on_event(_announcement(judged, choice))
-    base = find_student(config, run, on_event)
-    named = find_endpoint(endpoint, model) if endpoint else model or adapter
-    candidate = find_student_ref(config, run, base, named, on_event)
-    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
-    _warn_of_overlap(judged, dataset, candidate, run, on_event)
-    form = output_format(
-        dataset.manifest.thinking_format, candidate.train_on, config.thinking_format
+    examples = eval_set(dataset)
+    manifest = dataset.manifest
+    choice = choose_metric(
+        config, TaskFacts(manifest.labels, manifest.response_schema), examples.golds
     )
-    judge = Scorer(choice.metric, form, judged.rows)
+    on_event(_announcement(examples, choice))
+    base = find_student(config, run, on_event)
+    override = find_endpoint(endpoint, model) if endpoint else model or adapter
+    student = find_student_ref(config, run, base, override, on_event)
+    _warn_of_overlap(examples, dataset, student, run, on_event)
+    thinking_format = output_format(
+        manifest.thinking_format, student.train_on, config.thinking_format
+    )
+    scorer = Scorer(choice.metric, thinking_format, examples.rows)
+    kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
+
+    answerers: dict[str, Answerer | None] = {TEACHER: teacher}
+    predictions: dict[str, list[Prediction]] = {}
+    scores: dict[str, ModelScore] = {}
     with run.locked("eval"):
-        scored = _teacher_scored(judge, teacher(judged)) if teacher else {}
-        answers = AnswerCache(run.evaluation / "answers.jsonl")
-        wanted = [
-            PendingAnswers(one, judged.rows, one.keys(judged.rows, config.max_new_tokens))
-            for one in build_models(base, candidate, shots(dataset, form), kwargs)
+        external = {
+            name: {one.id: one for one in answerer(examples)}
+            for name, answerer in answerers.items()
+            if answerer is not None
+        }
+        cache = AnswerCache(run.evaluation / "answers.jsonl")
+        pending = [
+            PendingAnswers(one, examples.rows, one.keys(examples.rows, config.max_new_tokens))
+            for one in build_models(base, student, shots(dataset, thinking_format), kwargs)
         ]
-        generated = generate_missing(wanted, answers, config, on_event)
-        scored = {one.contender.name: _scored(judge, one, answers) for one in wanted} | scored
+        generated = generate_missing(pending, cache, config, on_event)
+        for one in pending:
+            name, answers = one.eval_model.name, [cache[key] for key in one.keys]
+            predictions[name] = scorer.generated(name, answers)
+            scores[name] = scorer.score(predictions[name], speed_of(answers))
+        for name, by_id in external.items():
+            predictions[name] = scorer.external(name, by_id)
+            price = usd_per_1000(by_id.values())
+            scores[name] = scorer.score(predictions[name], usd_per_1000=price)
+        by_row = {name: [one.score for one in lines] for name, lines in predictions.items()}
         result = EvaluationResult(
-            subject=_subject(candidate, wanted, dataset, judged),
-            n=len(judged.rows),
+            subject=Subject(
+                run=student.run,
+                student=display_name(student.eval_model.model),
+                identities={one.eval_model.name: one.eval_model.identity for one in pending},
+                dataset=dataset.name,
+                fingerprint=dataset.fingerprint,
+                split=examples.split,
+            ),
+            n=len(examples.rows),
             metric=choice.metric.name,
             measure=choice.metric.measure,
             reason=choice.reason,
             max_new_tokens=config.max_new_tokens,
-            models={name: one.score for name, one in scored.items()},
-            against=_against(scored),
+            models=scores,
+            against={
+                name: compare(by_row[STUDENT], by_row[name]) for name in by_row if name != STUDENT
+            },
             generated=generated,
-            reused=len({key for one in wanted for key in one.keys}) - generated,
-            folder=run.evaluation / candidate.run,
+            reused=len({key for one in pending for key in one.keys}) - generated,
+            folder=run.evaluation / student.run,
         )
-        save(result, [line for one in scored.values() for line in one.predictions])
+        save(result, [line for lines in predictions.values() for line in lines])
     on_event(result.table())
     return result
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One model's predictions, and what they come to."""
-
-    predictions: Sequence[Prediction]
-    score: ModelScore
-
-
-def _announcement(judged: EvalSet, choice: MetricChoice) -> Notice:
-    said = f"judging by {choice.metric.measure} on {len(judged.rows)} {judged.split} rows"
-    if judged.split == "valid":
-        return Notice(
-            f"{said}: there is no test split, and training was steered by these ({choice.reason})",
-            "warning",
-        )
-    return Notice(f"{said} ({choice.reason})")
-
-
-def _scored(judge: Scorer, one: PendingAnswers, answers: AnswerCache) -> Scored:
-    generated = [answers[key] for key in one.keys]
-    predictions = judge.generated(one.contender.name, generated)
-    return Scored(predictions, judge.score(predictions, speed_of(generated)))
-
-
-def _teacher_scored(judge: Scorer, given: Iterable[ExternalAnswer]) -> dict[str, Scored]:
-    """The teacher under its name."""
-    answers = {answer.id: answer for answer in given}
-    predictions = judge.given(TEACHER, answers)
-    score = judge.score(predictions, usd_per_1000=usd_per_1000(answers.values()))
-    return {TEACHER: Scored(predictions, score)}
-
-
-def _against(scored: Mapping[str, Scored]) -> dict[str, Paired]:
-    """The student against each of the others, on the same rows."""
-    mine = [line.score for line in scored[STUDENT].predictions]
-    return {
-        name: compare(mine, [line.score for line in one.predictions])
-        for name, one in scored.items()
-        if name != STUDENT
-    }
-
-
-def _subject(
-    candidate: StudentRef,
-    wanted: Sequence[PendingAnswers],
-    dataset: DatasetVersion,
-    judged: EvalSet,
-) -> Subject:
-    return Subject(
-        run=candidate.run,
-        student=display_name(candidate.contender.model),
-        identities={one.contender.name: one.contender.identity for one in wanted},
-        dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
-        split=judged.split,
-    )
+def _announcement(examples: EvalSet, choice: MetricChoice) -> Notice:
+    scoring = f"scoring {choice.metric.measure} on {len(examples.rows)} {examples.split} rows"
+    if examples.split == "valid":
+        caveat = "there is no test split, and these rows also steered training"
+        return Notice(f"{scoring}: {caveat} ({choice.reason})", "warning")
+    return Notice(f"{scoring} ({choice.reason})")
 
 
 def build_models(
     base: ResolvedModel,
-    candidate: StudentRef,
-    shown: Sequence[Message],
+    student: StudentRef,
+    shots: Sequence[Message],
     tokenizer_kwargs: Mapping[str, Any] | None = None,
 ) -> list[EvalModel]:
-    """Base, base with examples where there are any, student. `tokenizer_kwargs` are the base's."""
+    """The models that generate answers: base, base with `shots` if any, student.
+
+    `tokenizer_kwargs` are the base's.
+    """
     plain = EvalModel(BASE, base, tokenizer_kwargs=tokenizer_kwargs or {})
-    few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shown))] if shown else []
-    return [plain, *few_shot, candidate.contender]
+    few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shots))] if shots else []
+    return [plain, *few_shot, student.eval_model]
 
 
 def _warn_of_overlap(
-    judged: EvalSet,
+    examples: EvalSet,
     dataset: DatasetVersion,
-    candidate: StudentRef,
+    student: StudentRef,
     run: RunFolder,
     on_event: Listener,
 ) -> None:
-    if candidate.entry is None:
+    """Rows of another version of the dataset may have been training rows in this one."""
+    if student.entry is None:
         return
-    seen = rows_trained_on(judged, dataset, dataset_of(candidate.entry, run))
+    seen = rows_trained_on(examples, dataset, dataset_of(student.entry, run))
     if seen:
         on_event(
             Notice(
-                f"{seen} of these {len(judged.rows)} rows were among the student's training rows "
-                f"({candidate.entry.dataset}): it may have learned them by heart",
+                f"{seen} of these {len(examples.rows)} rows were among the student's training "
+                f"rows ({student.entry.dataset}), so it may have memorized them",
                 "warning",
             )
         )

@@ -1,9 +1,8 @@
-"""One question to the student, asked exactly as the evaluation and the training rows ask."""
+"""Ask the student one input, with the prompt that evaluation and training use."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from nanodistill.config import DistillationConfig
@@ -20,12 +19,10 @@ from nanodistill.thinking import Format, resolve_format
 from nanodistill.training.student_identity import find_student, tokenizer_settings
 from nanodistill.types import Message
 
-KEY = "asked"
-
 
 @dataclass(frozen=True, slots=True)
 class StudentAnswer:
-    """What a model answered. Where it can't be read, `output` is the whole text."""
+    """A model's answer. `output` is the whole text if it is not `readable`."""
 
     text: str
     thinking: str | None
@@ -40,11 +37,25 @@ class StudentAnswer:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class PredictionSpec:
+    """How a model is asked, and how its answers are parsed."""
+
+    name: Literal["student", "base"]
+    adapter: str | None
+    instruction: str
+    thinking_format: Format
+
+
 class Student:
-    """The latest student of a run, or its base, kept loaded: `with Student(…) as student:`.
+    """The latest student of a run, or its base, kept loaded between calls.
 
     Raises:
-        InputError: there is no trained student, and `base` was not asked for.
+        InputError: there is no trained student, and `base` is false.
+
+    Example:
+        with Student(config, RunFolder(config.run_folder)) as student:
+            print(student.ask("I was charged twice").output)
     """
 
     def __init__(
@@ -57,23 +68,18 @@ class Student:
     ) -> None:
         self._config = config
         model = find_student(config, run, on_event)
-        self._tokenizer = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
-        self._role = (
-            _base_role(config, run) if base else _student_role(config, run, model, on_event)
+        self._tokenizer_kwargs = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
+        self._spec = (
+            _base_spec(config, run) if base else _student_spec(config, run, model, on_event)
         )
-        self._generator = GenerationWorker(on_event)
+        self._worker = GenerationWorker(on_event)
 
     def __enter__(self) -> Self:
-        self._generator.__enter__()
+        self._worker.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._generator.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._worker.__exit__(*error)
 
     def ask(self, text: str) -> StudentAnswer:
         """The answer to one input.
@@ -82,28 +88,28 @@ class Student:
             ModelError: the model or its adapter can't be used.
         """
         messages = (
-            Message(role="system", content=self._role.instruction),
+            Message(role="system", content=self._spec.instruction),
             Message(role="user", content=text),
         )
         task = GenerationTask(
             model=self._config.student,
-            adapter=self._role.adapter,
+            adapter=self._spec.adapter,
             shots=(),
-            prompts=(TaskPrompt(KEY, messages),),
-            tokenizer_kwargs=self._tokenizer,
+            prompts=(TaskPrompt("", messages),),
+            tokenizer_kwargs=self._tokenizer_kwargs,
         )
         job = GenerationJob((task,), self._config.max_new_tokens, batch_size=1)
-        (generated,) = self._generator.run(job)
-        reading = parse_output(generated.text, generated.finish_reason, self._role.form)
+        (answer,) = self._worker.run(job)
+        parsed = parse_output(answer.text, answer.finish_reason, self._spec.thinking_format)
         return StudentAnswer(
-            text=generated.text,
-            thinking=reading.thinking,
-            output=generated.text if reading.output is None else reading.output,
-            readable=reading.output is not None,
-            model=self._role.name,
-            prompt_tokens=generated.prompt_tokens,
-            completion_tokens=generated.completion_tokens,
-            seconds=generated.seconds,
+            text=answer.text,
+            thinking=parsed.thinking,
+            output=answer.text if parsed.output is None else parsed.output,
+            readable=parsed.output is not None,
+            model=self._spec.name,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            seconds=answer.seconds,
         )
 
 
@@ -115,40 +121,38 @@ def ask(
     base: bool = False,
     on_event: Listener = ignore,
 ) -> StudentAnswer:
-    """The student's answer to `text`; the untrained model's with `base`."""
+    """The student's answer to `text`, or the untrained model's with `base`.
+
+    Raises:
+        InputError: there is no trained student, and `base` is false.
+        ModelError: the model or its adapter can't be used.
+    """
     with Student(config, run, base=base, on_event=on_event) as student:
         return student.ask(text)
 
 
-@dataclass(frozen=True)
-class PredictionSpec:
-    """A model as it is asked: its adapter, the instruction, and how its answers are read."""
-
-    name: Literal["student", "base"]
-    adapter: str | None
-    instruction: str
-    form: Format
-
-
-def _student_role(
+def _student_spec(
     config: DistillationConfig, run: RunFolder, model: ResolvedModel, on_event: Listener
 ) -> PredictionSpec:
-    found = find_student_ref(config, run, model, None, on_event)
-    manifest = (dataset_of(found.entry, run) if found.entry else open_version(None, run)).manifest
+    student = find_student_ref(config, run, model, None, on_event)
+    dataset = dataset_of(student.entry, run) if student.entry else open_version(None, run)
+    manifest = dataset.manifest
     return PredictionSpec(
         "student",
-        str(found.contender.adapter),
+        str(student.eval_model.adapter),
         manifest.instruction,
-        output_format(manifest.thinking_format, found.train_on, config.thinking_format),
+        output_format(manifest.thinking_format, student.train_on, config.thinking_format),
     )
 
 
-def _base_role(config: DistillationConfig, run: RunFolder) -> PredictionSpec:
-    """The base as the latest dataset version has it asked, or the run file if there is none."""
+def _base_spec(config: DistillationConfig, run: RunFolder) -> PredictionSpec:
+    """The base as the latest dataset version prompts it, or the run file without a version."""
     try:
         manifest = open_version(None, run).manifest
     except NoDatasetError:
-        form = resolve_format(config.thinking_format)
-        return PredictionSpec("base", None, config.instruction, form)
-    form = output_format(manifest.thinking_format, config.train_on, config.thinking_format)
-    return PredictionSpec("base", None, manifest.instruction, form)
+        thinking_format = resolve_format(config.thinking_format)
+        return PredictionSpec("base", None, config.instruction, thinking_format)
+    thinking_format = output_format(
+        manifest.thinking_format, config.train_on, config.thinking_format
+    )
+    return PredictionSpec("base", None, manifest.instruction, thinking_format)

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from nanodistill.config import DistillationConfig
-from nanodistill.evaluation.answer_cache import AnswerCache
-from nanodistill.evaluation.answer_generation import PendingAnswers, generate_missing
+from nanodistill.evaluation.answer_generation import AnswerCache, PendingAnswers, generate_missing
 from nanodistill.evaluation.eval_models import STUDENT, EvalModel
 from nanodistill.evaluation.eval_set import eval_set
-from nanodistill.evaluation.results import Prediction
-from nanodistill.evaluation.scorer import Scorer
+from nanodistill.evaluation.scorer import Prediction, Scorer
 from nanodistill.evaluation.worker import GeneratedAnswer
 from nanodistill.events import Event, Listener, Progress
 from nanodistill.exporting import llama_cpp
@@ -138,7 +136,7 @@ class ParityCheck:
             answers = AnswerCache(self._run.evaluation / "answers.jsonl")
             generate_missing(wanted, answers, self._config, self._progress)
         return [
-            self._judge.generated(one.contender.name, [answers[key] for key in one.keys])
+            self._judge.generated(one.eval_model.name, [answers[key] for key in one.keys])
             for one in wanted
         ]
 

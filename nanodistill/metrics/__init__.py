@@ -1,7 +1,6 @@
-"""What makes an output right: a score in 0..1 for each row. Shared by training and evaluation.
+"""What makes an output right: a score from 0 to 1 for each row, for training and evaluation.
 
 metric_selection    which metric a dataset calls for
-row_metrics         exact match, labels, numbers, text similarity, the user's own function
-field_accuracy      JSON outputs, field by field
-output_parser       a model's text becomes thinking and output
+row_metrics         exact match, labels, JSON fields, numbers, text similarity, your own function
+output_parser       from a model's text to thinking and output
 """

@@ -1,16 +1,15 @@
-"""What a model's text says: its thinking and its output, or that it can't be read.
+"""From a model's text to its thinking and output.
 
-The dataset's thinking format takes the text apart, for every model alike. A
-text that shows no sign of the format is taken whole as the output, so that an
-untrained model is judged by what it answers, not by tags that it never saw.
-Unreadable is a text
+The dataset's thinking format parses the text of every model. A text without any
+sign of the format is all output, so that an untrained model is scored by its
+answer, not by tags that it never saw. Unreadable is a text that
 
-- that is empty, or has an empty output;
-- that begins in the format and doesn't carry it through (thinking that never ends);
-- that was cut off at `max_new_tokens` while still thinking, in whatever form.
+- is empty, or has an empty output;
+- begins in the format and does not complete it (thinking that never ends);
+- was cut off at `max_new_tokens` while still thinking, in whatever form.
 
-A model's own `<think>` block at the beginning, as reasoning models write it,
-is thinking under every format.
+A leading `<think>` block, as reasoning models write it, is thinking under every
+format.
 """
 
 from __future__ import annotations
@@ -22,50 +21,51 @@ from typing import Any, Literal
 from nanodistill.thinking import FORMATS, Format, has_thinking, resolve_format
 from nanodistill.types import FinishReason
 
-OUTPUT_ALONE = "none"
-PLACE = "\ue000"
-"""Stands for some thinking: a private-use character, which every format leaves as it is."""
-OWN_THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)\Z", re.DOTALL)
-UNENDED = re.compile(r"\s*<think>")
+# Stands for thinking where only a format's marks are wanted: a private-use character, which
+# every format copies unchanged.
+PLACEHOLDER = "\ue000"
+THINK_BLOCK = re.compile(r"\s*<think>(.*?)</think>(.*)\Z", re.DOTALL)
+OPEN_THINK_BLOCK = re.compile(r"\s*<think>")
 
 
 def output_format(
     thinking_format: str, train_on: Literal["cot", "answer"], configured: Any = None
 ) -> Format:
-    """The form in which answers come: the dataset's, unless outputs alone are trained on.
+    """The format of a model's texts: the dataset's, or none if it was trained on answers alone.
 
     Args:
-        configured: the run file's format: where the dataset has a format of the user's own,
-            its manifest names it without the folder that it lies in.
+        thinking_format: the dataset's, as its manifest names it.
+        configured: the run file's. It stands in for a custom format of the dataset, which the
+            manifest names without the folder of its module.
     """
     if train_on == "answer":
-        return resolve_format(OUTPUT_ALONE)
-    own = thinking_format not in FORMATS
-    return resolve_format(configured if own and configured is not None else thinking_format)
+        return resolve_format("none")
+    is_custom = thinking_format not in FORMATS
+    return resolve_format(configured if is_custom and configured is not None else thinking_format)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedOutput:
-    """`output` is None where the text can't be read."""
+    """`output` is None if the text is unreadable."""
 
     thinking: str | None
     output: str | None
 
 
-def parse_output(text: str, finish_reason: FinishReason, form: Format) -> ParsedOutput:
-    """Take `text` apart by the thinking format `form`."""
-    own = OWN_THINKING.match(text)
-    thought, rest = (own[1].strip() or None, own[2]) if own else (None, text)
-    thinking, output = form.parse(rest)
-    cut_short = has_thinking(form) and thinking is None and finish_reason == "length"
-    unended = own is None and UNENDED.match(text) is not None
-    if not output or cut_short or unended or (thinking is None and _prompt_opening(form, rest)):
-        return ParsedOutput(thinking or thought, None)
-    return ParsedOutput(thinking or thought, output)
+def parse_output(text: str, finish_reason: FinishReason, thinking_format: Format) -> ParsedOutput:
+    """Split `text` by the thinking format."""
+    block = THINK_BLOCK.match(text)
+    own_thinking, rest = (block[1].strip() or None, block[2]) if block else (None, text)
+    thinking, output = thinking_format.parse(rest)
+    formats_thinking = has_thinking(thinking_format)
+    cut_off = formats_thinking and thinking is None and finish_reason == "length"
+    never_ended = block is None and OPEN_THINK_BLOCK.match(text) is not None
+    incomplete = formats_thinking and thinking is None and _begins(rest, thinking_format)
+    is_unreadable = not output or cut_off or never_ended or incomplete
+    return ParsedOutput(thinking or own_thinking, None if is_unreadable else output)
 
 
-def _prompt_opening(form: Format, text: str) -> bool:
-    """Whether `text` opens with the mark that the format puts before any thinking."""
-    mark, _, _ = form.format(PLACE, "").partition(PLACE)
-    mark = mark.strip()
-    return bool(mark) and has_thinking(form) and text.lstrip().startswith(mark)
+def _begins(text: str, thinking_format: Format) -> bool:
+    """Whether `text` begins with the mark that the format writes before thinking."""
+    opening = thinking_format.format(PLACEHOLDER, "").partition(PLACEHOLDER)[0].strip()
+    return bool(opening) and text.lstrip().startswith(opening)

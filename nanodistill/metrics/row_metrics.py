@@ -1,43 +1,34 @@
-"""The shape that every metric has.
+"""The metrics. Each scores one output against its gold answer, from 0 to 1.
 
-The normalization under which an output and its gold answer are compared; see `values`.
+    ExactMatch       equality after normalization
+    LabelAccuracy    equality of labels; F1 per label, confusion matrix
+    FieldAccuracy    JSON outputs, field by field
+    NumericMatch     the last number in the output
+    TextSimilarity   chrF
+    CustomMetric     your own function
 
-Exact match after normalization.
-
-Label accuracy, with F1 for each label and the confusion matrix.
-
-An output is a label only where it is written like one (see `values.LabelSet`: case, quotes and
-a full stop don't count, marks and signs do); anything else is a wrong answer in the column
-`(other)`, an unreadable one in `(unreadable)`. Macro-F1 is the plain mean of F1 over the labels
-that occur among the gold answers: a label that no test row has can't be judged.
-
-Numbers, and fractions that may differ by a tolerance; the rules are those of `values`.
-
-The last number in the output counts, so that a model which shows its sum or
-names a unit is not marked down for it.
-
-Text similarity: chrF by sacrebleu, which works in any language and script.
-
-chrF is an F-score over character n-grams up to 6 with recall weighted twice
-(Popović 2015, https://aclanthology.org/W15-3049), here for one row at a time
-and in 0..1.
-
-A metric of the user's own: a function of output and gold answer.
+When two texts, labels, numbers or JSON values are equal is decided in `values`, for
+votes and seed checks as well. An unreadable output, None here, scores 0.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nanodistill.errors import InputError
 from nanodistill.plugins import user_code
 from nanodistill.values import (
+    MISSING,
     Number,
+    arranged,
+    as_value,
+    is_near,
     label_set,
     normalized,
     number_of,
@@ -45,20 +36,20 @@ from nanodistill.values import (
     same_number,
     unwrapped,
 )
+from nanodistill.values import is_number as is_json_number
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.chrf import CHRF
 
-
+# A row's output, None if it was unreadable, and its gold answer.
 Pair = tuple[str | None, str]
-"""An output, None where it could not be read, and the gold answer of its row."""
 
 
 class Metric(Protocol):
-    """Scores one output at a time; `details` says more about all of them together.
+    """Scores one output at a time; `details` describes all of them together.
 
-    `name` is its name in a run file, `measure` what its mean is called in a
-    sentence ("accuracy").
+    `name` is the value of `metric` in a run file, `measure` what people call its mean
+    ("accuracy").
     """
 
     @property
@@ -75,11 +66,8 @@ class Metric(Protocol):
 
 
 def score_rows(metric: Metric, pairs: Sequence[Pair]) -> list[float]:
-    """One score for each row, in order; 0 where the output could not be read."""
+    """One score per row, in order; 0 for an unreadable output."""
     return [0.0 if output is None else metric.score(output, gold) for output, gold in pairs]
-
-
-__all__ = ["normalized"]
 
 
 class ExactMatch:
@@ -89,7 +77,7 @@ class ExactMatch:
     def score(self, output: str, gold: str) -> float:
         return float(normalized(output) == normalized(gold))
 
-    def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:  # noqa: ARG002 - all is said
+    def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:  # noqa: ARG002 - the mean is all
         return {}
 
 
@@ -99,7 +87,12 @@ UNREADABLE = "(unreadable)"
 
 @dataclass(frozen=True)
 class LabelAccuracy:
-    """`labels` is the closed set, in the order in which to show it."""
+    """Accuracy over a closed set of labels, in the order in which to show them.
+
+    An output that is not a label is wrong, in the column `(other)`; an unreadable one is in
+    `(unreadable)`. Macro-F1 is the unweighted mean of F1 over the labels that occur among the
+    gold answers: without a row, a label has no recall.
+    """
 
     labels: tuple[str, ...]
 
@@ -107,60 +100,182 @@ class LabelAccuracy:
     measure = "accuracy"
 
     def score(self, output: str, gold: str) -> float:
-        return float(self._as_label(output) == self._as_label(gold))
+        return float(self._label_key(output) == self._label_key(gold))
 
     def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        shown = self._shown(pairs)
-        cells = Counter(
-            (self._column(gold, shown), self._column(out, shown)) for out, gold in pairs
-        )
-        per_label = {label: _label_figures(label, cells) for label in shown.values()}
+        # Gold answers outside the set get rows and columns of their own, after the labels.
+        spelling: dict[str, str] = {}
+        for label in (*self.labels, *(gold for _, gold in pairs)):
+            spelling.setdefault(self._label_key(label), label)
+
+        def column(output: str | None) -> str:
+            if output is None:
+                return UNREADABLE
+            return spelling.get(self._label_key(output), OTHER_LABEL)
+
+        cells = Counter((column(gold), column(output)) for output, gold in pairs)
+        per_label = {label: _label_figures(label, cells) for label in spelling.values()}
         f1 = [figures["f1"] for figures in per_label.values() if figures["support"]]
-        columns = [*shown.values(), OTHER_LABEL, UNREADABLE]
+        columns = [*spelling.values(), OTHER_LABEL, UNREADABLE]
         return {
-            "macro_f1": sum(f1) / len(f1) if f1 else 0.0,
+            "macro_f1": fmean(f1) if f1 else 0.0,
             "labels": per_label,
             "confusion": {
                 "columns": columns,
                 "rows": {
-                    gold: [cells[gold, column] for column in columns] for gold in shown.values()
+                    gold: [cells[gold, column] for column in columns] for gold in spelling.values()
                 },
             },
         }
 
-    def _as_label(self, text: str) -> str:
-        """The label that `text` is, and a text outside the set in normal form."""
+    def _label_key(self, text: str) -> str:
+        """The label that `text` is, or the normal form of a text outside the set."""
         readings = map(label_set(self.labels).find, unwrapped(text))
         found = next((label for label in readings if label is not None), None)
         return found if found is not None else f"{OTHER_LABEL} {normalized(text)}"
-
-    def _shown(self, pairs: Sequence[Pair]) -> dict[str, str]:
-        """Folded label -> label as it is shown; gold answers outside the set join it."""
-        shown: dict[str, str] = {}
-        for label in (*self.labels, *(gold for _, gold in pairs)):
-            shown.setdefault(self._as_label(label), label)
-        return shown
-
-    def _column(self, output: str | None, shown: dict[str, str]) -> str:
-        return UNREADABLE if output is None else shown.get(self._as_label(output), OTHER_LABEL)
 
 
 def _label_figures(label: str, cells: Counter[tuple[str, str]]) -> dict[str, float]:
     right = cells[label, label]
     support = sum(n for (gold, _), n in cells.items() if gold == label)
-    said = sum(n for (_, output), n in cells.items() if output == label)
+    predicted = sum(n for (_, output), n in cells.items() if output == label)
     return {
-        "precision": right / said if said else 0.0,
+        "precision": right / predicted if predicted else 0.0,
         "recall": right / support if support else 0.0,
-        "f1": 2 * right / (said + support) if said + support else 0.0,
+        "f1": 2 * right / (predicted + support) if predicted + support else 0.0,
         "support": support,
-        "predicted": said,
+        "predicted": predicted,
     }
+
+
+# Words. A longer gold text is prose, which two good answers word differently, and counts by its
+# similarity; at half of that, names and addresses would earn part marks; at double, sentences
+# would have to match letter by letter.
+PROSE_WORDS = 8
+# Schema fields in which a model reasons: no two answers word them alike, and nobody asked for
+# them.
+REASONING_FIELDS = (
+    "reasoning", "thinking", "chain_of_thought", "thought", "thoughts", "rationale",
+)  # fmt: skip
+CODE_FENCE = re.compile(r"\s*```[\w-]*\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
+NOT_JSON = object()
+
+
+@dataclass(frozen=True)
+class FieldAccuracy:
+    """Accuracy over the fields of JSON outputs.
+
+    Output and gold answer are flattened to leaves by path. The score is the share of right
+    leaves among the paths of either: a missing field is wrong, and so is an invented one. Leaves
+    are equal
+
+    - as numbers: whole ones exactly, fractions within `tolerance` (true is not a number);
+    - as texts, after normalization; a gold text of over `PROSE_WORDS` words counts by its chrF;
+    - otherwise, if type and value are.
+
+    null counts as missing. A list whose schema says that it has no order is compared in the order
+    of the gold answer's. Fields in `REASONING_FIELDS` are left out if the schema has them. An
+    output that is not JSON scores 0; one code fence around it is removed.
+
+    `schema` is the JSON schema of the outputs, if the dataset has one.
+    """
+
+    tolerance: float
+    schema: Mapping[str, Any] | None = None
+
+    name = "json"
+    measure = "field accuracy"
+
+    def score(self, output: str, gold: str) -> float:
+        return fmean(self._scores_by_path(output, gold).values())
+
+    def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        fields: defaultdict[str, list[float]] = defaultdict(list)
+        whole_objects = 0
+        for output, gold in pairs:
+            by_path = self._scores_by_path(output, gold)
+            whole_objects += all(score == 1 for score in by_path.values())
+            for path, score in by_path.items():
+                fields[re.sub(r"\[\d+\]", "[]", path)].append(score)
+        values = [_parse_json(output) for output, _ in pairs]
+        schema_valid = None
+        if self.schema is not None:
+            from jsonschema import validators
+
+            checker = validators.validator_for(self.schema)(self.schema)
+            schema_valid = fmean(v is not NOT_JSON and checker.is_valid(v) for v in values)
+        return {
+            "whole_object": whole_objects / len(pairs),
+            "valid_json": fmean(value is not NOT_JSON for value in values),
+            "schema_valid": schema_valid,
+            "fields": {
+                path: {"accuracy": fmean(scores), "n": len(scores)}
+                for path, scores in sorted(fields.items())
+            },
+        }
+
+    def _scores_by_path(self, output: str | None, gold: str) -> dict[str, float]:
+        """The score of each path that output or gold answer has."""
+        gold_value = _parse_json(gold)
+        value = arranged(_parse_json(output), gold_value, self.schema)
+        expected = self._leaves(gold_value)
+        actual = {} if value is NOT_JSON else self._leaves(value)
+        invented = {path: leaf for path, leaf in actual.items() if leaf is not None}
+        return {
+            path: self._leaf_score(actual.get(path), expected.get(path))
+            for path in {**expected, **invented}
+        }
+
+    def _leaves(self, value: object) -> dict[str, object]:
+        fields = self.schema["properties"] if self.schema and "properties" in self.schema else {}
+        ignored = {name for name in REASONING_FIELDS if name in fields}
+        if isinstance(value, dict) and value.keys() - ignored:
+            value = {name: item for name, item in value.items() if name not in ignored}
+        return dict(leaves(value))
+
+    def _leaf_score(self, actual: object, expected: object) -> float:
+        if is_json_number(actual) and is_json_number(expected):
+            return float(is_near(actual, expected, self.tolerance))  # type: ignore[arg-type]
+        if isinstance(actual, str) and isinstance(expected, str):
+            if normalized(actual) == normalized(expected):
+                return 1.0
+            is_prose = len(expected.split()) > PROSE_WORDS
+            return similarity(actual, expected) if is_prose else 0.0
+        return float(type(actual) is type(expected) and actual == expected)
+
+
+def is_json_object(text: str) -> bool:
+    """Whether `text` is a JSON object or list."""
+    return isinstance(_parse_json(text), dict | list)
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Paths such as `lines[0].name` with their values; empty containers are leaves."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            if item is not MISSING:
+                yield from leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _parse_json(text: str | None) -> object:
+    if text is None:
+        return NOT_JSON
+    fenced = CODE_FENCE.match(text)
+    return as_value(fenced[1] if fenced else text, otherwise=NOT_JSON)
 
 
 @dataclass(frozen=True)
 class NumericMatch:
-    """`tolerance` is for fractions: relative to the gold number, absolute where that is 0."""
+    """Accuracy over numbers.
+
+    The last number in the output counts, so that showing the sum or naming a unit costs nothing.
+    `tolerance` is for fractions: relative to the gold number, absolute if that is 0.
+    """
 
     tolerance: float
 
@@ -168,20 +283,16 @@ class NumericMatch:
     measure = "accuracy"
 
     def score(self, output: str, gold: str) -> float:
-        found, wanted = _last(output), _last(gold)
-        if found is None or wanted is None:
+        actual, expected = _last_number(output), _last_number(gold)
+        if actual is None or expected is None:
             return 0.0
-        return float(same_number(found, wanted, self.tolerance))
+        return float(same_number(actual, expected, self.tolerance))
 
     def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         numbers = [
             (last_number(output), last_number(gold)) for output, gold in pairs if output is not None
         ]
-        errors = [
-            abs(found - wanted)
-            for found, wanted in numbers
-            if found is not None and wanted is not None
-        ]
+        errors = [abs(a - b) for a, b in numbers if a is not None and b is not None]
         return {
             "without_number": len(pairs) - len(errors),
             "median_absolute_error": median(errors) if errors else None,
@@ -189,24 +300,26 @@ class NumericMatch:
         }
 
 
-def _last(text: str) -> Number | None:
+def _last_number(text: str) -> Number | None:
     """The number that `text` is, else the last one in it."""
     return number_of(text) or next(reversed(list(numbers_in(text))), None)
 
 
 def last_number(text: str) -> float | None:
     """The last finite number in `text`."""
-    found = _last(text)
-    return None if found is None else float(found.value)
+    number = _last_number(text)
+    return None if number is None else float(number.value)
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is a number, but for a currency or percent sign, and no code."""
-    found = number_of(text)
-    return found is not None and not found.is_code
+    """Whether `text` is one number, with or without a currency or percent sign; not a code."""
+    number = number_of(text)
+    return number is not None and not number.is_code
 
 
 class TextSimilarity:
+    """chrF of each output, and how long outputs are."""
+
     name = "text"
     measure = "chrF"
 
@@ -214,15 +327,20 @@ class TextSimilarity:
         return similarity(output, gold)
 
     def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        """Words of the outputs over words of the gold answers: 1 is as long as they should be."""
-        read = [(output, gold) for output, gold in pairs if output is not None]
-        said = sum(len(output.split()) for output, _ in read)
-        wanted = sum(len(gold.split()) for _, gold in read)
-        return {"length_ratio": said / wanted if wanted else None}
+        """Words of the outputs over words of the gold answers; 1 is the right length."""
+        readable = [(output, gold) for output, gold in pairs if output is not None]
+        words = sum(len(output.split()) for output, _ in readable)
+        gold_words = sum(len(gold.split()) for _, gold in readable)
+        return {"length_ratio": words / gold_words if gold_words else None}
 
 
 def similarity(output: str, gold: str) -> float:
-    """chrF of `output` against `gold`, 0 to 1."""
+    """chrF of `output` against `gold`, from 0 to 1.
+
+    An F-score over character n-grams up to 6, with recall weighted twice, which works in any
+    language and script (Popović 2015, https://aclanthology.org/W15-3049); by sacrebleu, on one
+    row at a time.
+    """
     if output == gold:
         return 1.0
     score: float = _chrf().sentence_score(output, [gold]).score
@@ -238,7 +356,7 @@ def _chrf() -> CHRF:
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """`function(output, gold)` says true or false, or gives a score in 0..1."""
+    """`function(output, gold)` returns true, false or a score from 0 to 1."""
 
     function: Callable[[str, str], Any]
     name: str
@@ -248,21 +366,26 @@ class CustomMetric:
         return self.name.rpartition(":")[2]
 
     def score(self, output: str, gold: str) -> float:
+        """The function's score.
+
+        Raises:
+            InputError: the function failed, or returned something else.
+        """
         with user_code(f"metric {self.name}"):
-            said = self.function(output, gold)
+            returned = self.function(output, gold)
         try:
-            score = float(said)
-        except (TypeError, ValueError) as unusable:
-            raise self._refused(said, output, gold) from unusable
+            score = float(returned)
+        except (TypeError, ValueError) as error:
+            raise self._invalid(returned, output, gold) from error
         if not 0 <= score <= 1:
-            raise self._refused(said, output, gold)
+            raise self._invalid(returned, output, gold)
         return score
 
     def details(self, pairs: Sequence[Pair]) -> dict[str, Any]:  # noqa: ARG002 - only it knows
         return {}
 
-    def _refused(self, said: object, output: str, gold: str) -> InputError:
+    def _invalid(self, returned: object, output: str, gold: str) -> InputError:
         return InputError(
-            f"metric {self.name} answered {said!r} for output {output[:60]!r} "
-            f"and gold {gold[:60]!r}; it must answer true, false or a number from 0 to 1.",
+            f"metric {self.name}: returned {returned!r} for output {output[:60]!r} "
+            f"and gold {gold[:60]!r}; it must return true, false or a number from 0 to 1.",
         )

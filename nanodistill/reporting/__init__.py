@@ -1,19 +1,19 @@
-"""report.html: what a run came to, in one file that opens anywhere.
+"""report.html: the state of a run, in one file that opens anywhere.
 
     results.json, predictions.parquet │
-    metrics.jsonl                     │ ─▶ ReportData ─▶ scrub ─▶ page ─▶ report.html
+    metrics.jsonl                     │ ─▶ ReportData ─▶ scrub ─▶ render ─▶ report.html
     manifest.json, journal.sqlite     │
 
-Each module reads one room's files and tells them as plain figures; `collect` puts
-them together, `scrub` takes keys and folders of this machine out of every text, `page`
-renders. The file is written at any stage with what there is.
+`page` collects and renders; each `…_section` turns one kind of file into tables;
+`scrub` takes keys and this machine's folders out of every text. A report can be written
+at any stage of a run.
 
-Promised: nothing in the file asks the network for anything (its content security policy
-forbids it, and allows no script or style but our own, by hash), and no text of a model or a
-user is ever read as markup: the template escapes by itself, the script writes text nodes
-alone, and the rows are JSON in which no `<` stands.
+Promised: the file requests nothing from the network (its content security policy forbids
+that, and allows only our own scripts and style, by hash), and no text of a model or user
+is ever parsed as markup: the template escapes, the script writes text nodes only, and
+rows are JSON without any `<`.
 
-It is called `reporting`, for `report` is the function that the package exports.
+The package is called `reporting` because `nanodistill.report` is a function.
 """
 
 from __future__ import annotations

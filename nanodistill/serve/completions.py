@@ -1,8 +1,7 @@
 """From a request to an answer, whole or as a stream of pieces.
 
-An answer that must be of a schema and can't be held to it while it is drawn (or
-not to all of it) is checked when it is whole and drawn again, with other random
-numbers, up to `ATTEMPTS` times; it is streamed only then.
+An answer whose schema no grammar can hold, or not wholly, is checked when it is
+complete and sampled again, up to `ATTEMPTS` times; it is streamed only then.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from nanodistill.models.sampling import Sampling
 from nanodistill.serve.guided_decoding import (
     ANY_OBJECT,
     Grammar,
-    GrammarLost,
+    GrammarError,
     Grammars,
     InvalidSchemaError,
     check_schema,
-    problem_apart,
+    schema_violation_isolated,
 )
 from nanodistill.serve.protocol import APIError, ChatRequest, Usage
 from nanodistill.serve.reasoning_parser import Piece, parser_for
@@ -38,11 +37,16 @@ if TYPE_CHECKING:
     from nanodistill.models.sampling import Processor
     from nanodistill.serve.served_model import ServedModel
 
+# Whole answers that one request can cost. More make an error rarer and slower.
 ATTEMPTS = 3
+# Later attempts need randomness, for greedy decoding would repeat the answer. Near 0 attempts are
+# too much alike; well above 1 a small model writes nonsense.
 RETRY_TEMPERATURE = 0.7
-WHOLE_CONTEXT = 1 << 20
-"""More tokens than a context has where it ends; a model that names no end gets this one."""
-COMPILERS = 2
+# Tokens; more than any context. An answer that must be JSON may fill the context, because cut
+# JSON is no answer.
+NO_LIMIT = 1 << 20
+# Threads that compile schemas, so that clients can't take all cores from the model.
+COMPILER_THREADS = 2
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -57,7 +61,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request made ready: what the model gets, and what answer is wanted."""
+    """A prepared request: what the model gets, and what its answer must follow."""
 
     messages: list[Message]
     sampling: Sampling
@@ -68,15 +72,17 @@ class CompletionRequest:
     def needs_check(self) -> bool:
         return self.schema is not None and (self.grammar is None or not self.grammar.complete)
 
-    def again(self, attempt: int) -> Sampling:
-        """Sampling of a further attempt: not the same answer once more."""
+    def sampling_of(self, attempt: int) -> Sampling:
+        """How to sample attempt 0, 1, …: later ones at random, and with other seeds."""
+        if attempt == 0:
+            return self.sampling
         seed = None if self.sampling.seed is None else self.sampling.seed + attempt
-        warmth = max(self.sampling.temperature, RETRY_TEMPERATURE)
-        return replace(self.sampling, temperature=warmth, seed=seed)
+        temperature = max(self.sampling.temperature, RETRY_TEMPERATURE)
+        return replace(self.sampling, temperature=temperature, seed=seed)
 
 
 class Generates(Protocol):
-    """What is asked of `models.generator.Generator` here."""
+    """What is used of `models.generator.Generator`."""
 
     @property
     def loaded(self) -> LoadedModel: ...
@@ -94,156 +100,152 @@ class Completions:
     """Answers requests with one model."""
 
     def __init__(
-        self, choice: ServedModel, generator: Generates, *, schema_seconds: float = 10.0
+        self, model: ServedModel, generator: Generates, *, schema_seconds: float = 10.0
     ) -> None:
-        self._choice = choice
+        self._model = model
         self._schema_seconds = schema_seconds
-        self._compilers = anyio.CapacityLimiter(COMPILERS)
+        self._compilers = anyio.CapacityLimiter(COMPILER_THREADS)
         self._generator = generator
         self._grammars = Grammars(generator.loaded)
-        self._own = self._grammar(choice.schema) if choice.schema is not None else None
+        self._own_grammar = self._grammar(model.schema) if model.schema is not None else None
 
     async def prepare(self, request: ChatRequest) -> CompletionRequest:
-        """Raises Refused for what can't be followed."""
-        schema, grammar = await self._wanted(request)
+        """Compile what a request asks for.
+
+        Raises:
+            APIError: a message or the schema can't be used.
+        """
+        # The request's own schema, else the run's.
+        response_format = request.response_format
+        schema: Mapping[str, Any] | None = None
+        grammar: Grammar | None = None
+        if response_format is None:
+            schema, grammar = self._model.schema, self._own_grammar
+        elif response_format.type != "text":
+            named = response_format.json_schema
+            schema = named.definition if named else ANY_OBJECT
+            try:
+                grammar = await self._compile(self._grammar, schema)
+            except InvalidSchemaError as error:
+                raise APIError(400, str(error), param="response_format") from error
+        default_limit = self._model.max_new_tokens if schema is None else NO_LIMIT
         return CompletionRequest(
-            messages=request.conversation(self._choice.instruction, self._choice.form),
+            messages=request.conversation(self._model.instruction, self._model.thinking_format),
             sampling=Sampling(
-                max_tokens=request.limit or self._usual_limit(schema),
-                temperature=request.warmth,
+                max_tokens=request.token_limit or default_limit,
+                temperature=request.effective_temperature,
                 top_p=request.top_p or 1.0,
                 top_k=request.top_k or 0,
                 min_p=request.min_p or 0.0,
                 repetition_penalty=request.repetition_penalty or 1.0,
-                stop=request.stops,
+                stop=tuple(text for text in request.stop or [] if text),
                 seed=request.seed,
             ),
             schema=schema,
             grammar=grammar,
         )
 
-    async def pieces(self, ask: CompletionRequest) -> AsyncGenerator[Piece | Ended]:
-        """The answer as it comes; the last is how it ended.
+    async def pieces(self, request: CompletionRequest) -> AsyncGenerator[Piece | Ended]:
+        """The answer as it arrives; the last item says how it ended.
 
         Raises:
-            Refused: the prompt is too long, or no attempt gave an answer of the schema.
+            APIError: the prompt is too long, or no attempt followed the schema.
         """
         try:
-            if ask.needs_check:
-                pieces, ended = await self._checked(ask)
+            if request.needs_check:
+                pieces, ended = await self._checked(request)
                 for piece in pieces:
                     yield piece
                 yield ended
                 return
-            splitter = parser_for(self._choice.form)
+            parser = parser_for(self._model.thinking_format)
             stream = self._generator.stream(
-                ask.messages, ask.sampling, processors=await self._processors(ask)
+                request.messages, request.sampling, processors=await self._processors(request)
             )
             async with aclosing(stream) as steps:
                 async for step in steps:
-                    for piece in splitter.add(step.text):
+                    for piece in parser.add(step.text):
                         yield piece
                     if step.finished is not None:
-                        for piece in splitter.end():
+                        for piece in parser.end():
                             yield piece
-                        yield _ended(step.finished)
-        except PromptTooLongError as long:
-            code = "context_length_exceeded"
-            said = (
-                f"The prompt has {long.tokens} tokens, and {self._choice.name} reads "
-                f"{long.limit} with its answer."
-            )
-            raise APIError(400, said, param="messages", code=code) from long
-        except InputError as refused:
-            said = f"{self._choice.name} takes no such messages: {refused.__cause__ or refused}"
-            raise APIError(400, self._without_paths(said), param="messages") from refused
-        except GeneratorClosedError as closed:
-            raise APIError(503, "The server is shutting down.", retry_after=5) from closed
-        except GenerationError as failed:
-            if not isinstance(failed.__cause__, GrammarLost):
+                        done = step.finished
+                        usage = Usage(done.prompt_tokens, done.completion_tokens)
+                        yield Ended(done.finish_reason, usage)
+        except PromptTooLongError as error:
+            raise APIError(
+                400,
+                f"The prompt has {error.tokens} tokens; {self._model.name} takes at most "
+                f"{error.limit} with its answer.",
+                param="messages",
+                code="context_length_exceeded",
+            ) from error
+        except InputError as error:
+            reason = f"{self._model.name} can't take these messages: {error.__cause__ or error}"
+            raise APIError(400, self._without_paths(reason), param="messages") from error
+        except GeneratorClosedError as error:
+            raise APIError(503, "The server is shutting down.", retry_after=5) from error
+        except GenerationError as error:
+            if not isinstance(error.__cause__, GrammarError):
                 raise
-            said = f"The schema can't be followed to its end: {failed.__cause__}"
-            raise APIError(400, said, param="response_format") from failed
+            reason = f"The schema can't be followed to its end: {error.__cause__}"
+            raise APIError(400, reason, param="response_format") from error
 
-    def _without_paths(self, said: str) -> str:
-        """What is told to a client names the model, not where it lies."""
-        for path in (self._choice.model, self._choice.adapter, self._generator.loaded.source.name):
-            if path is not None:
-                said = said.replace(str(path), self._choice.name)
-        return said
-
-    async def _checked(self, ask: CompletionRequest) -> tuple[list[Piece], Ended]:
-        """The first answer that is of the schema. One that was cut off is given as it is."""
-        schema = ask.schema or ANY_OBJECT
-        drawn, wrong = 0, ""
+    async def _checked(self, request: CompletionRequest) -> tuple[list[Piece], Ended]:
+        """The first answer that follows the schema, or one that was cut off, unchecked."""
+        schema = request.schema or ANY_OBJECT
+        completion_tokens, violation = 0, ""
         for attempt in range(ATTEMPTS):
-            sampling = ask.again(attempt) if attempt else ask.sampling
             answer = await self._generator.generate(
-                ask.messages, sampling, processors=await self._processors(ask)
+                request.messages,
+                request.sampling_of(attempt),
+                processors=await self._processors(request),
             )
-            drawn += answer.completion_tokens
-            splitter = parser_for(self._choice.form)
-            pieces = [*splitter.add(answer.text), *splitter.end()]
+            completion_tokens += answer.completion_tokens
+            parser = parser_for(self._model.thinking_format)
+            pieces = [*parser.add(answer.text), *parser.end()]
             content = "".join(piece.text for piece in pieces if piece.kind == "content")
-            wrong = await self._problem(content, schema) or ""
-            if not wrong or answer.finish_reason == "length":
-                usage = Usage(answer.prompt_tokens, drawn)
+            try:
+                violation = (
+                    await schema_violation_isolated(content, schema, self._schema_seconds) or ""
+                )
+            except InvalidSchemaError as error:
+                raise APIError(400, str(error), param="response_format") from error
+            if not violation or answer.finish_reason == "length":
+                usage = Usage(answer.prompt_tokens, completion_tokens)
                 return pieces, Ended(answer.finish_reason, usage)
         raise APIError(
             500,
-            f"The model gave no answer of the schema in {ATTEMPTS} attempts: {wrong}",
+            f"No answer followed the schema in {ATTEMPTS} attempts: {violation}",
             code="schema_not_met",
         )
 
-    async def _problem(self, content: str, schema: Mapping[str, Any]) -> str | None:
-        try:
-            return await problem_apart(content, schema, self._schema_seconds)
-        except InvalidSchemaError as bad:
-            raise APIError(400, str(bad), param="response_format") from bad
+    def _without_paths(self, message: str) -> str:
+        """A client learns the model's name, not its path."""
+        for path in (self._model.model, self._model.adapter, self._generator.loaded.source.name):
+            if path is not None:
+                message = message.replace(str(path), self._model.name)
+        return message
 
-    def _usual_limit(self, schema: Mapping[str, Any] | None) -> int:
-        """Tokens of an answer to a request that has no limit. JSON that is cut is none: it may
-        fill the context."""
-        return self._choice.max_new_tokens if schema is None else WHOLE_CONTEXT
-
-    async def _processors(self, ask: CompletionRequest) -> list[Any]:
-        if ask.grammar is None:
+    async def _processors(self, request: CompletionRequest) -> list[Any]:
+        if request.grammar is None:
             return []
-        return [await self._compiled(self._grammars.constraint, ask.grammar)]
+        return [await self._compile(self._grammars.processor, request.grammar)]
 
-    async def _compiled(self, work: Callable[[A], T], given: A) -> T:
+    async def _compile(self, work: Callable[[A], T], argument: A) -> T:
         """Work on a client's schema: in a thread, few at a time, and not for long."""
         try:
             with anyio.fail_after(self._schema_seconds):
                 return await anyio.to_thread.run_sync(
-                    work, given, abandon_on_cancel=True, limiter=self._compilers
+                    work, argument, abandon_on_cancel=True, limiter=self._compilers
                 )
-        except TimeoutError as late:
+        except TimeoutError as error:
             raise APIError(
                 400,
-                f"The schema was not understood in {self._schema_seconds:g} s.",
+                f"Compiling the schema takes over {self._schema_seconds:g} s.",
                 param="response_format",
-            ) from late
-
-    async def _wanted(
-        self, request: ChatRequest
-    ) -> tuple[Mapping[str, Any] | None, Grammar | None]:
-        """The schema of the answer: the request's own, else the run's."""
-        asked = request.response_format
-        if asked is None:
-            return self._choice.schema, self._own
-        if asked.type == "text":
-            return None, None
-        schema = asked.json_schema.held if asked.json_schema else ANY_OBJECT
-        try:
-            return schema, await self._compiled(self._grammar, schema)
-        except InvalidSchemaError as bad:
-            raise APIError(400, str(bad), param="response_format") from bad
+            ) from error
 
     def _grammar(self, schema: Mapping[str, Any]) -> Grammar | None:
         check_schema(schema)
-        return self._grammars.grammar(schema, self._choice.form)
-
-
-def _ended(answer: Generated) -> Ended:
-    return Ended(answer.finish_reason, Usage(answer.prompt_tokens, answer.completion_tokens))
+        return self._grammars.grammar(schema, self._model.thinking_format)

@@ -1,16 +1,12 @@
-"""What answer is wanted: free text, any JSON object, or JSON of a schema.
+"""Answers that follow a JSON schema.
 
-The schema is put to the model as a grammar: only tokens are drawn that lead to
-an answer of it, with thinking before it where the format has thinking. What the
-grammar library can't express is left out of the grammar and found by checking
-the answer, which is drawn again a few times; a schema is honoured or refused,
-never ignored.
+A schema becomes a grammar, with thinking before the answer if the format has any.
+llguidance tracks the grammar's state and tells which tokens of the vocabulary may
+come next; the logits of all others become minus infinity before sampling.
 
-Only tokens that a grammar allows are drawn.
-
-llguidance keeps the state of the grammar and says for each token of the
-vocabulary whether it may come next; the logits of the others become minus
-infinity before anything is drawn.
+What a grammar can't express is left out of it; the answer is then checked against
+the schema and sampled again a few times. A schema is honoured or refused, never
+ignored.
 """
 
 from __future__ import annotations
@@ -18,18 +14,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from referencing.exceptions import Unresolvable
 
-from nanodistill.serve.reasoning_parser import Marks, marks_of
+from nanodistill.serve.reasoning_parser import delimiters_of
 from nanodistill.thinking import FORMATS, has_thinking
 
-if TYPE_CHECKING:
-    from nanodistill.thinking import Format
 if TYPE_CHECKING:
     import mlx.core as mx
     from llguidance import LLMatcher
@@ -37,210 +31,203 @@ if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
     from nanodistill.thinking import Format
 
-
-CHECK = [
+CHECK_COMMAND = [
     sys.executable,
     "-c",
-    "from nanodistill.serve.guided_decoding import check_here; check_here()",
+    "from nanodistill.serve.guided_decoding import check_from_stdin; check_from_stdin()",
 ]
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-ON_ONE_LINE: Mapping[str, Any] = {
+# JSON as datasets hold it: on one line, with or without single spaces. A small model that may
+# write more white space writes little else.
+ONE_LINE: Mapping[str, Any] = {
     "whitespace_flexible": False,
     "item_separator": ",[ ]?",
     "key_separator": ":[ ]?",
 }
-"""JSON as datasets hold it: on one line, with or without single spaces. A small model that may
-write more white space than that writes little else."""
-
-
-DEEPEST, MOST_PARTS = 60, 10_000
-"""Levels and values of a schema; the recursion of the libraries that read it has its own ends."""
+# Levels and values of a schema, far more than one written by hand has. jsonschema and llguidance
+# recurse over levels, and a client must not find the depth at which they fail.
+MAX_LEVELS, MAX_VALUES = 60, 10_000
+COMPILER_PREFIX = "failed to compile JSON schema: "
 
 
 class InvalidSchemaError(ValueError):
-    """A schema that is none, is too large, or refers to something outside itself."""
+    """A schema that is invalid, too large, impossible, or refers to something outside itself."""
+
+
+class GrammarError(RuntimeError):
+    """A grammar that grew too large while it was followed, or leads to no answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__((message.strip().splitlines() or ["no answer is possible"])[0])
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar for llguidance. `complete` means that what it lets through needs no check."""
+    """A grammar for llguidance. If `complete`, an answer that follows it needs no check."""
 
     text: str
     complete: bool
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raises BadSchema."""
+    """Check that `schema` is a JSON schema of a reasonable size that refers only to itself.
+
+    Raises:
+        InvalidSchemaError: it is not.
+    """
     from jsonschema import Draft202012Validator, SchemaError
 
-    _check_size(schema)
+    # Level by level, because recursion would fail on the schemas that this refuses.
+    level: list[Any] = [schema]
+    levels = values = 0
+    while level:
+        levels, values = levels + 1, values + len(level)
+        if levels > MAX_LEVELS or values > MAX_VALUES:
+            raise InvalidSchemaError(
+                f"the schema is too large; the limits are {MAX_LEVELS} levels and "
+                f"{MAX_VALUES} values"
+            )
+        level = [
+            child
+            for value in level
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
     try:
         Draft202012Validator.check_schema(schema)
-    except SchemaError as wrong:
-        raise InvalidSchemaError(f"the schema is no JSON schema: {wrong.message}") from wrong
+    except SchemaError as error:
+        raise InvalidSchemaError(f"invalid JSON schema: {error.message}") from error
     for reference in _references(schema):
         if not reference.startswith("#"):
             raise InvalidSchemaError(
-                f"the schema refers to {reference}, and nothing outside it is fetched"
+                f"the schema refers to {reference}; only references inside it are followed"
             )
 
 
-def _check_size(schema: Mapping[str, Any]) -> None:
-    """Level by level, so that no schema is too deep to be measured."""
-    level: list[Any] = [schema]
-    depth = parts = 0
-    while level:
-        depth, parts = depth + 1, parts + len(level)
-        if depth > DEEPEST or parts > MOST_PARTS:
-            raise InvalidSchemaError(
-                f"the schema is too large: at most {DEEPEST} levels and "
-                f"{MOST_PARTS} values are read"
-            )
-        level = [
-            below
-            for value in level
-            if isinstance(value, Mapping | list)
-            for below in (value.values() if isinstance(value, Mapping) else value)
-        ]
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(reference := value.get("$ref"), str):
+            yield reference
+        for child in value.values():
+            yield from _references(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _references(child)
 
 
-async def problem_apart(content: str, schema: Mapping[str, Any], seconds: float) -> str | None:
-    """`problem`, in a process that is ended when the time is over.
-
-    A client's `pattern` can keep Python's regular expressions busy for years, and nothing else
-    in this process runs meanwhile.
-
-    Raises:
-        BadSchema: the check took too long, or the schema can't be followed to its end.
-    """
-    asked = json.dumps([content, schema]).encode()
-    try:
-        with anyio.fail_after(seconds):
-            done = await anyio.run_process(CHECK, input=asked, stderr=None, start_new_session=True)
-    except TimeoutError as late:
-        raise InvalidSchemaError(
-            f"to check an answer of the schema takes over {seconds:g} s"
-        ) from late
-    said = json.loads(done.stdout)
-    if said["bad"] is not None:
-        raise InvalidSchemaError(said["bad"])
-    told: str | None = said["problem"]
-    return told
-
-
-def check_here() -> None:
-    """The process of `problem_apart`: content and schema on standard input, the answer on
-    standard output."""
-    content, schema = json.load(sys.stdin)
-    said: dict[str, str | None] = {"bad": None, "problem": None}
-    try:
-        said["problem"] = problem(content, schema)
-    except RecursionError:
-        said["bad"] = "the schema refers to itself without end"
-    except re.error as wrong:
-        said["bad"] = f"a pattern of the schema can't be read: {wrong}"
-    except Unresolvable as lost:
-        said["bad"] = f"the schema refers to what it does not hold: {lost}"
-    sys.stdout.write(json.dumps(said))
-
-
-def problem(content: str, schema: Mapping[str, Any]) -> str | None:
-    """What is wrong with an answer, None if it is of the schema."""
+def schema_violation(content: str, schema: Mapping[str, Any]) -> str | None:
+    """The first violation of `schema` by an answer, None if there is none."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
     try:
         value = json.loads(content)
-    except ValueError as broken:
-        return f"it is not JSON: {broken}"
-    nothing_fetched: Any = Registry()
-    found = next(Draft202012Validator(schema, registry=nothing_fetched).iter_errors(value), None)
-    return None if found is None else f"{found.json_path}: {found.message}"
+    except ValueError as error:
+        return f"not JSON: {error}"
+    empty: Any = Registry()  # so that no reference is fetched
+    violations = Draft202012Validator(schema, registry=empty).iter_errors(value)
+    return next((f"{each.json_path}: {each.message}" for each in violations), None)
 
 
-def grammar_for(schema: Mapping[str, Any], form: Format, *, lenient: bool) -> str | None:
-    """The grammar of an answer in `form` with content of `schema`; None where a format's text
-    can't be told by a grammar.
+async def schema_violation_isolated(
+    content: str, schema: Mapping[str, Any], seconds: float
+) -> str | None:
+    """`schema_violation` in a process that is killed after `seconds`.
 
-    `lenient` leaves out of the grammar what the library can't express.
+    A client's `pattern` can keep Python's regular expressions busy for years, while nothing else
+    in this process runs.
+
+    Raises:
+        InvalidSchemaError: the check took too long, or the schema can't be evaluated.
     """
-    if form is FORMATS["json"]:
-        return f"start: answer\n{_answer(_in_json_form(schema), lenient)}"
-    if not has_thinking(form):
-        return f"start: answer\n{_answer(schema, lenient)}"
-    marks = marks_of(form)
-    if marks is None or not marks.can_be_streamed:
+    request = json.dumps([content, schema]).encode()
+    try:
+        with anyio.fail_after(seconds):
+            done = await anyio.run_process(
+                CHECK_COMMAND, input=request, stderr=None, start_new_session=True
+            )
+    except TimeoutError as error:
+        raise InvalidSchemaError(
+            f"checking an answer against the schema takes over {seconds:g} s"
+        ) from error
+    result = json.loads(done.stdout)
+    if result["invalid_schema"] is not None:
+        raise InvalidSchemaError(result["invalid_schema"])
+    violation: str | None = result["violation"]
+    return violation
+
+
+def check_from_stdin() -> None:
+    """The process of `schema_violation_isolated`: reads content and schema, prints the result."""
+    content, schema = json.load(sys.stdin)
+    violation = invalid_schema = None
+    try:
+        violation = schema_violation(content, schema)
+    except RecursionError:
+        invalid_schema = "the schema refers to itself without end"
+    except re.error as error:
+        invalid_schema = f"invalid pattern in the schema: {error}"
+    except Unresolvable as error:
+        invalid_schema = f"unresolvable reference in the schema: {error}"
+    sys.stdout.write(json.dumps({"violation": violation, "invalid_schema": invalid_schema}))
+
+
+def grammar_for(schema: Mapping[str, Any], thinking_format: Format, *, lenient: bool) -> str | None:
+    """The grammar of an answer in `thinking_format` whose content follows `schema`.
+
+    `lenient` leaves out what llguidance can't express. None if no grammar can describe the
+    format's text.
+
+    Format: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+    """
+    if thinking_format is FORMATS["json"]:
+        # References begin at the root, so definitions move up with the schema.
+        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        schema = {
+            "type": "object",
+            "properties": {"reasoning": {"type": "string"}, "answer": dict(schema)},
+            "required": ["answer"],
+            "additionalProperties": False,
+            **shared,
+        }
+    guidance = {**ONE_LINE, "lenient": lenient}
+    answer = f"answer: %json {json.dumps({**schema, 'x-guidance': guidance})}\n"
+    if thinking_format is FORMATS["json"] or not has_thinking(thinking_format):
+        return f"start: answer\n{answer}"
+    delimiters = delimiters_of(thinking_format)
+    if delimiters is None or not delimiters.can_stream:
         return None
-    return f"start: thought answer | answer\n{_thought(marks)}{_answer(schema, lenient)}"
-
-
-def _thought(marks: Marks) -> str:
-    """Thinking ends with the first mark that ends it."""
-    mark = marks.between.strip()
-    lead, _, tail = marks.between.partition(mark)
-    return (
-        f"thought: {json.dumps(marks.before)} inside {json.dumps(tail)}\n"
-        f"inside[suffix={json.dumps(lead + mark)}]: /(?s:.*)/\n"
+    # Thinking ends with the first end tag.
+    tag = delimiters.between.strip()
+    lead, _, tail = delimiters.between.partition(tag)
+    thought = (
+        f"thought: {json.dumps(delimiters.before)} inside {json.dumps(tail)}\n"
+        f"inside[suffix={json.dumps(lead + tag)}]: /(?s:.*)/\n"
     ).replace(' ""\n', "\n")
+    return f"start: thought answer | answer\n{thought}{answer}"
 
 
-def _answer(schema: Mapping[str, Any], lenient: bool) -> str:
-    told = {**ON_ONE_LINE, "lenient": lenient}
-    return f"answer: %json {json.dumps({**schema, 'x-guidance': told})}\n"
-
-
-def _in_json_form(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of the `json` thinking format around an answer of `schema`. What the schema
-    refers to moves up with it, because references begin at the root."""
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    return {
-        "type": "object",
-        "properties": {"reasoning": {"type": "string"}, "answer": dict(schema)},
-        "required": ["answer"],
-        "additionalProperties": False,
-        **shared,
-    }
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        own = [held for key, held in value.items() if key == "$ref" and isinstance(held, str)]
-        return own + [found for held in value.values() for found in _references(held)]
-    if isinstance(value, list):
-        return [found for held in value for found in _references(held)]
-    return []
-
-
-COMPILING = "failed to compile JSON schema: "
-
-
-class GrammarLost(RuntimeError):
-    """A grammar that became too large while it was followed, or leads to no answer."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__((said.strip().splitlines() or ["no answer is possible"])[0])
-
-
-class Constraint:
-    """A logits processor for one request."""
+class GrammarProcessor:
+    """A logits processor that follows a grammar, for one request."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
-        self._seen: int | None = None
+        self._seen: int | None = None  # tokens so far; None before the prompt is known
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         import mlx.core as mx
         import numpy as np
 
         if self._seen is not None:
-            drawn: Any = tokens[self._seen :].tolist()
-            for token in drawn:
+            sampled: Any = tokens[self._seen :].tolist()
+            for token in sampled:
                 if not self._matcher.consume_token(token):
-                    raise GrammarLost(self._matcher.get_error())
+                    raise GrammarError(self._matcher.get_error())
         self._seen = len(tokens)
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise GrammarLost(self._matcher.get_error())
+            raise GrammarError(self._matcher.get_error())
+        # Logits may be padded beyond the vocabulary.
         allowed = np.zeros(logits.shape[-1], dtype=bool)
         known = np.unpackbits(bits, bitorder="little")[: len(allowed)]
         allowed[: len(known)] = known
@@ -248,7 +235,7 @@ class Constraint:
 
 
 class Grammars:
-    """Makes constraints for one model; its tokenizer is read once."""
+    """Compiles grammars for one model. Its tokenizer is converted once."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         from llguidance.hf import from_tokenizer
@@ -258,33 +245,33 @@ class Grammars:
             wrapped._tokenizer, eos_token=sorted(loaded.tokenizer.eos_token_ids)
         )
 
-    def grammar(self, schema: Mapping[str, Any], form: Format) -> Grammar | None:
-        """The grammar of a schema, as much of it as can be said; None if answers are to be
-        checked alone.
+    def grammar(self, schema: Mapping[str, Any], thinking_format: Format) -> Grammar | None:
+        """As much of the schema as a grammar can express; None if only a check can follow it.
 
         Raises:
-            BadSchema: no answer can be of it, or it is too large.
+            InvalidSchemaError: no answer can follow the schema, or it is too large.
         """
-        strict = grammar_for(schema, form, lenient=False)
+        strict = grammar_for(schema, thinking_format, lenient=False)
         if strict is None:
             return None
-        if not self._refusal(strict):
+        if not self._error(strict):
             return Grammar(strict, complete=True)
-        lenient = grammar_for(schema, form, lenient=True)
-        refusal = self._refusal(lenient) if lenient else None
-        if lenient is None or refusal:
-            raise InvalidSchemaError(f"the schema can't be honoured: {refusal}")
+        lenient = grammar_for(schema, thinking_format, lenient=True)
+        error = self._error(lenient) if lenient else None
+        if lenient is None or error:
+            raise InvalidSchemaError(f"the schema can't be followed: {error}")
         return Grammar(lenient, complete=False)
 
-    def constraint(self, grammar: Grammar) -> Constraint:
+    def processor(self, grammar: Grammar) -> GrammarProcessor:
         from llguidance import LLMatcher
 
-        return Constraint(LLMatcher(self.tokenizer, grammar.text, log_level=0))
+        return GrammarProcessor(LLMatcher(self.tokenizer, grammar.text, log_level=0))
 
-    def _refusal(self, grammar: str) -> str:
-        """Why a grammar can't be used, in a line; empty if it can."""
+    def _error(self, grammar: str) -> str:
+        """Why a grammar can't be used, in one line; empty if it can."""
         from llguidance import LLMatcher
 
-        said = LLMatcher.validate_grammar(grammar, self.tokenizer)
-        why = said.partition(COMPILING)[2] or said
-        return " ".join(re.split(r"\n\s*\d+ \|", why)[0].split())
+        message = LLMatcher.validate_grammar(grammar, self.tokenizer)
+        reason = message.partition(COMPILER_PREFIX)[2] or message
+        # Without the numbered listing of the grammar that follows.
+        return " ".join(re.split(r"\n\s*\d+ \|", reason)[0].split())

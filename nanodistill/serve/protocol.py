@@ -1,7 +1,9 @@
-"""Requests read, answers and errors written, in the words of OpenAI's chat interface.
+"""Requests, responses and errors in the format of OpenAI's chat completions API.
 
-A parameter that would change the answer and can't be followed is refused by
-name; nothing is dropped in silence but what has no bearing on the answer.
+A parameter that would change the answer and is not supported is refused by name;
+only parameters without any bearing on the answer are ignored.
+
+Format: https://platform.openai.com/docs/api-reference/chat
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from pydantic_core import PydanticCustomError
 from nanodistill.thinking import Format
 from nanodistill.types import FinishReason, Message
 
-MOST_STOPS = 16
+# OpenAI takes 4. Each one is searched for in every step.
+MAX_STOP_TEXTS = 16
 SURROGATE = re.compile("[\ud800-\udfff]")
-LARGEST = (1 << 63) - 1
-COLDEST = 1e-4
+MAX_INTEGER = (1 << 63) - 1  # what MLX's seeds and sizes hold
+# Sampling so cold is greedy, and dividing logits by still less may overflow.
+MIN_TEMPERATURE = 1e-4
 TEXT_PARTS = ("text", "input_text", "output_text")
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+# Parameters that are accepted only with values that change nothing.
+NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
@@ -49,7 +54,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
 }
-"""Parameters of OpenAI's that are accepted only with values that change nothing."""
 IGNORED_FIELDS = {
     "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
     "safety_identifier", "service_tier", "store", "user",
@@ -57,7 +61,7 @@ IGNORED_FIELDS = {
 
 
 class APIError(Exception):
-    """A request that is answered with an error. `param` is what of it is wrong."""
+    """An error response. `param` is the field of the request that caused it."""
 
     def __init__(
         self,
@@ -76,14 +80,14 @@ class APIError(Exception):
         self.retry_after = retry_after
 
     def to_json(self) -> dict[str, Any]:
-        kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-        usual = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind.get(self.status, usual)}
+        types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": types.get(self.status, default)}
         return {"error": {**error, "param": self.param, "code": self.code}}
 
 
 class TextPart(BaseModel):
-    """A part of a message. What else it holds (`cache_control`, `annotations`) is let be."""
+    """A part of a message. Other fields (`cache_control`, `annotations`) are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -103,8 +107,7 @@ class TextPart(BaseModel):
         return value
 
 
-def _parts(content: Any) -> Any:
-    """Text is one part of it."""
+def _as_parts(content: Any) -> Any:
     if isinstance(content, str):
         return [TextPart(type="text", text=content)]
     if content is None or isinstance(content, list):
@@ -112,42 +115,45 @@ def _parts(content: Any) -> Any:
     raise PydanticCustomError("content", "Input should be text or a list of parts")
 
 
-def _texts(stop: Any) -> Any:
+def _as_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-def _number(value: Any) -> Any:
-    """Text and truth values are no numbers in JSON."""
+def _json_number(value: Any) -> Any:
+    """Pydantic would take texts and truth values for numbers."""
     if isinstance(value, str | bool):
         raise PydanticCustomError("number", "Input should be a number")
     return value
 
 
-def _whole(value: Any) -> Any:
-    """-1 is what many clients send for "no limit"."""
-    return None if _number(value) == -1 else value
+def _json_integer(value: Any) -> Any:
+    """Many clients send -1 for "no limit"."""
+    return None if _json_number(value) == -1 else value
 
 
-Number = BeforeValidator(_number)
-Whole = BeforeValidator(_whole)
-Positive = Annotated[Annotated[int, Field(ge=1, le=LARGEST)] | None, Whole]
-NotNegative = Annotated[Annotated[int, Field(ge=0, le=LARGEST)] | None, Whole]
+Number = BeforeValidator(_json_number)
+Integer = BeforeValidator(_json_integer)
+Positive = Annotated[Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None, Integer]
+NotNegative = Annotated[Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None, Integer]
 Share = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class ChatMessage(BaseModel):
-    """One message. What a client's library adds to an answer that it sends back is let in."""
+    """One message. Clients send answers back with fields of their library, which are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart] | None, BeforeValidator(_parts)] = None
+    content: Annotated[list[TextPart] | None, BeforeValidator(_as_parts)] = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
-    @property
-    def text(self) -> str:
-        return "".join(part.text for part in self.content or [])
+    def for_model(self, thinking_format: Format) -> Message:
+        """The message with its thinking where the model was trained to write it."""
+        text = "".join(part.text for part in self.content or [])
+        if self.role == "assistant" and self.reasoning_content:
+            text = thinking_format.format(self.reasoning_content, text)
+        return Message(role="system" if self.role == "developer" else self.role, content=text)
 
 
 class NamedSchema(BaseModel):
@@ -156,7 +162,7 @@ class NamedSchema(BaseModel):
     name: str
     description: str | None = None
     strict: bool | None = None
-    held: dict[str, Any] = Field(alias="schema")
+    definition: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(BaseModel):
@@ -168,7 +174,7 @@ class ResponseFormat(BaseModel):
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema is given with type 'json_schema', and with no other")
+            raise ValueError("json_schema is required with type 'json_schema', and only with it")
         return self
 
 
@@ -179,7 +185,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is read of a request. Unset sampling parameters mean greedy, as evaluation asks."""
+    """A request. Without sampling parameters it decodes greedily, as evaluation does."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -199,99 +205,81 @@ class ChatRequest(BaseModel):
     ) = None
     seed: NotNegative = None
     stop: Annotated[
-        Annotated[list[str], Field(max_length=MOST_STOPS)] | None, BeforeValidator(_texts)
+        Annotated[list[str], Field(max_length=MAX_STOP_TEXTS)] | None, BeforeValidator(_as_list)
     ] = None
 
     @property
-    def warmth(self) -> float:
-        """The temperature; one so near to 0 that nothing could be divided by it is 0."""
-        given = self.temperature or 0.0
-        return given if given >= COLDEST else 0.0
+    def effective_temperature(self) -> float:
+        temperature = self.temperature or 0.0
+        return temperature if temperature >= MIN_TEMPERATURE else 0.0
 
     @property
-    def limit(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return tuple(text for text in self.stop or [] if text)
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def conversation(self, instruction: str, form: Format) -> list[Message]:
-        """The messages for the model: the instruction first, unless the client sends a system
-        message, which then takes its place."""
-        turns = [_message(turn, form) for turn in self.messages]
-        if turns[-1]["role"] != "user":
+    def conversation(self, instruction: str, thinking_format: Format) -> list[Message]:
+        """The messages for the model, after `instruction` unless there is a system message.
+
+        Raises:
+            APIError: the last message is not the user's.
+        """
+        messages = [message.for_model(thinking_format) for message in self.messages]
+        if messages[-1]["role"] != "user":
             raise APIError(400, "The last message must be the user's.", param="messages")
-        if any(turn["role"] == "system" for turn in turns):
-            return turns
-        return [Message(role="system", content=instruction), *turns]
-
-
-def _message(turn: ChatMessage, form: Format) -> Message:
-    if turn.role == "assistant" and turn.reasoning_content:
-        text = form.format(turn.reasoning_content, turn.text)
-        return Message(role="assistant", content=text)
-    return Message(role="system" if turn.role == "developer" else turn.role, content=turn.text)
-
-
-def _check_text(body: Mapping[str, Any]) -> None:
-    """JSON can hold half a character, which no text can.
-
-    Raises:
-        Refused: there is one.
-    """
-    waiting: list[tuple[str, Any]] = [("", body)]
-    while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, str):
-            if SURROGATE.search(value):
-                raise APIError(
-                    400,
-                    f"{where}: half of a surrogate pair is no character.",
-                    param=where,
-                    code="invalid_request",
-                )
-        elif isinstance(value, Mapping):
-            if any(SURROGATE.search(key) for key in value):
-                raise APIError(
-                    400, "A name has half of a surrogate pair.", param=where or None,
-                    code="invalid_request",
-                )  # fmt: skip
-            waiting += [(f"{where}.{key}" if where else key, held) for key, held in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{where}.{n}", held) for n, held in enumerate(value)]
+        if any(message["role"] == "system" for message in messages):
+            return messages
+        return [Message(role="system", content=instruction), *messages]
 
 
 def read_request(value: Any) -> ChatRequest:
     """The request in a parsed body.
 
     Raises:
-        Refused: something in it is wrong, or can't be followed.
+        APIError: a field is invalid or not supported.
     """
     if not isinstance(value, dict):
         raise APIError(400, "The body must be a JSON object.")
-    _check_text(value)
-    kept = {key: held for key, held in value.items() if key not in IGNORED_FIELDS}
-    for key, allowed in NEUTRAL.items():
-        if kept.pop(key, None) not in allowed:
+    _check_characters(value)
+    fields = {key: item for key, item in value.items() if key not in IGNORED_FIELDS}
+    for key, allowed in NEUTRAL_VALUES.items():
+        if fields.pop(key, None) not in allowed:
             raise APIError(
                 400, f"{key} is not supported by this server.", param=key, code="unsupported_value"
             )
     try:
-        return ChatRequest.model_validate(kept)
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise APIError(400, f"{where}: {first['msg']}", param=where) from invalid
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise APIError(400, f"{path}: {first['msg']}", param=path) from error
+
+
+def _check_characters(body: Mapping[str, Any]) -> None:
+    """Refuse half a surrogate pair, which JSON can write and no tokenizer reads."""
+    # Not recursive: JSON may be nested deeper than Python calls.
+    pending: list[tuple[str, Any]] = [("", body)]
+    while pending:
+        path, value = pending.pop()
+        texts: list[str] = []
+        if isinstance(value, str):
+            texts = [value]
+        elif isinstance(value, Mapping):
+            texts = list(value)
+            pending += [(f"{path}.{key}" if path else key, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{path}.{n}", item) for n, item in enumerate(value)]
+        if any(SURROGATE.search(text) for text in texts):
+            message = f"{path or 'body'}: half of a surrogate pair is not a character."
+            raise APIError(400, message, param=path or None, code="invalid_request")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request; those of answers that were drawn again are in it."""
+    """Tokens of one request, over all its attempts."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -303,7 +291,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class ResponseBuilder:
-    """What all parts of one answer have in common."""
+    """Builds a response, or its chunks, with a common head."""
 
     model: str
     fingerprint: str
@@ -313,8 +301,8 @@ class ResponseBuilder:
     def completion(
         self, content: str, thinking: str | None, reason: FinishReason, usage: Usage
     ) -> dict[str, Any]:
-        thought = {"reasoning_content": thinking} if thinking else {}
-        message = {"role": "assistant", "content": content, "refusal": None, **thought}
+        reasoning = {"reasoning_content": thinking} if thinking else {}
+        message = {"role": "assistant", "content": content, "refusal": None, **reasoning}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage.to_json()}
 

@@ -1,9 +1,9 @@
-"""Thinking and content told apart while a text comes.
+"""Tell thinking and content apart while text arrives.
 
-A format that writes its marks as they are (`<thinking>`, `**Output:**`) is split
-as it comes, piece by piece; one that doesn't (JSON, whose strings are escaped, or
-paragraphs, of which only the last is the output) when the text has ended. White
-space at the ends of both parts is left out, as evaluation leaves it out.
+A format whose delimiters appear in the text as they are (`<thinking>`, `**Output:**`)
+is split piece by piece; any other (JSON, which escapes its strings, or paragraphs, of
+which only the last is the output) once the text is complete. White space around
+thinking and content is dropped, as evaluation drops it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from nanodistill.thinking import Format, has_thinking
 
 Kind = Literal["thinking", "content"]
 
-OWN = ("<think>", "</think>")
-"""The marks that reasoning models bring along, whatever the format."""
-THOUGHT, OUTPUT = '@thought "\\\n@', '@output "\\\n@'
+# Reasoning models write these tags whatever the format.
+THINK_TAGS = ("<think>", "</think>")
+# Texts with a quote, a backslash and a newline: a format that escapes or changes any of them does
+# not write thinking and output as they are.
+PROBE_THINKING, PROBE_OUTPUT = '@thought "\\\n@', '@output "\\\n@'
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Marks:
+class Delimiters:
     """What a format writes before thinking, between it and the output, and after."""
 
     before: str
@@ -36,23 +38,24 @@ class Marks:
     after: str
 
     @property
-    def can_be_streamed(self) -> bool:
-        """Whether the marks show by themselves where thinking begins and ends."""
+    def can_stream(self) -> bool:
+        """Whether the delimiters alone show where thinking begins and ends."""
         return bool(self.before.strip() and self.between.strip()) and not self.after.strip()
 
 
-def marks_of(form: Format) -> Marks | None:
-    """The marks of a format, None if it has no thinking or changes the texts it writes."""
-    if not has_thinking(form):
+def delimiters_of(thinking_format: Format) -> Delimiters | None:
+    """A format's delimiters; None if it has no thinking or changes the texts that it writes."""
+    if not has_thinking(thinking_format):
         return None
-    text = form.format(THOUGHT, OUTPUT)
-    found = re.fullmatch(f"(.*){re.escape(THOUGHT)}(.*){re.escape(OUTPUT)}(.*)", text, re.DOTALL)
-    return Marks(*found.groups()) if found else None
+    text = thinking_format.format(PROBE_THINKING, PROBE_OUTPUT)
+    thinking, output = re.escape(PROBE_THINKING), re.escape(PROBE_OUTPUT)
+    match = re.fullmatch(f"(.*){thinking}(.*){output}(.*)", text, re.DOTALL)
+    return Delimiters(*match.groups()) if match else None
 
 
-class StreamingParser(Protocol):
+class ReasoningParser(Protocol):
     def add(self, text: str) -> list[Piece]:
-        """The pieces that more text brings."""
+        """The pieces that more text completes."""
         ...
 
     def end(self) -> list[Piece]:
@@ -60,21 +63,22 @@ class StreamingParser(Protocol):
         ...
 
 
-def parser_for(form: Format) -> StreamingParser:
-    """A splitter for one text."""
-    marks = marks_of(form)
-    if not has_thinking(form):
-        return StreamingReasoningParser([OWN])
-    if marks is not None and marks.can_be_streamed:
-        return StreamingReasoningParser([OWN, (marks.before.strip(), marks.between.strip())])
-    return BufferedReasoningParser(form)
+def parser_for(thinking_format: Format) -> ReasoningParser:
+    """A parser for one text."""
+    delimiters = delimiters_of(thinking_format)
+    if not has_thinking(thinking_format):
+        return StreamingReasoningParser([THINK_TAGS])
+    if delimiters is not None and delimiters.can_stream:
+        own = (delimiters.before.strip(), delimiters.between.strip())
+        return StreamingReasoningParser([THINK_TAGS, own])
+    return BufferedReasoningParser(thinking_format)
 
 
 class BufferedReasoningParser:
-    """Splits a whole text by its format's own `parse`."""
+    """Splits a complete text by its format's own `parse`."""
 
-    def __init__(self, form: Format) -> None:
-        self._form = form
+    def __init__(self, thinking_format: Format) -> None:
+        self._format = thinking_format
         self._text = ""
 
     def add(self, text: str) -> list[Piece]:
@@ -82,74 +86,71 @@ class BufferedReasoningParser:
         return []
 
     def end(self) -> list[Piece]:
-        thinking, output = self._form.parse(self._text)
-        found: list[Piece] = [Piece("thinking", thinking)] if thinking else []
-        return [*found, Piece("content", output)] if output else found
+        thinking, output = self._format.parse(self._text)
+        pieces = [Piece("thinking", thinking or ""), Piece("content", output)]
+        return [piece for piece in pieces if piece.text]
 
 
 class StreamingReasoningParser:
-    """Splits by pairs of marks: thinking stands between them, one after the other."""
+    """Splits by pairs of tags. Thinking is between them; each pair is used at most once."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._pairs = pairs
-        self._ending: str | None = None  # the mark that ends the thinking we are in
-        self._begun = False  # content has begun: no more marks
-        self._held = ""
-        self._space = {"thinking": _Trim(), "content": _Trim()}
+        self._end_tag: str | None = None  # of the thinking that is being read
+        self._in_content = False  # content has begun, and no more tags count
+        self._buffer = ""
+        self._strippers = {"thinking": _Stripper(), "content": _Stripper()}
 
     def add(self, text: str) -> list[Piece]:
-        self._held += text
-        return [piece for piece in self._pieces(last=False) if piece.text]
+        self._buffer += text
+        return self._take(last=False)
 
     def end(self) -> list[Piece]:
-        return [piece for piece in self._pieces(last=True) if piece.text]
+        return self._take(last=True)
 
-    def _pieces(self, *, last: bool) -> list[Piece]:
+    def _take(self, *, last: bool) -> list[Piece]:
         pieces: list[Piece] = []
-        moved = True
-        while moved and (self._held or last):
-            if self._ending is not None:
-                moved = self._think(pieces, last)
-            elif self._begun:
-                moved = self._give(pieces, "content", self._held)
+        more = True
+        while more and (self._buffer or last):
+            if self._end_tag is not None:
+                more = self._take_thinking(pieces, self._end_tag, last)
+            elif self._in_content:
+                self._emit(pieces, "content", self._buffer)
+                self._buffer, more = "", False
             else:
-                moved = self._begin(last)
-        return pieces
+                more = self._take_opening(last)
+        return [piece for piece in pieces if piece.text]
 
-    def _begin(self, last: bool) -> bool:
-        """Find out what the text begins with. False: more of it is needed."""
-        text = self._held.lstrip()
-        for opening, ending in self._pairs:
-            if text.startswith(opening):
-                self._ending, self._held = ending, text[len(opening) :]
-                self._pairs = [pair for pair in self._pairs if pair[0] != opening]
+    def _take_opening(self, last: bool) -> bool:
+        """Decide what the text begins with. False: not enough of it yet."""
+        text = self._buffer.lstrip()
+        for start_tag, end_tag in self._pairs:
+            if text.startswith(start_tag):
+                self._end_tag, self._buffer = end_tag, text[len(start_tag) :]
+                self._pairs = [pair for pair in self._pairs if pair[0] != start_tag]
                 return True
-        waiting = not text or any(opening.startswith(text) for opening, _ in self._pairs)
-        self._begun = last or not waiting
-        return bool(self._begun and text)
+        undecided = not text or any(start_tag.startswith(text) for start_tag, _ in self._pairs)
+        self._in_content = last or not undecided
+        return bool(self._in_content and text)
 
-    def _think(self, pieces: list[Piece], last: bool) -> bool:
-        ending = self._ending or ""
-        before, found, after = self._held.partition(ending)
-        if found:
-            self._give(pieces, "thinking", before)
-            self._ending, self._held = None, after
+    def _take_thinking(self, pieces: list[Piece], end_tag: str, last: bool) -> bool:
+        thinking, tag, rest = self._buffer.partition(end_tag)
+        if tag:
+            self._emit(pieces, "thinking", thinking)
+            self._end_tag, self._buffer = None, rest
             return True
-        keep = 0 if last else _overlap(self._held, ending)
-        cut = len(self._held) - keep
-        kept = self._held[cut:]
-        self._give(pieces, "thinking", self._held[:cut])
-        self._held = kept
+        # What may be the beginning of the tag waits for more text.
+        cut = len(thinking) if last else len(thinking) - _overlap(thinking, end_tag)
+        self._emit(pieces, "thinking", thinking[:cut])
+        self._buffer = thinking[cut:]
         return False
 
-    def _give(self, pieces: list[Piece], kind: Kind, text: str) -> bool:
-        pieces.append(Piece(kind, self._space[kind].add(text)))
-        self._held = ""
-        return False
+    def _emit(self, pieces: list[Piece], kind: Kind, text: str) -> None:
+        pieces.append(Piece(kind, self._strippers[kind].add(text)))
 
 
-class _Trim:
-    """Text without white space at its ends, as it comes."""
+class _Stripper:
+    """Strips white space from both ends of a text that arrives in pieces."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -157,13 +158,13 @@ class _Trim:
 
     def add(self, text: str) -> str:
         text = self._space + text if self._begun else text.lstrip()
-        shown = text.rstrip()
-        self._begun = self._begun or bool(shown)
-        self._space = text[len(shown) :] if self._begun else ""
-        return shown
+        stripped = text.rstrip()
+        self._begun = self._begun or bool(stripped)
+        self._space = text[len(stripped) :] if self._begun else ""
+        return stripped
 
 
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of `text` begin `mark`."""
-    longest = min(len(text), len(mark) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
+def _overlap(text: str, tag: str) -> int:
+    """How many characters at the end of `text` begin `tag`."""
+    longest = min(len(text), len(tag) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

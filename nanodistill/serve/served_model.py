@@ -1,9 +1,8 @@
-"""Which model is served, and how it was trained to be asked.
+"""Which model is served, and the prompt and format it was trained with.
 
-The exported model where it is of the latest training run, or alone there is
-(pulled from elsewhere); else the latest run's adapter on its base. Either way
-the instruction, the thinking format and the schema are those of the dataset
-that it learned from.
+The exported model if it comes from the latest training run, or if there is no run
+(it was pulled); otherwise the latest run's adapter on its base. Instruction,
+thinking format and schema are those of the dataset it was trained on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.errors import InputError
-from nanodistill.exporting.export_manifest import ExportManifest, read_manifest
+from nanodistill.exporting.export_manifest import read_manifest
 from nanodistill.exporting.mlx_folder import repair
 from nanodistill.exporting.trained_adapter import find_trained_adapter
 from nanodistill.metrics.output_parser import output_format
@@ -31,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model to load, and what is known of how to ask it. `what` says it to a person."""
+    """A model to load, and how to prompt it. `description` names it for people."""
 
     name: str
     model: Path
     adapter: Path | None
     identity: str
     instruction: str
-    form: Format
+    thinking_format: Format
     schema: dict[str, Any] | None
     max_new_tokens: int
-    what: str
+    description: str
     tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, on_event: Listener) -> LoadedModel:
@@ -56,7 +55,7 @@ class ServedModel:
 def find_served_model(
     config: DistillationConfig, run: RunFolder, on_event: Listener
 ) -> ServedModel:
-    """What to serve of this run.
+    """The model to serve of this run.
 
     Raises:
         InputError: nothing was trained or exported.
@@ -64,32 +63,24 @@ def find_served_model(
     repair(run.model)
     exported, latest = read_manifest(run.model), latest_run(run)
     if exported is not None and (latest is None or exported.lineage.run == latest[0].run):
-        return _exported(config, run, exported)
+        task = exported.task
+        return ServedModel(
+            name=config.name,
+            model=run.model,
+            adapter=None,
+            identity=exported.key,
+            instruction=task.instruction,
+            thinking_format=output_format(task.thinking_format, task.train_on),
+            schema=task.response_schema,
+            max_new_tokens=config.max_new_tokens,
+            tokenizer_kwargs=tokenizer_settings(config.tokenizer_kwargs, run.model, run),
+            description=f"the exported model of training run {exported.lineage.run}",
+        )
     if latest is None:
         raise InputError(
             f"{run.root} holds no trained student and no exported model yet.",
             next_step="Train one first: nanodistill train RUN.toml",
         )
-    return _trained(config, run, on_event)
-
-
-def _exported(config: DistillationConfig, run: RunFolder, manifest: ExportManifest) -> ServedModel:
-    task = manifest.task
-    return ServedModel(
-        name=config.name,
-        model=run.model,
-        adapter=None,
-        identity=manifest.key,
-        instruction=task.instruction,
-        form=output_format(task.thinking_format, task.train_on),
-        schema=task.response_schema,
-        max_new_tokens=config.max_new_tokens,
-        tokenizer_kwargs=tokenizer_settings(config.tokenizer_kwargs, run.model, run),
-        what=f"the exported model of training run {manifest.lineage.run}",
-    )
-
-
-def _trained(config: DistillationConfig, run: RunFolder, on_event: Listener) -> ServedModel:
     source = find_trained_adapter(config, run, None, None, on_event)
     manifest = source.dataset.manifest
     return ServedModel(
@@ -98,9 +89,9 @@ def _trained(config: DistillationConfig, run: RunFolder, on_event: Listener) -> 
         adapter=source.adapter,
         identity=source.key(),
         instruction=manifest.instruction,
-        form=output_format(manifest.thinking_format, source.train_on),
+        thinking_format=output_format(manifest.thinking_format, source.train_on),
         schema=manifest.response_schema,
         max_new_tokens=config.max_new_tokens,
         tokenizer_kwargs=source.tokenizer_kwargs,
-        what=f"the adapter of training run {source.run} on {source.base_name}",
+        description=f"the adapter of training run {source.run} on {source.base_name}",
     )

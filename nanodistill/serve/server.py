@@ -1,9 +1,9 @@
-"""serve(): load the student, listen, and end cleanly.
+"""serve(): load the student, listen, shut down cleanly.
 
-SIGTERM, Ctrl-C or a closed terminal: no new connections, `/health` says so, requests
-that are being answered may go on for `Limits.grace` seconds, then the model is given
-back. A second signal ends what is left at once, and so does the first one while the
-model is still being loaded.
+After SIGTERM, Ctrl-C or a closed terminal the server takes no new connections,
+`/health` says so, running requests have `Limits.grace` seconds to end, and the model is
+released. A second signal ends everything at once; while the model is loading, the
+first one does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import errno
 import functools
-import ipaddress
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -26,7 +24,7 @@ from aiohttp import web
 from nanodistill.errors import InputError, RunInterruptedError
 from nanodistill.events import Listener, Notice, ignore
 from nanodistill.models.generator import Generator
-from nanodistill.serve.app import Callers, Limits, Service
+from nanodistill.serve.app import Callers, Limits, Service, is_loopback
 from nanodistill.serve.completions import Completions
 from nanodistill.serve.served_model import find_served_model
 
@@ -42,8 +40,8 @@ T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 PORT = 8080
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SWEEPS = 4
-"""How often, in the time that headers may take, connections are looked through."""
+# Checks of idle connections within `header_seconds`: one is closed at most a quarter late.
+CHECKS = 4
 
 
 def serve(
@@ -57,42 +55,46 @@ def serve(
     limits: Limits | None = None,
     on_event: Listener = ignore,
 ) -> int:
-    """Serve the student until SIGTERM, SIGHUP or Ctrl-C; how many requests were answered.
+    """Serve the student until SIGTERM, SIGHUP or Ctrl-C.
 
     Args:
-        port: 0 takes any free one, which `on_event` is told.
-        api_key: asked of every request but /health; None asks for none.
-        allowed_hosts: names by which others may call the server, beside the address itself.
+        port: 0 takes any free one; a notice tells which.
+        api_key: required of every request except to /health; None requires none.
+        allowed_hosts: host names that callers may use besides the address itself.
+
+    Returns:
+        The number of requests answered.
 
     Raises:
         InputError: there is nothing to serve, or the address can't be used.
-        RunInterruptedError: a signal came before the server listened, or a second one while it
-            ended.
+        RunInterruptedError: a signal came before the server was listening, or a second one during
+            shutdown.
     """
-    asked = _Asked()
+    signals = _Signals()
 
     async def until_signal() -> int:
-        with asked.heard_here():
+        with signals.delivered_to_this_loop():
             serving = asyncio.create_task(
                 serve_async(
-                    config, run, stop=asked.stop, host=host, port=port, api_key=api_key,
+                    config, run, stop=signals.stop, host=host, port=port, api_key=api_key,
                     allowed_hosts=allowed_hosts, limits=limits, on_event=on_event,
-                    ready=asked.be_ready,
+                    ready=signals.set_ready,
                 )
             )  # fmt: skip
-            leaving = asyncio.create_task(asked.leave.wait())
-            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            leaving.cancel()
+            second_signal = asyncio.create_task(signals.exit_now.wait())
+            await asyncio.wait({serving, second_signal}, return_when=asyncio.FIRST_COMPLETED)
+            second_signal.cancel()
             if not serving.done():
                 serving.cancel()
                 await asyncio.wait({serving})
-            if serving.cancelled() or not asked.ready:
-                if not serving.cancelled():
-                    serving.result()
-                raise RunInterruptedError("Interrupted: the server has ended at once.")
-            return serving.result()
+            if serving.cancelled():
+                raise RunInterruptedError("Interrupted: the server was stopped at once.")
+            served = serving.result()
+            if not signals.is_ready:
+                raise RunInterruptedError("Interrupted before the server was listening.")
+            return served
 
-    with _signals(asked):
+    with signals.handled():
         return asyncio.run(until_signal())
 
 
@@ -109,90 +111,67 @@ async def serve_async(
     on_event: Listener = ignore,
     ready: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """`serve` for a running event loop, until `stop` is set. `ready` is told the URL.
+    """`serve` inside a running event loop, until `stop` is set.
 
-    0, without having listened, if `stop` is set while the model is being loaded.
+    `ready` is called with the URL once the server is listening. Returns 0, without having
+    listened, if `stop` is set while the model is loading.
     """
     limits = limits or Limits(batch=config.eval_batch_size)
-    _warn_of_strangers(host, api_key, on_event)
+    if api_key is None and not is_loopback(host):
+        warning = f"{host} can be reached from other machines, and no API key is set"
+        on_event(Notice(warning, "warning"))
 
     def load() -> tuple[ServedModel, LoadedModel]:
-        choice = find_served_model(config, run, on_event)
-        return choice, choice.load(on_event)
+        model = find_served_model(config, run, on_event)
+        return model, model.load(on_event)
 
-    found = await _unless(stop, load)
-    if found is None:
+    loading = await _unless_stopped(stop, load)
+    if loading is None:
         return 0
-    choice, loaded = found
+    model, loaded = loading
     async with Generator(loaded, max_batch=limits.batch) as generator:
-        answering = await anyio.to_thread.run_sync(
-            functools.partial(Completions, choice, generator, schema_seconds=limits.schema_seconds)
+        completions = await anyio.to_thread.run_sync(
+            functools.partial(Completions, model, generator, schema_seconds=limits.schema_seconds)
         )
-        service = Service(choice, answering, limits, on_event)
+        service = Service(model, completions, limits, on_event)
         runner = web.AppRunner(
-            service.app(api_key, callers_of(host, api_key, allowed_hosts)),
+            service.app(api_key, Callers.of(host, api_key, allowed_hosts)),
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=limits.grace,
         )
         await runner.setup()
         try:
-            url = await _listen_on(runner, host, port)
-            on_event(Notice(f"serving {choice.name} ({choice.what}) at {url}/v1"))
+            url = await _listen(runner, host, port)
+            on_event(Notice(f"serving {model.name} ({model.description}) at {url}/v1"))
             ready(url)
-            async with _closing_slow(runner, service, limits.header_seconds):
+            async with _closing_idle_connections(runner, service, limits.header_seconds):
                 await stop.wait()
             service.queue.draining = True
-            on_event(Notice(f"stopping; {service.queue.inside} requests are being answered"))
+            on_event(Notice(f"stopping; {service.queue.in_flight} requests in flight"))
         finally:
             await runner.cleanup()
     return service.queue.served
 
 
-async def _listen_on(runner: web.AppRunner, host: str, port: int) -> str:
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    """Start listening; the URL."""
     try:
         await web.TCPSite(runner, host, port).start()
-    except OSError as failed:
-        taken = failed.errno == errno.EADDRINUSE
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
         raise InputError(
-            f"{host}:{port} can't be listened on: {failed.strerror or failed}.",
-            next_step="Choose another port: --port 8081" if taken else None,
-        ) from failed
-    bound = runner.addresses[0]
-    shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-    return f"http://{shown}:{bound[1]}"
+            f"cannot listen on {host}:{port}: {error.strerror or error}.",
+            next_step="Choose another port: --port 8081" if is_taken else None,
+        ) from error
+    address, bound_port = runner.addresses[0][:2]
+    return (
+        f"http://[{address}]:{bound_port}" if ":" in address else f"http://{address}:{bound_port}"
+    )
 
 
-def callers_of(host: str, api_key: str | None, allowed: Sequence[str]) -> Callers:
-    """Who may call a server at `host`.
-
-    A page can lead a name of its own to this machine (DNS rebinding); its browser then sends
-    that name. Where a key keeps strangers out, and no names were told, any name will do: a
-    server that others reach has names that it can't know.
-    """
-    told = frozenset(name.lower().rstrip(".") for name in allowed)
-    if "*" in told or (api_key is not None and not told and not is_loopback(host)):
-        return Callers(None, told)
-    own = {host.lower(), "localhost", socket.gethostname().lower()}
-    return Callers(told | own, told)
-
-
-def _warn_of_strangers(host: str, api_key: str | None, on_event: Listener) -> None:
-    if api_key is None and not is_loopback(host):
-        on_event(
-            Notice(f"{host} can be reached from other machines, and no API key is set", "warning")
-        )
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _unless(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
-    """What `work` returns, from a thread; None as soon as `stop` is set, whatever it is at."""
+async def _unless_stopped(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
+    """The result of `work`, run in a thread; None as soon as `stop` is set, abandoning `work`."""
     working = asyncio.create_task(anyio.to_thread.run_sync(work, abandon_on_cancel=True))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -205,79 +184,75 @@ async def _unless(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
 
 
 @contextlib.asynccontextmanager
-async def _closing_slow(
+async def _closing_idle_connections(
     runner: web.AppRunner, service: Service, seconds: float
 ) -> AsyncIterator[None]:
-    """Close connections that hold a place without a request: aiohttp waits for headers for ever."""
+    """Close connections without a request after `seconds`. aiohttp waits for headers forever."""
 
-    async def sweep() -> None:
-        since: dict[RequestHandler, float] = {}
+    async def check_repeatedly() -> None:
+        idle_since: dict[RequestHandler, float] = {}
         while True:
-            await asyncio.sleep(seconds / SWEEPS)
+            await asyncio.sleep(seconds / CHECKS)
             now = anyio.current_time()
-            idle = [c for c in _connections(runner) if c not in service.busy]
-            since = {connection: since.get(connection, now) for connection in idle}
-            for connection, began in since.items():
-                if now - began >= seconds:
+            connections = runner.server.connections if runner.server is not None else []
+            idle = [each for each in connections if each not in service.busy]
+            idle_since = {each: idle_since.get(each, now) for each in idle}
+            for connection, since in idle_since.items():
+                if now - since >= seconds:
                     connection.force_close()
 
-    sweeping = asyncio.create_task(sweep())
+    checking = asyncio.create_task(check_repeatedly())
     try:
         yield
     finally:
-        sweeping.cancel()
-        await asyncio.wait({sweeping})
-
-
-def _connections(runner: web.AppRunner) -> list[RequestHandler]:
-    return runner.server.connections if runner.server is not None else []
+        checking.cancel()
+        await asyncio.wait({checking})
 
 
 @dataclass
-class _Asked:
-    """What signals asked for: to stop, and then to leave at once."""
+class _Signals:
+    """The first signal sets `stop`, the second `exit_now`."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    leave: asyncio.Event = field(default_factory=asyncio.Event)
-    signals: int = 0
-    ready: bool = False
+    exit_now: asyncio.Event = field(default_factory=asyncio.Event)
+    count: int = 0
+    is_ready: bool = False
     loop: asyncio.AbstractEventLoop | None = None
 
-    def be_ready(self, _: str) -> None:
-        self.ready = True
+    def set_ready(self, _url: str) -> None:
+        self.is_ready = True
 
     @contextlib.contextmanager
-    def heard_here(self) -> Iterator[None]:
-        """Signals reach this event loop, those that came before it began too."""
+    def handled(self) -> Iterator[None]:
+        """Handle signals until the block ends. What the caller ignores stays ignored."""
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def delivered_to_this_loop(self) -> Iterator[None]:
+        """Set the events in the running loop, also for signals that came before it ran."""
         self.loop = asyncio.get_running_loop()
-        self.tell()
+        self._deliver()
         try:
             yield
         finally:
             self.loop = None
 
-    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.signals += 1
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
         if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.tell)
+            self.loop.call_soon_threadsafe(self._deliver)
 
-    def tell(self) -> None:
-        if self.signals:
+    def _deliver(self) -> None:
+        if self.count:
             self.stop.set()
-        if self.signals > 1:
-            self.leave.set()
-
-
-@contextlib.contextmanager
-def _signals(asked: _Asked) -> Iterator[None]:
-    """Let signals tell `asked` until the event loop has ended. What is ignored stays so."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, asked.on_signal)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
+        if self.count > 1:
+            self.exit_now.set()

@@ -13,8 +13,9 @@ from math import ceil
 import anyio
 
 from nanodistill.engine.teacher import CostSurvey
-from nanodistill.engine.usage import UsageStats, dollars
+from nanodistill.engine.usage import UsageStats
 from nanodistill.events import ROWS, Notice, Progress, Value
+from nanodistill.formatting import dollars
 from nanodistill.synthesis.answer_stage import AnswerStage
 from nanodistill.synthesis.generation import GenerationCall
 from nanodistill.synthesis.recheck import rechecked_share
@@ -112,7 +113,7 @@ def announce_costs(survey: CostSurvey, calls: int, whole: CostForecast) -> Notic
 
 
 def _price(cost: float | None) -> str:
-    return ", no price known" if cost is None else f", about ${cost:.2f}" if cost else ""
+    return ", no price known" if cost is None else f", about {dollars(cost)}" if cost else ""
 
 
 def _sum(one: float | None, other: float | None) -> float | None:

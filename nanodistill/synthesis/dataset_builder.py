@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanodistill.curation.split import SplitAssignment, SplitRow, split_rows
-from nanodistill.curation.voting import interval
 from nanodistill.dataset import (
     Agreement,
     Calls,
@@ -27,6 +26,7 @@ from nanodistill.dataset import (
 from nanodistill.errors import TooFewRowsError
 from nanodistill.run_dir import RunFolder
 from nanodistill.seeds import describe_input
+from nanodistill.stats import wilson
 from nanodistill.synthesis.ledger import Ledger
 from nanodistill.synthesis.policy import TaskPolicy
 from nanodistill.synthesis.seed_agreement import SeedAgreement
@@ -184,8 +184,8 @@ def _test_source(task: Task) -> Literal["user", "holdout_seeds"] | None:
 def _agreement(check: SeedAgreement | None) -> Agreement | None:
     if check is None:
         return None
-    low, high = interval(check.agreed, check.of)
-    return Agreement(agreed=check.agreed, of=check.of, low=low, high=high)
+    share = wilson(check.agreed, check.of)
+    return Agreement(agreed=check.agreed, of=check.of, low=share.low, high=share.high)
 
 
 def _recheck(ledger: Ledger) -> Agreement | None:
@@ -193,8 +193,8 @@ def _recheck(ledger: Ledger) -> Agreement | None:
     counts = ledger.recheck
     if not counts.of:
         return None
-    low, high = interval(counts.agreed, counts.of)
-    return Agreement(agreed=counts.agreed, of=counts.of, low=low, high=high)
+    share = wilson(counts.agreed, counts.of)
+    return Agreement(agreed=counts.agreed, of=counts.of, low=share.low, high=share.high)
 
 
 def _cells(ledger: Ledger) -> dict[str, CellCount]:

@@ -9,6 +9,7 @@ from typing import Any
 from nanodistill.curation.filter_pipeline import Tally
 from nanodistill.dataset import DatasetVersion
 from nanodistill.events import Table
+from nanodistill.formatting import dollars
 from nanodistill.synthesis.seed_agreement import SeedAgreement
 from nanodistill.types import Trace, Usage
 
@@ -71,7 +72,7 @@ class SynthesisResult:
             f"{rejected} rejected{_by_reason(self.rejected)}, {failed} failed"
             f"{_by_reason(self.failed)}.",
             f"{self.calls['made']} calls made, {self.calls['reused']} taken from the journal"
-            f"{'' if self.cost_usd is None else f', ${self.cost_usd:.4f}'}.",
+            f"{'' if self.cost_usd is None else f', {dollars(self.cost_usd)}'}.",
         ]
         if self.stopped_because in WHY:
             lines.append(WHY[self.stopped_because])

@@ -21,10 +21,10 @@ from anyio import to_thread
 
 from nanodistill.curation.agreement import compare_answers
 from nanodistill.curation.response_model import as_json
-from nanodistill.curation.voting import interval
 from nanodistill.engine.response_validation import Answer
 from nanodistill.errors import LowSeedAgreementError, TeacherUnavailableError
 from nanodistill.events import Listener, Notice
+from nanodistill.stats import wilson
 from nanodistill.synthesis.answers import (
     AnswerRequester,
     FailedAnswer,
@@ -66,11 +66,12 @@ class SeedAgreement:
         return (self.agreed + self.reworded) / self.of
 
     def __str__(self) -> str:
-        low, high = interval(self.agreed + self.reworded, self.of)
+        agreed = self.agreed + self.reworded
+        share = wilson(agreed, self.of)
         words = f", {self.reworded} of them in other words" if self.reworded else ""
         return (
-            f"Asked blind, the teacher agrees on {self.agreed + self.reworded} of {self.of} seeds"
-            f"{words} (95%: {low:.0%} to {high:.0%})."
+            f"Asked blind, the teacher agrees on {agreed} of {self.of} seeds{words} "
+            f"(95%: {share.low:.0%} to {share.high:.0%})."
         )
 
     def fields_text(self) -> str:

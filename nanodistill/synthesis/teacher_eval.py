@@ -19,6 +19,7 @@ from nanodistill.dataset import DatasetVersion
 from nanodistill.engine.stop_signal import StopSignal
 from nanodistill.errors import knowing
 from nanodistill.events import Listener, Notice, ignore
+from nanodistill.formatting import dollars
 from nanodistill.journal import Journal
 from nanodistill.prompts import make_prompts
 from nanodistill.providers.base import Provider
@@ -132,7 +133,7 @@ async def _answered(bench: SynthesisContext, inputs: Sequence[str]) -> list[Test
 
 
 def _price(cost: float | None) -> str:
-    return ", the price is unknown" if cost is None else f", about ${cost:.2f}"
+    return ", the price is unknown" if cost is None else f", about {dollars(cost)}"
 
 
 def _tell_of_lost(bench: SynthesisContext, said: Sequence[ParsedAnswer | FailedAnswer]) -> None:

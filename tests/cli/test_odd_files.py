@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report.made import Made
+from reporting.factories import RunFactory
 
 from nanodistill.cli import run as command
 from nanodistill.run_dir import write_json
@@ -131,8 +131,8 @@ CORRUPTIONS: dict[str, Callable[[Path], None]] = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every part there is, but for the models themselves."""
     root = tmp_path_factory.mktemp("whole")
-    made = Made(root)
-    made.whole()
+    made = RunFactory(root)
+    made.add_everything()
     policy = TaskPolicy.model_validate(
         {
             name: "as it is"
@@ -156,7 +156,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def exported(made: Made) -> dict[str, object]:
+def exported(made: RunFactory) -> dict[str, object]:
     lineage = dict.fromkeys(("base", "base_identity", "adapter_sha256", "dataset"), "x")
     task = {"instruction": "Say it.", "instruction_in_template": False, "thinking_format": "none"}
     return {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanodistill.curation.filter_pipeline import Accounts
-from nanodistill.curation.voting import Vote, choose, interval, same_answer
+from nanodistill.curation.voting import Vote, choose, same_answer
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,6 @@ def test_objects_are_voted_on_field_by_field() -> None:
     samples = ['{"q": "bug", "n": 1}', '{"q": "bug", "n": 2}', '{"q": "x", "n": 2}']
     assert choose(samples, asked=3) == Vote(1, 2 / 3)
     assert choose(["{}", "{}"], asked=2) == Vote(0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("agreed", "asked", "low", "high"),
-    [(7, 10, 0.397, 0.892), (0, 10, 0, 0.278), (10, 10, 0.722, 1)],
-)
-def test_wilsons_interval(agreed: int, asked: int, low: float, high: float) -> None:
-    assert interval(agreed, asked) == pytest.approx((low, high), abs=0.001)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["kept", "same", "timeout"]))))

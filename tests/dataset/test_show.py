@@ -25,7 +25,7 @@ def test_a_version(run: RunFolder) -> None:
         "wanted": "20",
         "requested": "12",
         "rejected": "2 duplicate",
-        "cost": "$0.5000",
+        "cost": "$0.50",
         "distinct-2": "0.562 over 8 training rows",
         "blind check": "the teacher agrees on 7 of 10 seeds (95%: 40% to 89%)",
     }

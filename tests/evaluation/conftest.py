@@ -1,4 +1,4 @@
-"""A tiny trained student, made once and copied for tests that write into its run."""
+"""A tiny trained student, shared, and copied for tests that write into its run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TinyRun:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """Evaluated too, so that most tests generate nothing."""
     root = tmp_path_factory.mktemp("evaluation")
     tiny = TinyRun(root, make_model(root / "model"))
@@ -71,13 +71,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 
 @pytest.fixture
-def tiny(made: TinyRun, tmp_path: Path) -> TinyRun:
-    shutil.copytree(made.run.root, tmp_path / "tiny")
-    return TinyRun(tmp_path, made.model)
+def tiny(shared_run: TinyRun, tmp_path: Path) -> TinyRun:
+    shutil.copytree(shared_run.run.root, tmp_path / "tiny")
+    return TinyRun(tmp_path, shared_run.model)
 
 
 @pytest.fixture
-def unjudged(tiny: TinyRun) -> TinyRun:
+def unevaluated(tiny: TinyRun) -> TinyRun:
     """The same before its evaluation."""
     shutil.rmtree(tiny.run.evaluation)
     return tiny

@@ -13,8 +13,8 @@ from teacher.server import TeacherServer, raw, status
 
 from evaluation.conftest import TinyRun
 from nanodistill.evaluation import evaluate
-from nanodistill.evaluation.answer_cache import AnswerCache
-from nanodistill.evaluation.endpoint import KEY, Endpoint, EndpointFailed, find_endpoint
+from nanodistill.evaluation.answer_generation import AnswerCache
+from nanodistill.evaluation.endpoint import KEY_VARIABLE, Endpoint, EndpointError, find_endpoint
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_only_model_needs_no_name(serving: Callable[..., str]) -> None:
 def test_several_models_are_listed(
     serving: Callable[..., str], names: tuple[str, ...], listed: str
 ) -> None:
-    with pytest.raises(EndpointFailed, match=listed):
+    with pytest.raises(EndpointError, match=listed):
         find_endpoint(serving(*names), None)
 
 
@@ -62,7 +62,7 @@ def test_an_endpoint_is_judged_like_a_student(
 ) -> None:
     golds = {row["input"]: row["output"] for row in tiny.dataset.rows("test")}
     teacher_server.set(answer=lambda call: f" {golds[call.user].upper()}.")
-    monkeypatch.setenv(KEY, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "not for strangers")
     result = evaluate(
         tiny.config(), tiny.dataset, tiny.run, model="served", endpoint=teacher_server.url
@@ -88,7 +88,7 @@ def test_a_failing_endpoint_is_said_and_what_came_is_kept(
     config = tiny.config(eval_batch_size=1)
     before = len(AnswerCache(tiny.run.evaluation / "answers.jsonl"))
     teacher_server.set(fail_every=3)
-    with pytest.raises(EndpointFailed, match="answered with status 500"):
+    with pytest.raises(EndpointError, match="answered with status 500"):
         evaluate(config, tiny.dataset, tiny.run, model="m", endpoint=teacher_server.url)
     assert len(AnswerCache(tiny.run.evaluation / "answers.jsonl")) == before + 2
     teacher_server.set(fail_every=None)
@@ -103,7 +103,7 @@ def test_other_ways_to_fail(tiny: TinyRun, teacher_server: TeacherServer) -> Non
         (status(401), "status 401"),
     ):
         teacher_server.set(always=act)
-        with pytest.raises(EndpointFailed, match=said):
+        with pytest.raises(EndpointError, match=said):
             evaluate(tiny.config(), tiny.dataset, tiny.run, model="m", endpoint=teacher_server.url)
-    with pytest.raises(EndpointFailed, match="can't be reached"):
+    with pytest.raises(EndpointError, match="can't be reached"):
         find_endpoint("http://127.0.0.1:9/v1", None)

@@ -19,7 +19,8 @@ from hub.small_hub import SmallHub
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import InputError
 from nanodistill.evaluation.eval_models import BASE, STUDENT
-from nanodistill.evaluation.results import EvaluationResult, ModelScore, Subject, save
+from nanodistill.evaluation.results import EvaluationResult, Subject, save
+from nanodistill.evaluation.scorer import ModelScore
 from nanodistill.events import ignore
 from nanodistill.exporting.export_manifest import ExportManifest
 from nanodistill.exporting.trained_adapter import TrainedAdapter, find_trained_adapter

@@ -26,10 +26,10 @@ KEY = "sk-local-secret"
 
 @dataclass
 class Running:
-    """A server in a thread, and what it said."""
+    """A server in a thread, and its events."""
 
     url: str = ""
-    said: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     served: int | None = None
     failed: BaseException | None = None
     stop: Callable[[], None] = lambda: None
@@ -47,7 +47,7 @@ class Running:
 
     @property
     def notices(self) -> list[str]:
-        return [event.text for event in self.said if isinstance(event, Notice)]
+        return [event.text for event in self.events if isinstance(event, Notice)]
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def running(config: DistillationConfig, run: RunFolder, **options: Any) -> Itera
 
     async def work() -> None:
         server.served = await serve_async(
-            config, run, stop=stop, port=0, on_event=server.said.append, ready=on_ready, **options
+            config, run, stop=stop, port=0, on_event=server.events.append, ready=on_ready, **options
         )
 
     def thread() -> None:

@@ -20,9 +20,9 @@ import pytest
 from evaluation.tiny import INSTRUCTION
 
 from nanodistill.serve import Limits
-from nanodistill.serve.guided_decoding import InvalidSchemaError, problem_apart
+from nanodistill.serve.guided_decoding import InvalidSchemaError, schema_violation_isolated
 from serve.conftest import KEY, Running, Student, make_student, running
-from serve.test_serving import ASK, ask, begun, post
+from serve.test_server import ASK, ask, open_stream, post
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
          "messages.0.content.0", "input_audio is not supported"),
         ([{"role": "user", "content": 7}], "messages.0.content", "text or a list of parts"),
         ([{"role": "user", "content": "a\ud83d"}], "messages.0.content", "surrogate"),
-        ([{"role": "user", "content": "x" * 600}], "messages", "and tiny reads"),
+        ([{"role": "user", "content": "x" * 600}], "messages", "tokens"),
     ],
 )  # fmt: skip
 def test_the_field_that_is_wrong_is_named(
@@ -151,7 +151,7 @@ def test_the_field_that_is_wrong_is_named(
     assert told["param"] == param
     assert said in told["message"]
     assert str(student.config.output_dir) not in answer.text
-    assert (told["code"] == "context_length_exceeded") == ("reads" in said)
+    assert (told["code"] == "context_length_exceeded") == ("tokens" in said)
 
 
 def test_json_is_not_cut_where_nobody_asked_for_a_limit(server: Running) -> None:
@@ -217,18 +217,18 @@ EVIL = {"type": "string", "pattern": "^(a|a)*$"}
     [
         ("a" * 60 + "b", EVIL, "takes over 2 s"),
         ("a", {"$ref": "#"}, "refers to itself"),
-        ("a", {"type": "string", "pattern": "("}, "can't be read"),
-        ("a", {"$ref": "#/$defs/none"}, "does not hold"),
+        ("a", {"type": "string", "pattern": "("}, "invalid pattern"),
+        ("a", {"$ref": "#/$defs/none"}, "unresolvable"),
     ],
 )
 def test_a_check_ends(content: str, schema: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidSchemaError, match=re.escape(said)):
-        anyio.run(problem_apart, json.dumps(content), schema, 2.0)
+        anyio.run(schema_violation_isolated, json.dumps(content), schema, 2.0)
 
 
 def test_a_check_tells_what_is_wrong() -> None:
-    assert anyio.run(problem_apart, '"aa"', EVIL, 60.0) is None
-    assert "not of type" in (anyio.run(problem_apart, "1", EVIL, 60.0) or "")
+    assert anyio.run(schema_violation_isolated, '"aa"', EVIL, 60.0) is None
+    assert "not of type" in (anyio.run(schema_violation_isolated, "1", EVIL, 60.0) or "")
 
 
 RUN = "from nanodistill.cli import main; main()"
@@ -281,7 +281,7 @@ def test_a_second_signal_ends_a_busy_server_at_once(
 ) -> None:
     with command(endless_run) as child:
         server = listening(child)
-        begun(server)
+        open_stream(server)
         child.send_signal(signal.SIGINT)
         assert child.stderr is not None
         next(line for line in child.stderr if "stopping" in line)

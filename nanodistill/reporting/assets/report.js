@@ -35,7 +35,7 @@
     return { label, stroke: colour, width, spanGaps: true, points: { show: false }, value: figures(4), ...extra };
   }
 
-  const update = { label: "update", value: (_, at) => (at === null || at === undefined ? "" : String(at)) };
+  const update = { label: "step", value: (_, at) => (at === null || at === undefined ? "" : String(at)) };
 
   function lossChart(curves) {
     const series = [
@@ -46,13 +46,13 @@
         dash: [6, 3], points: { show: true, size: 8, fill: hue("--page"), stroke: hue("--student"), width: 2 },
       }),
     ];
-    const data = [curves.updates, curves.loss, curves.smoothed, curves.valid];
+    const data = [curves.steps, curves.loss, curves.smoothed, curves.valid];
     return { data, options: { series, scales: { y: { range: (_, low, high) => [0, high * 1.05 || 1] } } }, height: 300, title: "loss" };
   }
 
   function rateChart(curves) {
     const series = [update, line("learning rate", hue("--teacher"), 2, { value: (_, v) => (v === null || v === undefined ? "" : v.toExponential(2)) })];
-    return { data: [curves.updates, curves.rate], options: { series, scales: { y: { range: (_, low, high) => [0, high * 1.15 || 1] } } }, height: 170, title: "learning rate" };
+    return { data: [curves.steps, curves.rate], options: { series, scales: { y: { range: (_, low, high) => [0, high * 1.15 || 1] } } }, height: 170, title: "learning rate" };
   }
 
   // A line where the weights that were taken come from.
@@ -122,7 +122,7 @@
   browser.hidden = false;
 
   const everything = rows.input.map((_, at) => at);
-  const state = { view: 0, text: "", gold: "", said: "", outcome: "", mark: "", page: 0, shown: {} };
+  const state = { view: 0, text: "", gold: "", predicted: "", outcome: "", mark: "", page: 0, shown: {} };
   const view = () => rows.views[state.view];
   const answersOf = (model) => {
     const column = view().columns.find((one) => one.model === model);
@@ -132,10 +132,10 @@
 
   const isRight = (answers, at) => answers.score[at] >= 1;
   const OUTCOMES = {
-    fixed: { said: rows.graded ? "student did better" : "student fixed it", holds: (s, b) => s > b },
-    broke: { said: rows.graded ? "student did worse" : "student broke it", holds: (s, b) => s < b },
-    right: { said: rows.graded ? "both fully right" : "both right", holds: (s, b) => s >= 1 && b >= 1 },
-    wrong: { said: rows.graded ? "as good, not fully right" : "both wrong", holds: (s, b) => s === b && s < 1 },
+    fixed: { label: rows.graded ? "student did better" : "student fixed it", holds: (s, b) => s > b },
+    broke: { label: rows.graded ? "student did worse" : "student broke it", holds: (s, b) => s < b },
+    right: { label: rows.graded ? "both fully right" : "both right", holds: (s, b) => s >= 1 && b >= 1 },
+    wrong: { label: rows.graded ? "equal, not fully right" : "both wrong", holds: (s, b) => s === b && s < 1 },
   };
 
   function outcomeOf(at) {
@@ -148,8 +148,8 @@
   function haystack(at) {
     const key = `${state.view}:${at}`;
     if (!folded.has(key)) {
-      const said = view().columns.map(({ answers }) => rows.answers[answers]).flatMap((a) => [a.output[at], a.raw[at], a.thinking[at]]);
-      folded.set(key, [rows.input[at], rows.gold[at], rows.gold_thinking[at], ...said].filter(Boolean).join("\n").toLowerCase());
+      const outputs = view().columns.map(({ answers }) => rows.answers[answers]).flatMap((a) => [a.output[at], a.raw[at], a.thinking[at]]);
+      folded.set(key, [rows.input[at], rows.gold[at], rows.gold_thinking[at], ...outputs].filter(Boolean).join("\n").toLowerCase());
     }
     return folded.get(key);
   }
@@ -157,16 +157,16 @@
   const canonical = (text) => (text ?? "").normalize("NFC").trim().replace(/\s+/g, " ").toLowerCase();
   const plain = (text) => canonical(text).replace(/^["'`*]+|["'`*.!]+$/g, "");
 
-  function saidAs(answers, at, said) {
-    if (said === "(unreadable)") return answers.output[at] === null;
+  function isPrediction(answers, at, label) {
+    if (label === "(unreadable)") return answers.output[at] === null;
     if (answers.output[at] === null) return false;
-    if (said === "(other)") return !golds.has(plain(answers.output[at]));
-    return plain(answers.output[at]) === plain(said);
+    if (label === "(other)") return !golds.has(plain(answers.output[at]));
+    return plain(answers.output[at]) === plain(label);
   }
   const golds = new Set([...document.querySelectorAll(".matrix tbody th")].map((th) => plain(th.textContent)));
   rows.labels.forEach((label) => golds.add(plain(label)));
 
-  function holdsMark(at) {
+  function matchesMark(at) {
     if (!state.mark) return true;
     const [model, wanted] = JSON.parse(state.mark);
     const answers = answersOf(model);
@@ -175,15 +175,15 @@
     return isRight(answers, at) === (wanted === "right");
   }
 
-  function holdsSaid(at) {
-    if (!state.said) return true;
-    const [model, said] = JSON.parse(state.said);
+  function matchesPrediction(at) {
+    if (!state.predicted) return true;
+    const [model, label] = JSON.parse(state.predicted);
     const answers = answersOf(model);
-    return answers !== null && saidAs(answers, at, said);
+    return answers !== null && isPrediction(answers, at, label);
   }
 
   const withoutOutcome = (at) =>
-    (!state.gold || plain(rows.gold[at]) === plain(state.gold)) && holdsMark(at) && holdsSaid(at) &&
+    (!state.gold || plain(rows.gold[at]) === plain(state.gold)) && matchesMark(at) && matchesPrediction(at) &&
     (!state.text || haystack(at).includes(state.text.toLowerCase()));
 
   // What is in one text and not in the other, by words: the longest common subsequence.
@@ -201,9 +201,9 @@
       if (last && (last.odd === isOdd || /^\s+$/.test(word))) last.text += word;
       else pieces.push({ odd: isOdd, text: word });
     });
-    return pieces.flatMap(({ odd, text: said }) => {
-      const word = said.trimEnd();
-      return odd && word ? [make("mark", null, word), said.slice(word.length)] : [said];
+    return pieces.flatMap(({ odd, text: piece }) => {
+      const word = piece.trimEnd();
+      return odd && word ? [make("mark", null, word), piece.slice(word.length)] : [piece];
     });
   }
 
@@ -224,8 +224,8 @@
     return common;
   }
 
-  function saidBlock(pieces, text) {
-    const block = make("div", { class: "said", dir: "auto" }, ...pieces);
+  function textBlock(pieces, text) {
+    const block = make("div", { class: "answer-text", dir: "auto" }, ...pieces);
     if (text.length <= LONG) return [block];
     block.replaceChildren(`${text.slice(0, LONG)} …`);
     const button = make("button", { class: "all", type: "button", onclick: () => { block.replaceChildren(...pieces); button.remove(); } }, "Show all");
@@ -234,7 +234,7 @@
 
   function thinkingBlock(text) {
     if (!text) return null;
-    return make("details", null, make("summary", null, "thinking"), make("div", { class: "said", dir: "auto" }, text));
+    return make("details", null, make("summary", null, "thinking"), make("div", { class: "answer-text", dir: "auto" }, text));
   }
 
   function mark(score) {
@@ -246,20 +246,20 @@
   function answerCell(column, at) {
     const answers = rows.answers[column.answers];
     const output = answers.output[at];
-    const attributes = { class: `answer model-${column.model}`, "data-column": column.shown_as };
+    const attributes = { class: `answer model-${column.model}`, "data-column": column.display_name };
     const read = output === null
-      ? [make("div", { class: "unread" }, "could not be read:"), ...saidBlock([answers.raw[at]], answers.raw[at])]
-      : saidBlock(marked(output, rows.gold[at]), output);
+      ? [make("div", { class: "unread" }, "unreadable:"), ...textBlock([answers.raw[at]], answers.raw[at])]
+      : textBlock(marked(output, rows.gold[at]), output);
     return make("td", attributes, mark(answers.score[at]), ...read, thinkingBlock(answers.thinking[at]));
   }
 
   function rowOf(at) {
     const outcome = outcomeOf(at);
-    const noted = outcome === "fixed" || outcome === "broke" ? make("span", { class: "outcome" }, OUTCOMES[outcome].said) : null;
+    const noted = outcome === "fixed" || outcome === "broke" ? make("span", { class: "outcome" }, OUTCOMES[outcome].label) : null;
     return make("tr", { "data-row": at },
       make("th", { class: "place", scope: "row" }, String(at + 1)),
-      make("td", { class: "input", "data-column": "input" }, ...saidBlock([rows.input[at]], rows.input[at]), noted),
-      make("td", { class: "gold", "data-column": "gold answer" }, ...saidBlock([rows.gold[at]], rows.gold[at]), thinkingBlock(rows.gold_thinking[at])),
+      make("td", { class: "input", "data-column": "input" }, ...textBlock([rows.input[at]], rows.input[at]), noted),
+      make("td", { class: "gold", "data-column": "gold answer" }, ...textBlock([rows.gold[at]], rows.gold[at]), thinkingBlock(rows.gold_thinking[at])),
       ...shownColumns().map((column) => answerCell(column, at)));
   }
 
@@ -267,7 +267,7 @@
 
   function select(label, options, chosen, changed) {
     const box = make("select", { "aria-label": label, onchange: () => changed(box.value) },
-      ...options.map(([value, said]) => make("option", { value, selected: value === chosen }, said)));
+      ...options.map(([value, label]) => make("option", { value, selected: value === chosen }, label)));
     return make("label", null, label, box);
   }
 
@@ -276,28 +276,28 @@
     show();
   }
 
-  const models = () => view().columns.map(({ model, shown_as }) => [model, shown_as]);
+  const models = () => view().columns.map(({ model, display_name }) => [model, display_name]);
   const narrow = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
 
   function controls() {
-    const search = make("input", { type: "search", placeholder: "in inputs, answers and thinking", autocomplete: "off", oninput: () => change({ text: search.value }) });
+    const search = make("input", { type: "search", placeholder: "inputs, answers and thinking", autocomplete: "off", oninput: () => change({ text: search.value }) });
     search.value = state.text;
-    const marks = models().flatMap(([model, said]) => [
-      [JSON.stringify([model, "right"]), `${said} ${rows.graded ? "fully right" : "right"}`],
-      [JSON.stringify([model, "wrong"]), `${said} ${rows.graded ? "not fully right" : "wrong"}`],
-      ...(answersOf(model).output.includes(null) ? [[JSON.stringify([model, "unreadable"]), `${said} unreadable`]] : []),
+    const marks = models().flatMap(([model, name]) => [
+      [JSON.stringify([model, "right"]), `${name} ${rows.graded ? "fully right" : "right"}`],
+      [JSON.stringify([model, "wrong"]), `${name} ${rows.graded ? "not fully right" : "wrong"}`],
+      ...(answersOf(model).output.includes(null) ? [[JSON.stringify([model, "unreadable"]), `${name} unreadable`]] : []),
     ]);
-    const said = rows.labels.map((label) => [JSON.stringify(["student", label]), narrow(label)]);
-    if (state.said && !said.some(([value]) => value === state.said)) {
-      const [model, label] = JSON.parse(state.said);
+    const predictions = rows.labels.map((label) => [JSON.stringify(["student", label]), narrow(label)]);
+    if (state.predicted && !predictions.some(([value]) => value === state.predicted)) {
+      const [model, label] = JSON.parse(state.predicted);
       const column = view().columns.find((one) => one.model === model);
-      said.push([state.said, `${column ? column.shown_as : model}: ${label}`]);
+      predictions.push([state.predicted, `${column ? column.display_name : model}: ${label}`]);
     }
     return make("div", { class: "controls" },
       make("label", { class: "search" }, "Search", search),
       rows.views.length > 1 ? select("Student", rows.views.map(({ name }, at) => [String(at), name]), String(state.view), (value) => { change({ view: Number(value) }); build(); }) : null,
       rows.labels.length ? select("Gold answer", [["", "any"], ...rows.labels.map((label) => [label, narrow(label)])], state.gold, (gold) => change({ gold })) : null,
-      said.length ? select("Student said", [["", "anything"], ...said], state.said, (value) => change({ said: value })) : null,
+      predictions.length ? select("Student output", [["", "anything"], ...predictions], state.predicted, (value) => change({ predicted: value })) : null,
       select("Right or wrong", [["", "either"], ...marks], state.mark, (value) => change({ mark: value })),
       make("fieldset", { class: "shown" }, make("legend", null, "Columns"), ...models().map(([model, shown]) => {
         const box = make("input", { type: "checkbox", onchange: () => { state.shown[model] = box.checked; show(); } });
@@ -311,17 +311,17 @@
     for (const at of candidates) { const outcome = outcomeOf(at); if (outcome) counts[outcome] = (counts[outcome] || 0) + 1; }
     const names = ["", ...Object.keys(OUTCOMES)];
     return names.map((name) => make("button", { type: "button", "data-outcome": name, "aria-pressed": String(state.outcome === name), onclick: () => { change({ outcome: name }); chipsHolder.querySelector(`[data-outcome="${name}"]`).focus(); } },
-      make("b", null, (counts[name] || 0).toLocaleString("en")), name ? OUTCOMES[name].said : "all"));
+      make("b", null, (counts[name] || 0).toLocaleString("en")), name ? OUTCOMES[name].label : "all"));
   }
 
   const chipsHolder = make("div", { class: "chips", role: "group", "aria-label": "Student against base" });
   const status = make("span", { role: "status" });
-  const reset = make("button", { class: "reset", type: "button", onclick: () => { change({ text: "", gold: "", said: "", outcome: "", mark: "" }); build(); } }, "Clear filters");
+  const reset = make("button", { class: "reset", type: "button", onclick: () => { change({ text: "", gold: "", predicted: "", outcome: "", mark: "" }); build(); } }, "Clear filters");
   const turn = (step) => { state.page += step; show(); browser.scrollIntoView({ block: "start" }); };
   const before = make("button", { type: "button", onclick: () => turn(-1) }, "Previous");
   const after = make("button", { type: "button", onclick: () => turn(1) }, "Next");
   const top = make("div", { class: "bar-of-pages" }, status, reset);
-  const bottom = make("div", { class: "bar-of-pages" }, make("span", null, "Marked: words that the gold answer does not have there."), make("div", { class: "pages" }, before, after));
+  const bottom = make("div", { class: "bar-of-pages" }, make("span", null, "Highlighted: words that differ from the gold answer."), make("div", { class: "pages" }, before, after));
   const table = make("div", { class: rows.labels.length ? "rows labelled" : "rows" });
 
   function show() {
@@ -330,17 +330,17 @@
     const first = state.page * PAGE, page = found.slice(first, first + PAGE);
     chipsHolder.replaceChildren(...chips(candidates));
     status.textContent = found.length
-      ? `${first + 1}–${first + page.length} of ${found.length.toLocaleString("en")} rows${found.length < everything.length ? ` (${everything.length.toLocaleString("en")} in all)` : ""}`
-      : "No row is like that";
-    reset.hidden = !(state.text || state.gold || state.said || state.outcome || state.mark);
+      ? `${first + 1}–${first + page.length} of ${found.length.toLocaleString("en")} rows${found.length < everything.length ? ` (${everything.length.toLocaleString("en")} total)` : ""}`
+      : "No matching rows";
+    reset.hidden = !(state.text || state.gold || state.predicted || state.outcome || state.mark);
     before.disabled = state.page === 0;
     after.disabled = first + PAGE >= found.length;
     const head = ["input", "gold answer"].map((name) => make("th", { scope: "col", class: name === "input" ? "input" : "gold" }, name));
-    const heads = shownColumns().map((column) => make("th", { scope: "col", class: `model-${column.model}` }, column.shown_as));
+    const heads = shownColumns().map((column) => make("th", { scope: "col", class: `model-${column.model}` }, column.display_name));
     table.replaceChildren(found.length
       ? make("table", null, make("caption", { class: "hidden" }, "Rows with the gold answer and every model's answer"),
           make("thead", null, make("tr", null, make("th", { class: "place", scope: "col" }, "row"), ...head, ...heads)), make("tbody", null, ...page.map(rowOf)))
-      : make("p", { class: "none" }, "Nothing matches all of these filters."));
+      : make("p", { class: "none" }, "No row matches all of these filters."));
   }
 
   function build() {
@@ -350,11 +350,11 @@
 
   build();
 
-  for (const square of document.querySelectorAll(".square"))
-    square.addEventListener("click", () => {
-      const { model, gold, said } = square.dataset;
+  for (const cell of document.querySelectorAll(".square"))
+    cell.addEventListener("click", () => {
+      const { model, gold, predicted } = cell.dataset;
       state.shown[model] = true;
-      change({ view: 0, text: "", outcome: "", mark: "", gold, said: JSON.stringify([model, said]) });
+      change({ view: 0, text: "", outcome: "", mark: "", gold, predicted: JSON.stringify([model, predicted]) });
       build();
       document.getElementById("rows").scrollIntoView();
     });

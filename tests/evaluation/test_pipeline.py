@@ -24,18 +24,20 @@ from nanodistill.thinking import resolve_format
 from nanodistill.types import Split, Trace
 
 
-def test_an_evaluation_and_the_same_again(unjudged: TinyRun) -> None:
-    said: list[Event] = []
-    first = evaluate(unjudged.config(), unjudged.dataset, unjudged.run, on_event=said.append)
+def test_an_evaluation_and_the_same_again(unevaluated: TinyRun) -> None:
+    events: list[Event] = []
+    first = evaluate(
+        unevaluated.config(), unevaluated.dataset, unevaluated.run, on_event=events.append
+    )
     assert (first.n, first.subject.split, first.subject.run) == (6, "test", "r1")
     assert list(first.models) == ["base", "base_few_shot", "student"]
     assert list(first.against) == ["base", "base_few_shot"]
     assert (first.generated, first.reused) == (18, 0)
     assert first.metric == "label"
-    (table,) = [event for event in said if isinstance(event, Table)]
+    (table,) = [event for event in events if isinstance(event, Table)]
     assert [row[0] for row in table.rows] == ["base", "base with seeds as examples", "student"]
 
-    again = evaluate(unjudged.config(), unjudged.dataset, unjudged.run)
+    again = evaluate(unevaluated.config(), unevaluated.dataset, unevaluated.run)
     assert (again.generated, again.reused) == (0, 18)
     assert again.models == first.models
     assert again.against == first.against
@@ -90,20 +92,20 @@ def test_rows_that_were_trained_on_are_told(tiny: TinyRun) -> None:
         ("test" if trace.source == "seed" else split, trace) for split, trace in some_rows()
     ]
     later = make_dataset(tiny.run, moved)
-    said: list[Event] = []
-    evaluate(tiny.config(), later, tiny.run, on_event=said.append)
-    warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
+    events: list[Event] = []
+    evaluate(tiny.config(), later, tiny.run, on_event=events.append)
+    warnings = [e.text for e in events if isinstance(e, Notice) and e.level == "warning"]
     assert len(warnings) == 1
     assert warnings[0].startswith("4 of these 10 rows were among the student's training rows")
 
 
 def test_an_unfinished_training_run_is_said_to_be_one(tiny: TinyRun) -> None:
     (tiny.run.training / "r1" / "result.json").unlink()
-    said: list[Event] = []
-    evaluate(tiny.config(), tiny.dataset, tiny.run, on_event=said.append)
-    assert any(isinstance(e, Notice) and "r1 has not ended" in e.text for e in said)
+    events: list[Event] = []
+    evaluate(tiny.config(), tiny.dataset, tiny.run, on_event=events.append)
+    assert any(isinstance(e, Notice) and "r1 is unfinished" in e.text for e in events)
     (tiny.run.training / "r1" / "adapters" / "adapters.safetensors").unlink()
-    with pytest.raises(InputError, match="r1 has written no adapter yet"):
+    with pytest.raises(InputError, match="r1 has not written an adapter"):
         evaluate(tiny.config(), tiny.dataset, tiny.run)
 
 
@@ -119,27 +121,27 @@ def test_an_adapter_from_elsewhere(tiny: TinyRun, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "mine", tiny.model, seed=9)
     result = evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=adapter)
     assert re.fullmatch("mine-[0-9a-f]{8}", result.subject.run)
-    with pytest.raises(ModelError, match=r"no adapters\.safetensors and no adapter_config\.json"):
+    with pytest.raises(ModelError, match=r"adapters\.safetensors and adapter_config\.json"):
         evaluate(tiny.config(), tiny.dataset, tiny.run, adapter=tmp_path)
 
 
 def test_without_a_test_split_the_validation_rows_are_used_and_it_is_said(
-    made: TinyRun, tmp_path: Path
+    shared_run: TinyRun, tmp_path: Path
 ) -> None:
-    tiny = TinyRun(tmp_path, made.model)
+    tiny = TinyRun(tmp_path, shared_run.model)
     dataset = make_dataset(tiny.run, some_rows(test=0, valid=2, seeds=0))
     tiny.trained("r1")
-    said: list[Event] = []
-    result = evaluate(tiny.config(), dataset, tiny.run, on_event=said.append)
+    events: list[Event] = []
+    result = evaluate(tiny.config(), dataset, tiny.run, on_event=events.append)
     assert (result.subject.split, result.n) == ("valid", 2)
-    warnings = [e.text for e in said if isinstance(e, Notice) and e.level == "warning"]
+    warnings = [e.text for e in events if isinstance(e, Notice) and e.level == "warning"]
     assert any("there is no test split" in text for text in warnings)
     assert "validation rows" in result.verdict
     assert "base_few_shot" not in result.models
 
 
-def test_nothing_to_judge_by_or_nothing_to_judge(made: TinyRun, tmp_path: Path) -> None:
-    tiny = TinyRun(tmp_path, made.model)
+def test_nothing_to_judge_by_or_nothing_to_judge(shared_run: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, shared_run.model)
     empty = make_dataset(tiny.run, some_rows(test=0, valid=0))
     with pytest.raises(InputError, match="no test rows and no validation rows"):
         evaluate(tiny.config(), empty, tiny.run)
@@ -174,8 +176,8 @@ def test_a_teacher_is_not_asked_where_there_is_no_student(tiny: TinyRun) -> None
         evaluate(tiny.config(), tiny.dataset, RunFolder(tiny.root / "elsewhere"), teacher=teacher)
 
 
-def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
-    rows = eval_set(made.dataset).rows
+def test_right_wrong_and_unreadable_are_counted(shared_run: TinyRun) -> None:
+    rows = eval_set(shared_run.dataset).rows
     judge = Scorer(LabelAccuracy(("billing", "bug")), resolve_format("xml"), rows)
     texts = [
         f"<thinking>so</thinking>{rows[0].gold.upper()}.",
@@ -194,23 +196,23 @@ def test_right_wrong_and_unreadable_are_counted(made: TinyRun) -> None:
     assert score.exact == score.score
 
 
-def test_shots_are_the_seeds_of_the_train_split_by_turns(made: TinyRun) -> None:
-    shown = shots(made.dataset, resolve_format("none"))
+def test_shots_are_the_seeds_of_the_train_split_by_turns(shared_run: TinyRun) -> None:
+    shown = shots(shared_run.dataset, resolve_format("none"))
     assert [message["role"] for message in shown] == ["user", "assistant"] * 4
     assert all(message["content"].startswith("seed message") for message in shown[::2])
     answers = [message["content"] for message in shown[1::2]]
     assert set(answers[:2]) == {"billing", "bug"}
 
 
-def test_prompts_are_those_of_training(made: TinyRun) -> None:
+def test_prompts_are_those_of_training(shared_run: TinyRun) -> None:
     from nanodistill.evaluation.worker import tokens_of
     from nanodistill.models.loading import load_model
     from nanodistill.training.tokenize import tokenize_rows
 
-    rows = list(made.dataset.rows("test"))
-    loaded = load_model(made.model)
+    rows = list(shared_run.dataset.rows("test"))
+    loaded = load_model(shared_run.model)
     trained = tokenize_rows(rows, loaded.tokenizer, "cot").examples
-    for row, example, judged in zip(rows, trained, eval_set(made.dataset).rows, strict=True):
+    for row, example, judged in zip(rows, trained, eval_set(shared_run.dataset).rows, strict=True):
         assert row["id"] == judged.id
         asked = tokens_of(loaded, TaskPrompt("k", judged.messages), ())
         assert asked == list(example.tokens[: example.prompt])
@@ -243,15 +245,15 @@ def test_tokenizer_kwargs_arrive_and_what_they_change_is_asked_anew(tiny: TinyRu
     assert own["prompt_tokens"] == asked.prompt_tokens
 
 
-def test_ask_without_a_student(made: TinyRun, tmp_path: Path) -> None:
-    tiny = TinyRun(tmp_path, made.model)
+def test_ask_without_a_student(shared_run: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, shared_run.model)
     with pytest.raises(InputError, match="no trained student yet"):
         ask(tiny.config(), tiny.run, "hello")
     assert ask(tiny.config(), tiny.run, "hello", base=True).completion_tokens >= 1
 
 
-def test_free_text_is_judged_by_similarity(made: TinyRun, tmp_path: Path) -> None:
-    tiny = TinyRun(tmp_path, made.model)
+def test_free_text_is_judged_by_similarity(shared_run: TinyRun, tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path, shared_run.model)
     long = "We are sorry that your order number {} has not come; it leaves our house today."
     rows: list[tuple[Split, Trace]] = [
         ("train", Trace("a", "b", "user")),

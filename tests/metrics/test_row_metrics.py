@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 from nanodistill.config import DeliverySettings
 from nanodistill.config.training_fields import METRICS
 from nanodistill.errors import InputError
-from nanodistill.metrics.field_accuracy import FieldAccuracy
 from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
 from nanodistill.metrics.row_metrics import (
     OTHER_LABEL,
     UNREADABLE,
+    FieldAccuracy,
     LabelAccuracy,
     NumericMatch,
     is_number,
@@ -304,7 +304,7 @@ def test_every_named_metric_can_be_chosen() -> None:
 
 @pytest.mark.parametrize("name", ["json", "numeric"])
 def test_a_metric_that_the_gold_answers_do_not_fit_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="can't judge 1 of 2 gold answers, such as 'Paris'"):
+    with pytest.raises(InputError, match=r"1 of 2 gold answers.*'Paris'"):
         choose_metric(DeliverySettings(metric=name), OPEN, ['{"a": 1}', "Paris"])
 
 
@@ -316,7 +316,7 @@ def test_a_function_of_ones_own() -> None:
     metric = choose_metric(DeliverySettings(metric=starts_alike), OPEN, ["abc"]).metric
     assert metric.measure == "starts_alike"
     assert score_rows(metric, [("axx", "abc"), ("bxx", "abc"), (None, "abc")]) == [1, 0, 0]
-    with pytest.raises(InputError, match="answered 'broken' for output 'x'"):
+    with pytest.raises(InputError, match=r"starts_alike: .*'broken'.*'x'"):
         metric.score("x", "gold")
-    with pytest.raises(InputError, match="must answer true, false or a number from 0 to 1"):
+    with pytest.raises(InputError, match=r"starts_alike: .* 2 .*'y'"):
         metric.score("y", "gold")

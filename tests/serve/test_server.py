@@ -124,7 +124,7 @@ def test_a_schema_that_only_a_check_can_hold(server: Running) -> None:
     odd = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "minItems": 3,
            "maxItems": 3}  # fmt: skip
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "odd", "schema": odd}}
-    with pytest.raises(openai.InternalServerError, match="no answer of the schema in 3 attempts"):
+    with pytest.raises(openai.InternalServerError, match="in 3 attempts"):
         ask(server, response_format=wanted, max_tokens=60)
     possible = {**odd, "minItems": 1, "maxItems": 1}
     wanted["json_schema"]["schema"] = possible
@@ -154,11 +154,11 @@ def test_any_json_object(server: Running) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\.0\.role: "),
         ({"messages": [*ASK, {"role": "assistant", "content": "a"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": "x" * 600}]}, "The prompt has"),
-        ({"response_format": {"type": "json_schema"}}, "json_schema is given with type"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema is required"),
         (
             {"response_format": {"type": "json_schema", "json_schema":
                 {"name": "x", "schema": {"$ref": "http://127.0.0.1:1/"}}}},
-            "nothing outside it is fetched",
+            "http://127.0.0.1",
         ),
     ],
 )  # fmt: skip
@@ -189,7 +189,7 @@ def test_models(server: Running) -> None:
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "nanodistill"
-    with pytest.raises(openai.NotFoundError, match="there is 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match="'tiny'"):
         client.chat.completions.create(model="gpt-4o", messages=ASK)
 
 
@@ -227,14 +227,14 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return make_student(root, max_position_embeddings=200_000, eos_token_id=[])
 
 
-def begun(server: Running, **more: Any) -> Any:
+def open_stream(server: Running, **more: Any) -> Any:
     """A stream whose first chunk has come."""
     stream = server.client().chat.completions.create(model="tiny", messages=ASK, **{**LONG, **more})
     next(iter(stream))
     return stream
 
 
-def inside(server: Running) -> int:
+def in_flight(server: Running) -> int:
     held: int = httpx.get(f"{server.url}/health").json()["requests"]
     return held
 
@@ -242,15 +242,15 @@ def inside(server: Running) -> int:
 def wait_for(server: Running, count: int) -> None:
     """Ask until so many requests are in the house."""
     deadline = time.monotonic() + 30
-    while inside(server) != count:
+    while in_flight(server) != count:
         assert time.monotonic() < deadline
 
 
 def test_a_full_queue_and_places_given_back(endless: Student) -> None:
     limits = Limits(batch=1, queue=1)
     with running(endless.config, endless.run, limits=limits) as server:
-        first = begun(server)
-        waiting = threading.Thread(target=lambda: begun(server, max_tokens=2))
+        first = open_stream(server)
+        waiting = threading.Thread(target=lambda: open_stream(server, max_tokens=2))
         waiting.start()
         wait_for(server, 2)
         with pytest.raises(openai.RateLimitError, match="1 wait") as full:
@@ -264,30 +264,30 @@ def test_a_full_queue_and_places_given_back(endless: Student) -> None:
 
 def test_a_time_limit(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2, seconds=1.0)) as server:
-        with pytest.raises(openai.InternalServerError, match=r"not there after 1 s") as late:
+        with pytest.raises(openai.InternalServerError, match="took over 1 s") as late:
             ask(server, max_tokens=100_000)
         assert late.value.status_code == 503
         assert late.value.response.headers["Retry-After"] == "5"
-        with pytest.raises(openai.APIError, match=r"not there after 1 s"):
-            list(begun(server))
+        with pytest.raises(openai.APIError, match="took over 1 s"):
+            list(open_stream(server))
         wait_for(server, 0)
 
 
 def test_a_stop_lets_answers_end(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2)) as server:
-        stream = begun(server, max_tokens=300)
+        stream = open_stream(server, max_tokens=300)
         server.stop()
         reasons = [chunk.choices[0].finish_reason for chunk in stream if chunk.choices]
         assert reasons[-1] == "length"
     assert server.served == 1
     with pytest.raises(httpx.ConnectError):
-        inside(server)
+        in_flight(server)
     assert server.notices[-1].startswith("stopping; ")
 
 
 def test_a_stop_does_not_wait_for_ever(endless: Student) -> None:
     with running(endless.config, endless.run, limits=Limits(batch=2, grace=0.2)) as server:
-        stream = begun(server)
+        stream = open_stream(server)
         server.stop()
         with pytest.raises((openai.APIError, httpx.TransportError)):
             list(stream)
@@ -313,7 +313,7 @@ def test_a_port_that_is_taken(student: Student) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"127.0.0.1:{port} can't be listened on"):
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
             asyncio.run(start(port))
 
 

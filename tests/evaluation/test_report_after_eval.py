@@ -15,8 +15,8 @@ def test_an_evaluation_leaves_a_report(tiny: TinyRun) -> None:
 
 
 def test_an_evaluation_stands_without_its_report(tiny: TinyRun) -> None:
-    said: list[Event] = []
+    events: list[Event] = []
     tiny.run.report.mkdir()
-    assert evaluate(tiny.config(), on_event=said.append).n == 6
-    (warning,) = [one for one in said if isinstance(one, Notice) and one.level == "warning"]
+    assert evaluate(tiny.config(), on_event=events.append).n == 6
+    (warning,) = [one for one in events if isinstance(one, Notice) and one.level == "warning"]
     assert warning.text.startswith("report.html was not written: ")

@@ -1,4 +1,4 @@
-"""Runs for reports: what each room leaves behind, written by that room's own code."""
+"""Runs to report, written by the code of each room."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dataset.drafts import draft, trace
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion, write_version
 from nanodistill.evaluation.eval_models import BASE, FEW_SHOT, STUDENT, TEACHER
-from nanodistill.evaluation.eval_set import EvalExample, eval_set
-from nanodistill.evaluation.external_answers import ExternalAnswer
-from nanodistill.evaluation.results import EvaluationResult, Speed, Subject, save
-from nanodistill.evaluation.scorer import Scorer
+from nanodistill.evaluation.eval_set import EvalExample, ExternalAnswer, eval_set
+from nanodistill.evaluation.results import EvaluationResult, Subject, save
+from nanodistill.evaluation.scorer import Scorer, Speed
 from nanodistill.journal import Attempt, Call, StoredResponse, open_journal
 from nanodistill.metrics.metric_selection import TaskFacts, choose_metric
 from nanodistill.run_dir import RunFolder, write_json
@@ -43,8 +42,8 @@ def mostly_right(n: int, row: EvalExample) -> str | None:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A run to be reported; its parts are added one by one."""
+class RunFactory:
+    """A run folder whose parts are added one by one."""
 
     root: Path
     name: str = "words"
@@ -64,8 +63,8 @@ class Made:
         }
         return DistillationConfig(**(given | fields))
 
-    def asked(self, cost: float | None = 0.25, usage: Usage | None = None) -> None:
-        """Leave one answered call in the journal."""
+    def add_call(self, cost: float | None = 0.25, usage: Usage | None = None) -> None:
+        """One answered call in the journal."""
         usage = usage or Usage(prompt_tokens=1200, completion_tokens=340)
         attempt = Attempt(1.0, "generate", "m", "ab" * 32, "first", "answered",
                           latency=2.0, usage=usage, cost_usd=cost)  # fmt: skip
@@ -73,20 +72,20 @@ class Made:
         with open_journal(self.run.journal) as journal:
             journal.commit([Call(attempt, answer)])
 
-    def dataset(self, tests: Sequence[Trace] | int = 12, **facts: Any) -> DatasetVersion:
+    def add_dataset(self, tests: Sequence[Trace] | int = 12, **facts: Any) -> DatasetVersion:
         rows = list(tests) if not isinstance(tests, int) else [word(n) for n in range(tests)]
         placed = [("train", trace(n)) for n in range(8)] + [
             ("valid", trace(100 + n)) for n in (1, 2)
         ]
         rejected = [Rejection(trace(300), "near_duplicate", "as 1"), Rejection(trace(301), "loop")]
-        made = draft([*placed, *(("test", row) for row in rows)], rejected, **facts)  # type: ignore[list-item]
-        return write_version(self.run, made)
+        version = draft([*placed, *(("test", row) for row in rows)], rejected, **facts)  # type: ignore[list-item]
+        return write_version(self.run, version)
 
-    def trained(
+    def add_training(
         self, dataset: DatasetVersion, run_id: str = "run1", student: str = "tiny-student",
         train_on: str = "cot", updates: int = 30,
     ) -> None:  # fmt: skip
-        """Leave the record of a training run that has ended."""
+        """The files of a finished training run."""
         folder = training_folder(self.run, run_id)
         write_json(folder.config, {"settings": {"learning_rate": 3e-4, "lora_rank": 8}})
         record = MetricsWriter(folder.metrics)
@@ -101,17 +100,17 @@ class Made:
         entry = RunEntry(run_id, dataset.name, dataset.fingerprint, student, student, train_on)
         make_latest(self.run, entry)
 
-    def judged(
+    def add_evaluation(
         self, dataset: DatasetVersion, run_id: str = "run1", called: str = "tiny-student",
         metric: str = "auto", **said: Say,
     ) -> EvaluationResult:  # fmt: skip
-        """An evaluation in which each model says what it is told to say."""
+        """An evaluation in which each model answers by its function."""
         rows = eval_set(dataset)
         facts = TaskFacts(dataset.manifest.labels, dataset.manifest.response_schema)
         choice = choose_metric(self.config(metric=metric), facts, rows.golds)
         judge = Scorer(choice.metric, resolve_format("none"), rows.rows)
         lines = {
-            model: judge.given(model, {row.id: answer(model, n, row, say)
+            model: judge.external(model, {row.id: answer(model, n, row, say)
                                        for n, row in enumerate(rows.rows)})
             for model, say in said.items()
         }  # fmt: skip
@@ -135,12 +134,12 @@ class Made:
         save(result, [line for found in lines.values() for line in found])
         return result
 
-    def whole(self, tests: Sequence[Trace] | int = 12) -> None:
-        """Every part there is."""
-        self.asked()
-        dataset = self.dataset(tests)
-        self.trained(dataset)
-        self.judged(dataset, base=always("animal"), base_few_shot=mostly_right,
+    def add_everything(self, tests: Sequence[Trace] | int = 12) -> None:
+        """Every part."""
+        self.add_call()
+        dataset = self.add_dataset(tests)
+        self.add_training(dataset)
+        self.add_evaluation(dataset, base=always("animal"), base_few_shot=mostly_right,
                     student=mostly_right, teacher=right)  # fmt: skip
 
 

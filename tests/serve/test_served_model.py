@@ -37,13 +37,13 @@ def put_exported(student: Student, of_run: str) -> None:
 def test_the_exported_model_if_it_is_of_the_latest_run(fresh: Student) -> None:
     trained = find_served_model(fresh.config, fresh.run, ignore)
     assert trained.adapter == fresh.run.training / "r1" / "adapters"
-    assert trained.what == "the adapter of training run r1 on model"
+    assert trained.description == "the adapter of training run r1 on model"
     put_exported(fresh, "r1")
     exported = find_served_model(fresh.config, fresh.run, ignore)
     assert (exported.model, exported.adapter) == (fresh.run.model, None)
     for each in (trained, exported):
         assert each.instruction == INSTRUCTION
-        assert each.form is FORMATS["none"]
+        assert each.thinking_format is FORMATS["none"]
         assert each.max_new_tokens == 8
     put_exported(fresh, "r0")
     assert find_served_model(fresh.config, fresh.run, ignore) == trained

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanodistill.metrics.output_parser import parse_output
-from nanodistill.serve.reasoning_parser import Marks, marks_of, parser_for
+from nanodistill.serve.reasoning_parser import Delimiters, delimiters_of, parser_for
 from nanodistill.thinking import FORMATS, CustomFormat, Format
 
 TEXTS = st.text(st.sampled_from('ab<>/{}"\\ \n*:'), max_size=30) | st.sampled_from(
@@ -86,10 +86,10 @@ def test_thinking_comes_while_it_is_written() -> None:
 
 
 def test_marks() -> None:
-    assert marks_of(FORMATS["xml"]) == Marks("<thinking>\n", "\n</thinking>\n\n", "")
-    assert marks_of(FORMATS["none"]) is None
-    assert marks_of(FORMATS["json"]) is None
-    assert marks_of(STEPS) == Marks("Steps: ", " => ", "")
-    plain = marks_of(FORMATS["plain"])
+    assert delimiters_of(FORMATS["xml"]) == Delimiters("<thinking>\n", "\n</thinking>\n\n", "")
+    assert delimiters_of(FORMATS["none"]) is None
+    assert delimiters_of(FORMATS["json"]) is None
+    assert delimiters_of(STEPS) == Delimiters("Steps: ", " => ", "")
+    plain = delimiters_of(FORMATS["plain"])
     assert plain is not None
-    assert not plain.can_be_streamed
+    assert not plain.can_stream

@@ -15,7 +15,7 @@ from nanodistill.serve.guided_decoding import (
     InvalidSchemaError,
     check_schema,
     grammar_for,
-    problem,
+    schema_violation,
 )
 from nanodistill.thinking import FORMATS
 
@@ -81,15 +81,15 @@ def test_what_a_grammar_can_not_say_is_left_to_the_check(grammars: Grammars) -> 
     grammar = grammars.grammar(odd, FORMATS["none"])
     assert grammar is not None
     assert not grammar.complete
-    assert problem("[1, 1]", odd) is not None
-    assert problem("[1, 2]", odd) is None
+    assert schema_violation("[1, 1]", odd) is not None
+    assert schema_violation("[1, 2]", odd) is None
 
 
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
-        ({"type": "strange"}, "no JSON schema"),
-        ({"properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}, "nothing outside it is fetched"),
+        ({"type": "strange"}, "strange"),
+        ({"properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}, "http://127.0.0.1"),
     ],
 )
 def test_a_schema_that_is_refused(schema: dict[str, Any], why: str) -> None:
@@ -98,11 +98,14 @@ def test_a_schema_that_is_refused(schema: dict[str, Any], why: str) -> None:
 
 
 def test_a_schema_that_can_not_be_compiled(grammars: Grammars) -> None:
-    with pytest.raises(InvalidSchemaError, match=r"can't be honoured: .*look-around"):
+    with pytest.raises(InvalidSchemaError, match="look-around"):
         grammars.grammar({"type": "string", "pattern": "(?=x)"}, FORMATS["none"])
 
 
 def test_what_is_wrong_with_an_answer() -> None:
-    assert problem(json.dumps({"label": "bug"}), LABEL) is None
-    assert problem('{"label": "no"}', LABEL) == "$.label: 'no' is not one of ['bug', 'billing']"
-    assert (problem("{", LABEL) or "").startswith("it is not JSON")
+    assert schema_violation(json.dumps({"label": "bug"}), LABEL) is None
+    assert (
+        schema_violation('{"label": "no"}', LABEL)
+        == "$.label: 'no' is not one of ['bug', 'billing']"
+    )
+    assert (schema_violation("{", LABEL) or "").startswith("not JSON")

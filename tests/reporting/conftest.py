@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from report.made import Made
+from reporting.factories import RunFactory
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
+def factory(tmp_path: Path) -> RunFactory:
+    return RunFactory(tmp_path)
