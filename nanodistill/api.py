@@ -14,7 +14,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
 from pydantic import BaseModel
@@ -23,7 +23,7 @@ from nanodistill import api
 from nanodistill.config import DistillationConfig
 from nanodistill.config.distill_options import DistillOptions
 from nanodistill.config.synthesis_fields import Rows
-from nanodistill.errors import NanoDistillError, knowing
+from nanodistill.errors import InputError, NanoDistillError, knowing
 from nanodistill.events import Listener, Notice, ignore
 from nanodistill.interrupts import await_thread, wait_for_thread
 from nanodistill.plugins import load_object
@@ -113,6 +113,7 @@ def evaluate(
     model: str | None = None,
     endpoint: str | None = None,
     teacher: bool = False,
+    baseline: Literal["seeds"] | None = None,
     on_event: Listener = ignore,
 ) -> EvaluationResult:
     """Compare student and base on the test split of a dataset version, and write the report.
@@ -126,6 +127,8 @@ def evaluate(
             `model` or the only model that it has.
         teacher: put the same rows to the teacher as well. It is paid for like synthesis:
             through the run's journal, once, under the run's limits and budget.
+        baseline: "seeds" trains a student on the seeds alone first, and compares with it: the
+            gain over it is what the generated rows are worth.
 
     Raises:
         RunIncompleteError: asking the teacher stopped early (budget, key, quota); its answers are
@@ -145,10 +148,51 @@ def evaluate(
         teacher=functools.partial(teacher_answers, config, judged_on, on_event)
         if teacher
         else None,
+        seeds_only=_seeds_only(config, judged_on, run, on_event) if baseline else None,
         on_event=on_event,
     )
     _report_too(config, on_event)
     return result
+
+
+def _seeds_only(
+    config: DistillationConfig, dataset: DatasetVersion, run: RunFolder, on_event: Listener
+) -> Path:
+    """The adapter of a student trained on the dataset's seeds alone, in a run of its own.
+
+    Raises:
+        InputError: the dataset has no seeds.
+    """
+    columns = ("input", "thinking", "output")
+    seeds = [
+        {name: row[name] for name in columns if row[name] is not None}
+        for split in ("train", "valid")
+        for row in dataset.rows(split)
+        if row["source"] == "seed"
+    ]
+    if not seeds:
+        raise InputError(
+            f"dataset version {dataset.name} has no seeds to train on.",
+            next_step="Leave out --baseline seeds.",
+        )
+    alone = config.model_copy(
+        update={
+            "name": "seeds",
+            "output_dir": run.evaluation / "baselines",
+            "seed": seeds,
+            "training_data": seeds,
+            "test": None,
+            "holdout_seeds": 0,
+            "labels": list(dataset.manifest.labels or ()),
+            "min_rows": 1,
+        }
+    )
+    on_event(Notice(f"training a student on the {len(seeds)} seeds alone, to compare with"))
+    synthesize(alone, on_event=on_event)
+    trained = train(alone, on_event=on_event)
+    if trained.adapter is None:
+        raise NanoDistillError("The student on the seeds alone was not trained.")
+    return Path(trained.adapter)
 
 
 def teacher_answers(

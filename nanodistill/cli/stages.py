@@ -81,6 +81,8 @@ def train(
 @click.option("--model", help="Evaluate this model in the student's place.")
 @click.option("--endpoint", metavar="URL", help="Evaluate what an OpenAI-compatible server says.")
 @click.option("--teacher", is_flag=True, help="Ask the teacher the same rows too; it is paid for.")
+@click.option("--baseline", type=click.Choice(["seeds"]),
+              help="Train a student on the seeds alone, too, and compare with it.")  # fmt: skip
 @students_options
 def evaluate(
     work: RunContext, students: tuple[str, ...], train_on: tuple[str, ...], **judged: Any

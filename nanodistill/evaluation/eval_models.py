@@ -23,12 +23,15 @@ from nanodistill.training.student_identity import tokenizer_settings
 from nanodistill.types import Message, canonical_text, tagged_hash
 
 STUDENT, BASE, FEW_SHOT, TEACHER = "student", "base", "base_few_shot", "teacher"
+LINEAR, SEEDS_ONLY = "linear", "student_on_seeds"
 # Every model that results may name, as people read it. A new baseline starts here.
 DISPLAY_NAMES = {
     BASE: "base",
     FEW_SHOT: "base with seeds as examples",
     STUDENT: "student",
     TEACHER: "teacher",
+    LINEAR: "linear classifier",
+    SEEDS_ONLY: "student trained on the seeds alone",
 }
 
 TrainOn = Literal["cot", "answer"]

@@ -21,10 +21,13 @@ from typing import Any
 from nanodistill.config import DistillationConfig
 from nanodistill.dataset import DatasetVersion
 from nanodistill.evaluation.answer_generation import AnswerCache, PendingAnswers, generate_missing
+from nanodistill.evaluation.baselines import linear_answerer
 from nanodistill.evaluation.endpoint import find_endpoint
 from nanodistill.evaluation.eval_models import (
     BASE,
     FEW_SHOT,
+    LINEAR,
+    SEEDS_ONLY,
     STUDENT,
     TEACHER,
     EvalModel,
@@ -56,6 +59,7 @@ def evaluate(
     model: str | None = None,
     endpoint: str | None = None,
     teacher: Answerer | None = None,
+    seeds_only: Path | None = None,
     on_event: Listener = ignore,
 ) -> EvaluationResult:
     """Compare the student with its base on the dataset's test split.
@@ -69,6 +73,7 @@ def evaluate(
             `model` or the only model that it serves.
         teacher: returns the teacher's answers to the same rows. It is called only once a
             student is found, because its answers cost money.
+        seeds_only: adapter of a student that was trained on the seeds alone, to compare with.
 
     Raises:
         InputError: there is no student, or no row to evaluate on.
@@ -92,7 +97,7 @@ def evaluate(
     scorer = Scorer(choice.metric, thinking_format, examples.rows)
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
 
-    answerers: dict[str, Answerer | None] = {TEACHER: teacher}
+    answerers: dict[str, Answerer | None] = {TEACHER: teacher, LINEAR: linear_answerer(dataset)}
     predictions: dict[str, list[Prediction]] = {}
     scores: dict[str, ModelScore] = {}
     with run.locked("eval"):
@@ -104,7 +109,9 @@ def evaluate(
         cache = AnswerCache(run.evaluation / "answers.jsonl")
         pending = [
             PendingAnswers(one, examples.rows, one.keys(examples.rows, config.max_new_tokens))
-            for one in build_models(base, student, shots(dataset, thinking_format), kwargs)
+            for one in build_models(
+                base, student, shots(dataset, thinking_format), kwargs, seeds_only
+            )
         ]
         generated = generate_missing(pending, cache, config, on_event)
         for one in pending:
@@ -156,14 +163,18 @@ def build_models(
     student: StudentRef,
     shots: Sequence[Message],
     tokenizer_kwargs: Mapping[str, Any] | None = None,
+    seeds_only: Path | None = None,
 ) -> list[EvalModel]:
     """The models that generate answers: base, base with `shots` if any, student.
+
+    `seeds_only` is the adapter of another student.
 
     `tokenizer_kwargs` are the base's.
     """
     plain = EvalModel(BASE, base, tokenizer_kwargs=tokenizer_kwargs or {})
     few_shot = [replace(plain, name=FEW_SHOT, shots=tuple(shots))] if shots else []
-    return [plain, *few_shot, student.eval_model]
+    on_seeds = [replace(plain, name=SEEDS_ONLY, adapter=seeds_only)] if seeds_only else []
+    return [plain, *few_shot, *on_seeds, student.eval_model]
 
 
 def _warn_of_overlap(

@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, model_validator
 
-from nanodistill.evaluation.eval_models import BASE, DISPLAY_NAMES, STUDENT, TEACHER
+from nanodistill.evaluation.baselines import linear_verdict
+from nanodistill.evaluation.eval_models import BASE, DISPLAY_NAMES, LINEAR, STUDENT, TEACHER
 from nanodistill.evaluation.scorer import ModelScore, Prediction
 from nanodistill.events import Table
 from nanodistill.formatting import dollars, percent, plural, points
@@ -112,6 +113,11 @@ class EvaluationResult:
             verdict += "; these are validation rows, which also steered training"
         return verdict
 
+    @property
+    def linear_verdict(self) -> str | None:
+        """What to do where the student does not beat a linear classifier on the same rows."""
+        return linear_verdict(self.against[LINEAR]) if LINEAR in self.against else None
+
     def to_json(self) -> dict[str, Any]:
         """The fields of `--json`: those of `results.json`, and its path."""
         return {**self.figures(), "results": str(self.folder / RESULTS)}
@@ -142,6 +148,8 @@ class EvaluationResult:
             for name, paired in self.against.items()
             if name != BASE
         ]
+        if (advice := self.linear_verdict) is not None:
+            lines.append(advice)
         teacher = self.models.get(TEACHER)
         if teacher is not None and teacher.usd_per_1000 is not None:
             lines.append(f"1,000 answers of the teacher cost {dollars(teacher.usd_per_1000)}")

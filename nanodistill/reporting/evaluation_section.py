@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nanodistill.evaluation.eval_models import BASE, DISPLAY_NAMES, STUDENT, TEACHER
+from nanodistill.evaluation.baselines import linear_verdict
+from nanodistill.evaluation.eval_models import BASE, DISPLAY_NAMES, LINEAR, STUDENT, TEACHER
 from nanodistill.evaluation.results import SavedScore, describe_comparison, probability
 from nanodistill.formatting import dollars, percent, plural, points
 from nanodistill.metrics.row_metrics import OTHER_LABEL, UNREADABLE
@@ -55,6 +56,8 @@ def evaluation_headline(evaluation: Evaluation) -> Headline:
         for name, other in saved.against.items()
         if name != BASE
     ]
+    if LINEAR in saved.against and (advice := linear_verdict(saved.against[LINEAR])):
+        comparisons.append(advice)
     if saved.on == "valid":
         comparisons.append(
             "There is no test split: these are validation rows, which also steered training."
