@@ -78,7 +78,7 @@ def test_names_that_users_know_become_mlx_lms(
 
 def test_every_known_name_is_accepted_or_says_why_not() -> None:
     for name in ALIASES:
-        assert f"{name} is no parameter" not in (refusal(**{name: object()}))
+        assert "is not a parameter" not in refusal(**{name: object()})
     for name, why in REFUSED.items():
         assert why in refusal(**{name: "x"})
 
@@ -86,12 +86,14 @@ def test_every_known_name_is_accepted_or_says_why_not() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"lora_alfa": 3}, "lora_alfa: is no parameter of mlx-lm's training, did you mean 'lora_a"),
+        ({"lora_alfa": 3}, "did you mean 'lora_a"),
+        ({"num_warmup_steps": 3}, "num_warmup_steps: "),
+        ({"cutoff_len": 3}, "cutoff_len: "),
         ({"lora_parameters": {"rang": 3}}, "lora_parameters: has no rang, did you mean 'rank'?"),
         ({"lora_parameters": 3}, "lora_parameters: is 3, should be a table"),
         ({"rank": 100}, "lora_rank is 100, must be 1 to 64"),
         ({"rank": 4, "r": 8}, "r = 8 contradicts lora_rank = 4"),
-        ({"optimizer": "sgd", "betas": [0.9, 0.9]}, "sgd has no betas; it takes dampening, mom"),
+        ({"optimizer": "sgd", "betas": [0.9, 0.9]}, "sgd has no betas; it accepts dampening, mom"),
         ({"optimizer_config": {"adamw": 3}}, "optimizer_config.adamw: is 3, should be a table"),
         ({"betas": [0.9]}, "betas: is [0.9], should be two numbers"),
         ({"eps": "small"}, "eps: is 'small', should be a number"),
