@@ -132,7 +132,7 @@ def find_student_ref(
         contender = EvalModel(STUDENT, named)
         return StudentRef(_name(named.name, contender), contender, config.train_on, None)
     if isinstance(named, str):
-        model = resolve_model(named, listener=on_event)
+        model = resolve_model(named, on_event=on_event)
         kwargs = tokenizer_settings(config.tokenizer_kwargs, model.path, run)
         contender = EvalModel(STUDENT, model, tokenizer_kwargs=kwargs)
         return StudentRef(_name(named, contender), contender, config.train_on, None)

@@ -121,7 +121,7 @@ class ModelCache:
                 task.model,
                 adapter=Path(task.adapter) if task.adapter else None,
                 tokenizer_kwargs=task.tokenizer_kwargs,
-                listener=self._listen,
+                on_event=self._listen,
             )
             self._named = named
         return self._loaded

@@ -122,7 +122,7 @@ def test_kwargs_lie_over_the_fields() -> None:
 
 
 def test_optimizer_settings_are_those_of_mlx() -> None:
-    from nanodistill.training.optimizer import accepted_settings
+    from nanodistill.training.mlx_setup import accepted_settings
 
     assert {name: accepted_settings(name) for name in OPTIMIZER_SETTINGS} == OPTIMIZER_SETTINGS
     known = {setting for settings in OPTIMIZER_SETTINGS.values() for setting in settings}

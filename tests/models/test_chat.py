@@ -13,8 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from nanodistill.errors import InputError
 from nanodistill.models.blas import load_fast_blas
-from nanodistill.models.chat import Chat
 from nanodistill.models.chat_templates import (
+    Chat,
     is_dated,
     moves_system,
     with_date,

@@ -110,7 +110,7 @@ def test_an_unfinished_one_is_none_and_is_no_obstacle(tmp_path: Path) -> None:
         (Identity("rows", MINE.options), r"data \(data there, rows here\)"),
         (
             Identity("data", {"lora_rank": 4, "seed": 0}),
-            r"it differs in lora_rank \(8 there, 4 here\)\.",
+            r"another run: lora_rank \(8 there, 4 here\)\.",
         ),
     ],
 )

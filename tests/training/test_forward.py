@@ -51,7 +51,7 @@ def rows() -> TokenRows:
     chance = np.random.default_rng(0)
     first = chance.integers(3, 200, SHARED).tolist()
     rest = [chance.integers(3, 200, n).tolist() for n in (9, 14, 5, 20)]
-    return TokenRows.of([Example(first + own, SHARED + 3) for own in rest])
+    return TokenRows.from_examples([Example(first + own, SHARED + 3) for own in rest])
 
 
 def student(folder: Path, shape: dict[str, Any], dropout: float = 0.0) -> Module:
@@ -72,7 +72,7 @@ def student(folder: Path, shape: dict[str, Any], dropout: float = 0.0) -> Module
 def loss_and_gradient(
     model: Module, forward: Forward, split: str = "sample"
 ) -> tuple[float, dict[str, mx.array]]:
-    own = rows().after(forward.prefix)
+    own = rows().without_prefix(forward.prefix)
     batch = assemble(own, [0, 1, 2, 3], weight=0.1, multiple=1)
     arrays = forward.arrays(split, batch)
     loss, gradient = value_and_grad(model, lambda *_: forward.loss(*arrays)[0])(model)
@@ -114,7 +114,7 @@ def test_sharing_and_layers_below_go_without_each_other(
 def test_kept_outputs_of_the_layers_below_are_what_they_compute(tmp_path: Path) -> None:
     model = student(tmp_path, {})
     forward = SharedForward(model, rows()[0][:SHARED], 2, on_cpu=True)
-    forward.keep("train", rows().after(SHARED), lambda: None)
+    forward.keep("train", rows().without_prefix(SHARED), lambda: None)
     assert_same(model, forward, "train")
 
 

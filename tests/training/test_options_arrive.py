@@ -21,8 +21,8 @@ from mlx_lm.tuner.dora import DoRALinear  # isort: skip
 from mlx_lm.tuner.lora import LoRALinear  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
-from nanodistill.training import adapters  # isort: skip
-from nanodistill.training.optimizer import NORM, TrackedOptimizer, build_optimizer  # isort: skip
+from nanodistill.training import mlx_setup  # isort: skip
+from nanodistill.training.mlx_setup import NORM, TrackedOptimizer, build_optimizer  # isort: skip
 
 UPDATES = 10
 
@@ -66,9 +66,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(student: Path, **settings: Any) -> Made:
-    options = TrainingOptions.of(make_config(student, student.parent, **settings), {})
+    options = TrainingOptions.from_config(make_config(student, student.parent, **settings), {})
     model: Module = load_model(student)[0]
-    adapters.prepare(model, options)
+    mlx_setup.prepare_student(model, options)
     return Made(options, model, build_optimizer(options.mlx_lm(UPDATES), 1.0))
 
 
@@ -216,7 +216,7 @@ def test_gradients_are_clipped(limit: float | None, moved: float) -> None:
 
 def test_full_training_unfreezes_the_last_layers_whole(student: Path) -> None:
     made = make(student, fine_tune_type="full", lora_layers=2)
-    names = adapters.trainable(made.model)
+    names = mlx_setup.trainable(made.model)
     assert {name.split(".")[2] for name in names} == {"1", "2"}
     assert "model.layers.2.input_layernorm.weight" in names
 
@@ -241,13 +241,13 @@ def test_a_module_that_the_student_lacks_is_named_with_the_nearest(student: Path
 def test_presets_fill_what_nobody_set(student: Path) -> None:
     preset = {"batch_size": 8, "lora_rank": 32, "max_seq_length": 2048}
     config = make_config(student, student.parent, lora_rank=8, mlx_lm_kwargs={"max_length": 99})
-    settings = TrainingOptions.of(config, preset).settings
+    settings = TrainingOptions.from_config(config, preset).settings
     assert settings.batch_size == 4, "set by the test's own configuration"
     assert settings.lora_rank == 8, "set, though it is the default"
     assert settings.max_seq_length == 99, "kwargs lie over presets"
     bare = config.model_copy()
     bare.model_fields_set.discard("batch_size")
-    assert TrainingOptions.of(bare, preset).settings.batch_size == 8
+    assert TrainingOptions.from_config(bare, preset).settings.batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_what_changes_the_outcome_is_another_run(
 ) -> None:
     def run_id(**settings: Any) -> str:
         config = make_config(student, student.parent, **settings)
-        return TrainingOptions.of(config, {}).run_id("data", "student", None)
+        return TrainingOptions.from_config(config, {}).run_id("data", "student", None)
 
     assert (run_id() != run_id(**change)) == is_another
-    options = TrainingOptions.of(make_config(student, student.parent, **change), {})
+    options = TrainingOptions.from_config(make_config(student, student.parent, **change), {})
     assert TrainingOptions.from_json(options.to_json()) == options

@@ -52,13 +52,13 @@ class Made:
         from nanodistill.training.preflight import identify
 
         write_json(self.run.training / "student.json", {})
-        by_weights = resolve_model(str(self.student)).by_weights
+        weights_identity = resolve_model(str(self.student)).weights_identity
         known = identify(self.config, self.dataset, ignore)
-        assert by_weights is not None
-        former = known.options.run_id(self.dataset.fingerprint, by_weights, None)
+        assert weights_identity is not None
+        former = known.options.run_id(self.dataset.fingerprint, weights_identity, None)
         (self.run.training / run).rename(self.run.training / former)
         index = json.loads((self.run.training / "index.json").read_text())
-        index["runs"][-1] |= {"run": former, "student_identity": by_weights}
+        index["runs"][-1] |= {"run": former, "student_identity": weights_identity}
         write_json(self.run.training / "index.json", index | {"latest": former})
         (self.run.training / "student.json").unlink()
         return former
@@ -93,7 +93,7 @@ def test_each_file_that_shapes_prompts_or_answers_is_in_the_identity(
     change(folder, name)
     after = resolve_model(str(folder))
     assert after.identity != before.identity
-    assert after.by_weights == before.by_weights
+    assert after.weights_identity == before.weights_identity
 
 
 def test_another_chat_template_is_another_run_and_the_former_comes_back(tmp_path: Path) -> None:
@@ -110,11 +110,11 @@ def test_another_chat_template_is_another_run_and_the_former_comes_back(tmp_path
 def test_a_run_of_an_earlier_release_is_found_by_its_files(tmp_path: Path) -> None:
     made = Made(tmp_path)
     former = made.as_by_an_earlier_release(made.train())
-    by_weights = resolve_model(str(made.student)).by_weights
-    assert find_student(made.config, made.run, ignore).identity == by_weights
+    weights_identity = resolve_model(str(made.student)).weights_identity
+    assert find_student(made.config, made.run, ignore).identity == weights_identity
     assert made.train() == former
     made.write(TEMPLATE.replace("assistant", "model"))
-    assert find_student(made.config, made.run, ignore).identity != by_weights
+    assert find_student(made.config, made.run, ignore).identity != weights_identity
     assert made.train() != former
     made.write(TEMPLATE)
     assert made.train() == former
