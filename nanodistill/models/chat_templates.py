@@ -10,8 +10,8 @@ that the template itself writes, such as turn markers. In an answer those stay t
 a model may write `<think>`. Text that no token stands for (`[INST]` where the tokenizer
 spells it out) can't be told apart, and isn't.
 
-The other functions repair templates in their own text, by statements put before it, so
-that training, evaluation, serving and every export render the same. Some templates have
+The other functions repair a template's text by prepending statements to it, so that
+training, evaluation, serving and every export render the same. Some templates have
 no system role: they drop the message or raise. Some write today's date, so that no two
 days have the same prompt. A template that needs neither repair stays as it is, to the
 byte.
@@ -130,7 +130,7 @@ class Chat:
     def _encode_marked(self, text: str, marks: tuple[str, str]) -> list[int]:
         """The tokens of a rendered text, with what is marked as plain text.
 
-        A template may have separated two marks, as by `split`. One that stands alone is dropped,
+        A template may have separated two marks, as by `split`. A single one is dropped,
         and still splits the text.
         """
         begin, end = marks

@@ -1,7 +1,7 @@
 """A folder becomes a model in memory, in the precision that the machine computes fast.
 
 On a GPU a model is loaded as it is stored. On a CPU MLX multiplies float32 through BLAS,
-and half precision and quantized weights in loops of its own: SmolLM2-135M as stored (4
+but half precision and quantized weights in its own loops: SmolLM2-135M as stored (4
 bits, float16 scales) needs seconds per token, with float32 scales 0.15 s, as plain
 float32 0.04 s. So on a CPU a model is converted to float32 if memory allows. If not, a
 quantized one stays quantized and computes in float32, and a half-precision one stays as

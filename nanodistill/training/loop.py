@@ -60,7 +60,7 @@ ROLLBACK_FACTOR = 0.25
 SMOOTHING = 0.9  # the smoothed loss is a mean over about the last 10 updates
 # Training has diverged when the smoothed loss exceeds 1.5 times the first loss plus 4 nats. The
 # margin is wide because the first loss may be that of a few easy rows. A run that stalls below it
-# is no divergence: early stopping and the best checkpoint cover that.
+# is not divergence: early stopping and the best checkpoint cover that.
 DIVERGENCE_FACTOR, DIVERGENCE_MARGIN = 1.5, 4.0
 TICK_SECONDS = 2.0  # between two progress records for whoever watches
 NEVER = 1 << 60

@@ -38,8 +38,8 @@ from nanodistill.training.training_options import TrainingJob, TrainingOptions
 if TYPE_CHECKING:
     from nanodistill.models.loading import LoadedModel
 
-# Share of max_memory_gb for buffers that MLX keeps to reuse. With none each batch allocates
-# anew; with all of it the guard would have to release them before every pause.
+# The share of max_memory_gb for buffers that MLX keeps to reuse. With none every batch allocates
+# again; with all of it little is left before the guard has to release them.
 CACHE_SHARE = 0.25
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -130,12 +130,12 @@ def module_paths(model: Module, names: Sequence[str]) -> list[str]:
             "target_modules",
             f"the student has no {name}{suggest(name, known)}; it has {', '.join(known)}",
         )
-        for name, found in matches.items()
-        if not found
+        for name, matching in matches.items()
+        if not matching
     ]
     if problems:
         raise ConfigError("The student lacks modules named in target_modules:", problems)
-    return sorted({path for found in matches.values() for path in found})
+    return sorted({path for matching in matches.values() for path in matching})
 
 
 def checkpoint_layers(model: Module) -> None:

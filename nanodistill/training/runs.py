@@ -14,8 +14,8 @@
         outcome.json            how the training process ended
         result.json             of a finished run
 
-Equal data, settings and student give the same run id: a finished run found again is
-finished work, an unfinished one is resumed, and a change makes a new run beside it.
+Equal data, settings and student give the same run id: a finished run is not trained
+again, an unfinished one is resumed, and a change makes a new run beside it.
 """
 
 from __future__ import annotations

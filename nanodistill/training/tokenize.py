@@ -7,7 +7,7 @@ conversation starts with the prompt, and the rest of it is the answer. Where it 
 not (the template rewrites earlier turns, or tokens merge across the border), the
 answer is tokenized by itself and counted as `prompt_reencoded`.
 
-What a template writes after the end token, often a line break, is no target:
+What a template writes after the end token, often a line break, is not a target:
 generation never gets that far.
 """
 

@@ -122,7 +122,7 @@ def train(
     stop: threading.Event | None = None,
     dry_run: bool = False,
 ) -> TrainingResult:
-    """Train the student of `config` on `dataset`, in a process of its own.
+    """Train the student of `config` on `dataset`, in a separate process.
 
     Args:
         run: the folder that the training run is written to.

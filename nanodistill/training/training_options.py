@@ -1,4 +1,4 @@
-"""What the training process is told: settings, limits, data, and how a checkpoint is scored.
+"""A run's settings, as the training process reads them, and how a checkpoint is scored.
 
 `TrainingOptions` are resolved once, in the command: the user's fields, overridden
 by `mlx_lm_kwargs`, with the hardware preset for whatever nobody set. From then on

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -229,7 +228,7 @@ class TrainingWorker:
             for name, split in splits.items()
             if len(split)
         }
-        lengths = splits["train"].lengths
+        lengths, scoring = splits["train"].lengths, self.job.scored_by
         return TrainingContext(
             model=model,
             options=options,
@@ -239,7 +238,7 @@ class TrainingWorker:
             valid=rows.get("valid"),
             micro_batch=self.job.micro_batch,
             multiple=1 if on_cpu() else GPU_WIDTH_MULTIPLE,
-            score=self._scorer(loaded, splits),
+            score=None if scoring is None else ValidationScorer(loaded, splits["valid"], scoring),
             checkpoints=checkpoints,
             adapter=self.folder.adapter,
             adapter_config=adapter_config(config, options, loaded.source.for_mlx_lm),
@@ -248,12 +247,6 @@ class TrainingWorker:
             stop_requested=self._stop_requested,
             limit_memory=lambda: limit_wired_memory(self.job.limits),
         )
-
-    def _scorer(
-        self, loaded: LoadedModel, splits: Mapping[str, TokenRows]
-    ) -> Callable[[], float] | None:
-        scoring = self.job.scored_by
-        return None if scoring is None else ValidationScorer(loaded, splits["valid"], scoring)
 
     def _stop_requested(self) -> bool:
         return self._stop.is_set() or os.getppid() != self.job.parent

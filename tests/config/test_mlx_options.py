@@ -10,10 +10,10 @@ import pytest
 from nanodistill.config import DistillationConfig, TrainingSettings
 from nanodistill.config.mlx_config import FLAGS, cli_args, mlx_lm_config, yaml_text
 from nanodistill.config.mlx_options import (
-    ALIASES,
     OPTIMIZER_NAMES,
     OPTIMIZER_SETTINGS,
     REFUSED,
+    SETTING_OF,
     MlxSettings,
     effective,
 )
@@ -77,7 +77,7 @@ def test_names_that_users_know_become_mlx_lms(
 
 
 def test_every_known_name_is_accepted_or_says_why_not() -> None:
-    for name in ALIASES:
+    for name in SETTING_OF:
         assert "is not a parameter" not in refusal(**{name: object()})
     for name, why in REFUSED.items():
         assert why in refusal(**{name: "x"})
@@ -131,8 +131,9 @@ def test_optimizer_settings_are_those_of_mlx() -> None:
 
 def test_every_name_is_a_setting_that_exists() -> None:
     places = set(TrainingSettings.model_fields) | set(MlxSettings.model_fields) | OPTIMIZER_NAMES
-    assert set(ALIASES) - places == {"use_dora"}
-    assert places - set(ALIASES) == {
+    settings = set(SETTING_OF.values())
+    assert settings - places == {"use_dora"}
+    assert places - settings == {
         "all_layers", "allow_out_of_range", "mlx_lm_kwargs", "optimizer_config", "tokenizer_kwargs",
     }  # fmt: skip
 
