@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from nanodistill.training.tokenize import TokenRows
 
-# The share of computed tokens that may be padding. The quickstart's 192 rows come to 4.1%. At
-# half of it windows grow and neighbours in length always meet; at double, 4% of the time is lost.
+# The share of computed tokens that may be padding (docs/measurements.md: the quickstart's 192 rows
+# come to 4.1%). Twice as much would spend 8% of the time on it; half as much needs larger windows,
+# in which rows of similar length meet again and again.
 PADDING_GOAL = 0.04
 WINDOWS = (4, 8, 16, 32, 64, 128)  # sizes tried, in updates
 # Tokens, padding included, in a batch that needs no gradient (validation, kept outputs). Its

@@ -276,7 +276,8 @@ class Session:
                 for place, batch in enumerate(batches):
                     self._check_interrupts()
                     # Dropout depends on the update and the place in it, so it is the same after
-                    # a resume.
+                    # a resume. The factors only keep the seeds of different runs, updates and
+                    # batches apart.
                     update = context.options.seed * 1_000_003 + self.state.update
                     mx.random.seed(update * 257 + place)
                     yield context.forward.arrays("train", batch)

@@ -32,17 +32,17 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("preflight") / "student")
 
 
-def look(student: Path, rows: Rows, **settings: Any) -> Preflight:
-    return look_with(make_config(student, student.parent / "out", **settings), rows)
+def run_preflight(student: Path, rows: Rows, **settings: Any) -> Preflight:
+    return preflight_config(make_config(student, student.parent / "out", **settings), rows)
 
 
-def look_with(config: DistillationConfig, rows: Rows) -> Preflight:
+def preflight_config(config: DistillationConfig, rows: Rows) -> Preflight:
     dataset = cast("DatasetVersion", rows)
     identity = identify(config, dataset, ignore)
     return preflight(identity, config, dataset, RunFolder(config.run_folder))
 
 
-def found(checked: Preflight) -> dict[str, tuple[str, str]]:
+def findings(checked: Preflight) -> dict[str, tuple[str, str]]:
     return {line[0]: (line[1], line[2]) for line in checked.table().rows}
 
 
@@ -52,7 +52,7 @@ def rows_of(*train: dict[str, Any], valid: int = 4) -> Rows:
 
 def refusal(student: Path, rows: Rows, **settings: Any) -> str:
     with pytest.raises(ConfigError) as refused:
-        look(student, rows, **settings)
+        run_preflight(student, rows, **settings)
     assert refused.value.exit_code == 2
     return str(refused.value)
 
@@ -67,9 +67,9 @@ ENDLESS = make_row("even the prompt " * 40, "bug")
 
 def test_rows_that_are_too_long_are_left_out_and_counted(student: Path) -> None:
     rows = rows_of(*make_rows(30), LONG, ENDLESS)
-    checked = look(student, rows, max_seq_length=200)
+    checked = run_preflight(student, rows, max_seq_length=200)
     assert checked.rows == {"train": 30, "valid": 4, "dropped": 2}
-    said, remark = found(checked)["train rows"]
+    said, remark = findings(checked)["train rows"]
     assert said.startswith("30 of 32; median ")
     assert remark.startswith("2 longer than max_seq_length = 200")
     assert "2 of them in the prompt" in remark
@@ -82,7 +82,7 @@ def test_more_than_a_tenth_stops_with_the_length_that_would_do(student: Path) ->
     longest = length(student, LONG)
     assert "max_seq_length: is 200: 2 of 16 rows are longer (more than a tenth)" in said
     assert f"max_seq_length = {longest} to keep all rows" in said
-    look(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=longest)
+    run_preflight(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=longest)
 
 
 def test_one_is_too_many_where_the_user_says_so(student: Path) -> None:
@@ -92,8 +92,8 @@ def test_one_is_too_many_where_the_user_says_so(student: Path) -> None:
 
 
 def test_an_empty_output_is_told(student: Path) -> None:
-    checked = look(student, rows_of(*make_rows(9), make_row("hello", " \n")))
-    assert found(checked)["train rows"][1].startswith("1 with an empty output")
+    checked = run_preflight(student, rows_of(*make_rows(9), make_row("hello", " \n")))
+    assert findings(checked)["train rows"][1].startswith("1 with an empty output")
     assert (checked.rows["train"], checked.to_json()["empty"]) == (10, 1)
 
 
@@ -103,7 +103,7 @@ def test_memory_that_is_held_already_is_told_before_training_waits_for_it(studen
     with pytest.raises(
         ConfigError, match=r"max_memory_gb: is 0\.01, but .* already use \d"
     ) as refused:
-        look_with(tight, rows_of(*make_rows(9)))
+        preflight_config(tight, rows_of(*make_rows(9)))
     assert refused.value.exit_code == 2
 
 
@@ -118,8 +118,8 @@ def test_no_training_rows_is_an_error_and_so_is_steering_without_validation_rows
 
 
 def test_without_validation_rows_it_says_what_is_taken(student: Path) -> None:
-    checked = look(student, rows_of(*make_rows(9), valid=0))
-    count, remark = found(checked)["valid rows"]
+    checked = run_preflight(student, rows_of(*make_rows(9), valid=0))
+    count, remark = findings(checked)["valid rows"]
     assert count == "0"
     assert "final weights" in remark
 
@@ -130,23 +130,25 @@ def test_a_template_that_needs_help_is_told(tmp_path: Path) -> None:
         "{{ bos_token }}{{ bos_token }}{% if not add_generation_prompt %}!{% endif %}"
         "{% for m in messages %}",
     )
-    checked = look(make_student(tmp_path / "student", template=template), rows_of(*make_rows(9)))
-    remark = found(checked)["chat template"][1]
+    checked = run_preflight(
+        make_student(tmp_path / "student", template=template), rows_of(*make_rows(9))
+    )
+    remark = findings(checked)["chat template"][1]
     assert "prompts of 13 rows" in remark
     assert "two beginning-of-text tokens" in remark
     assert (checked.to_json()["joined"], checked.to_json()["double_bos"]) == (13, True)
 
 
 def test_more_layers_than_there_are_is_told(student: Path) -> None:
-    checked = look(student, rows_of(*make_rows(9)), lora_layers=16)
-    value, remark = found(checked)["layers trained"]
+    checked = run_preflight(student, rows_of(*make_rows(9)), lora_layers=16)
+    value, remark = findings(checked)["layers trained"]
     assert value == "3 of 3 (lora)"
     assert remark.startswith("lora_layers = 16 is more")
 
 
 def test_a_set_smaller_than_a_batch_is_told(student: Path) -> None:
-    checked = look(student, rows_of(*make_rows(5)), batch_size=8)
-    assert found(checked)["updates"][1] == "all rows fit into one update"
+    checked = run_preflight(student, rows_of(*make_rows(5)), batch_size=8)
+    assert findings(checked)["updates"][1] == "all rows fit into one update"
     assert checked.updates == 1
 
 
@@ -166,11 +168,13 @@ def test_a_student_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
     # No student of these tests passes 2 GiB: the limit is lowered to where this one does.
     tight = gigabyte.model_copy(update={"memory_hard_limit_gb": 0.01})
     with pytest.raises(ConfigError, match=r"the student's weights alone take 0\.0 GiB: raise it"):
-        look_with(tight, rows_of(*make_rows(9)))
+        preflight_config(tight, rows_of(*make_rows(9)))
 
 
 def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) -> None:
-    lines = found(look(student, rows_of(*make_rows(9)), max_memory_gb=9, memory_hard_limit_gb=9))
+    lines = findings(
+        run_preflight(student, rows_of(*make_rows(9)), max_memory_gb=9, memory_hard_limit_gb=9)
+    )
     # What this process holds already counts, and that depends on the tests before.
     assert re.match(r"about \d\.\d GiB of 9 allowed; \d+\.\d free", lines["memory"][0])
     assert lines["disk"][0].endswith(" free")
@@ -179,7 +183,7 @@ def test_memory_disk_load_and_time_are_set_against_what_there_is(student: Path) 
 
 
 def test_validation_can_be_held_to_some_batches(student: Path) -> None:
-    checked = look(
+    checked = run_preflight(
         student, rows_of(*make_rows(9), valid=12), batch_size=2, mlx_lm_kwargs={"val_batches": 3}
     )
     assert checked.rows["valid"] == 6
@@ -187,8 +191,8 @@ def test_validation_can_be_held_to_some_batches(student: Path) -> None:
 
 def test_the_loss_can_be_on_every_token(student: Path) -> None:
     rows = rows_of(*make_rows(9))
-    masked = look(student, rows).token_rows["train"]
-    whole = look(student, rows, mlx_lm_kwargs={"mask_prompt": False}).token_rows["train"]
+    masked = run_preflight(student, rows).token_rows["train"]
+    whole = run_preflight(student, rows, mlx_lm_kwargs={"mask_prompt": False}).token_rows["train"]
     assert masked.targets.sum() < 9 * 12
     assert whole.targets.sum() == whole.lengths.sum() - 9, "all but each row's first"
 
@@ -198,9 +202,9 @@ def test_presets_that_were_used_are_told(student: Path) -> None:
     config = make_config(student, student.parent)
     unset = config.model_copy()
     unset.model_fields_set.discard("batch_size")
-    checked = look_with(unset, rows)
+    checked = preflight_config(unset, rows)
     assert checked.identity.presets["batch_size"] == checked.options.settings.batch_size
-    assert "batch_size" not in look(student, rows).identity.presets
+    assert "batch_size" not in run_preflight(student, rows).identity.presets
 
 
 def test_trackio_that_is_not_there_is_found_before_anything(
@@ -208,7 +212,7 @@ def test_trackio_that_is_not_there_is_found_before_anything(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(InputError, match="needs the package trackio"):
-        look(student, rows_of(*make_rows(9)), report_to="trackio")
+        run_preflight(student, rows_of(*make_rows(9)), report_to="trackio")
 
 
 def test_facts_are_read_from_headers(student: Path, tmp_path: Path) -> None:
