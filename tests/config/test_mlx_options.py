@@ -84,7 +84,7 @@ def test_every_known_name_is_accepted_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ({"lora_alfa": 3}, "did you mean 'lora_a"),
         ({"num_warmup_steps": 3}, "num_warmup_steps: "),
@@ -102,13 +102,13 @@ def test_every_known_name_is_accepted_or_says_why_not() -> None:
         ({"batch_size": "many"}, "batch_size: is 'many'"),
     ],
 )
-def test_what_does_not_hold_is_named(kwargs: dict[str, Any], said: str) -> None:
-    assert said in refusal(**kwargs)
+def test_what_does_not_hold_is_named(kwargs: dict[str, Any], message: str) -> None:
+    assert message in refusal(**kwargs)
 
 
 def test_all_problems_are_named_at_once() -> None:
-    said = refusal(lora_alfa=3, model="x", rank=100)
-    assert all(word in said for word in ("lora_alfa", "`student`", "must be 1 to 64"))
+    message = refusal(lora_alfa=3, model="x", rank=100)
+    assert all(word in message for word in ("lora_alfa", "`student`", "must be 1 to 64"))
 
 
 def test_upper_bounds_can_be_lifted() -> None:

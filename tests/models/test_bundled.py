@@ -67,11 +67,11 @@ def test_it_is_fetched_once_and_can_be_loaded(model: BundledModel) -> None:
     heard: list[Event] = []
     folder = bundled_folder(model, heard.append)
     assert {path.name for path in folder.iterdir()} == FILES
-    told = [event.text for event in heard if isinstance(event, Notice)]
-    assert [text.split()[:2] for text in told] == [["fetching", "tiny"], ["converting", "tiny"]]
-    assert "0 MB, MIT" in told[0]
+    texts = [event.text for event in heard if isinstance(event, Notice)]
+    assert [text.split()[:2] for text in texts] == [["fetching", "tiny"], ["converting", "tiny"]]
+    assert "0 MB, MIT" in texts[0]
     assert bundled_folder(model, heard.append) == folder
-    assert len(told) == sum(isinstance(event, Notice) for event in heard)
+    assert len(texts) == sum(isinstance(event, Notice) for event in heard)
     load_model(folder)
 
 

@@ -61,12 +61,12 @@ def alone(loaded: LoadedModel, prompt: Any, sampling: Sampling) -> str:
 
 def test_a_batch_answers_in_order_of_its_prompts(tiny_model: LoadedModel) -> None:
     sampling = Sampling(20)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     answers = generate_batch(
-        tiny_model, PROMPTS, sampling, max_batch=5, on_progress=lambda *p: told.append(p)
+        tiny_model, PROMPTS, sampling, max_batch=5, on_progress=lambda *p: progress.append(p)
     )
     assert [a.text for a in answers] == [alone(tiny_model, p, sampling) for p in PROMPTS]
-    assert told == [(n, len(PROMPTS)) for n in range(1, len(PROMPTS) + 1)]
+    assert progress == [(n, len(PROMPTS)) for n in range(1, len(PROMPTS) + 1)]
     assert [a.prompt_tokens for a in answers] == [len(p) for p in PROMPTS]
     assert {a.completion_tokens for a in answers if a.finish_reason == "length"} == {20}
 

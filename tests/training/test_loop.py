@@ -114,10 +114,10 @@ def test_going_on_after_any_stop_ends_in_the_same_bits(
             break
     assert attempt > 4
     assert weights(stopped) == weights(whole)
-    assert told(stopped) == told(whole)
+    assert recorded_losses(stopped) == recorded_losses(whole)
 
 
-def told(context: Any) -> list[tuple[str, int, float]]:
+def recorded_losses(context: Any) -> list[tuple[str, int, float]]:
     return [(r["kind"], r["update"], r["loss"]) for r in records(context) if "loss" in r]
 
 

@@ -1,4 +1,4 @@
-"""What is told of a run while it is on, and to trackio."""
+"""What a running training reports, to listeners and to trackio."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finish(): note("finish")
 """
 
 
-def told(*records: Record) -> list[Event]:
+def events_of(*records: Record) -> list[Event]:
     events: list[Event] = []
     with ProgressFollower(events.append, None, "project", "run") as follower:
         for record in records:
@@ -50,7 +50,7 @@ def told(*records: Record) -> list[Event]:
 
 
 def test_records_become_events() -> None:
-    assert told(VALIDATED, TRAINED) == [
+    assert events_of(VALIDATED, TRAINED) == [
         Notice("after update 3: validation loss 1.2500, score 50.0%, best so far"),
         Progress(
             "train", 3, 9, "updates", 12.0,
@@ -58,11 +58,11 @@ def test_records_become_events() -> None:
              "memory GiB": 1.25},
         ),
     ]  # fmt: skip
-    assert told({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
+    assert events_of({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
         Notice("paused", "warning")
     ]
-    assert told(TRAINED | {"kind": "tick"}) == told(TRAINED)
-    assert told({"kind": "checkpoint", "update": 1, "path": "x"}) == []
+    assert events_of(TRAINED | {"kind": "tick"}) == events_of(TRAINED)
+    assert events_of({"kind": "checkpoint", "update": 1, "path": "x"}) == []
 
 
 def test_metrics_go_to_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

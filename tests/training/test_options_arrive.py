@@ -211,7 +211,7 @@ def test_gradients_are_clipped(limit: float | None, moved: float) -> None:
     updates.start(model, None)
     updates.update(model, {"w": mx.array([10.0])})
     assert float(-model.w[0]) == pytest.approx(moved, rel=1e-4)
-    assert updates.state[NORM].item() == 10, "the norm is told as it was"
+    assert updates.state[NORM].item() == 10, "the norm before clipping"
 
 
 def test_full_training_unfreezes_the_last_layers_whole(student: Path) -> None:

@@ -69,8 +69,8 @@ def test_rows_that_are_too_long_are_left_out_and_counted(student: Path) -> None:
     rows = rows_of(*make_rows(30), LONG, ENDLESS)
     checked = run_preflight(student, rows, max_seq_length=200)
     assert checked.rows == {"train": 30, "valid": 4, "dropped": 2}
-    said, remark = findings(checked)["train rows"]
-    assert said.startswith("30 of 32; median ")
+    message, remark = findings(checked)["train rows"]
+    assert message.startswith("30 of 32; median ")
     assert remark.startswith("2 longer than max_seq_length = 200")
     assert "2 of them in the prompt" in remark
     assert checked.to_json()["too_long"] == {"train": 2, "valid": 0}
@@ -78,17 +78,17 @@ def test_rows_that_are_too_long_are_left_out_and_counted(student: Path) -> None:
 
 
 def test_more_than_a_tenth_stops_with_the_length_that_would_do(student: Path) -> None:
-    said = refusal(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=200)
+    message = refusal(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=200)
     longest = length(student, LONG)
-    assert "max_seq_length: is 200: 2 of 16 rows are longer (more than a tenth)" in said
-    assert f"max_seq_length = {longest} to keep all rows" in said
+    assert "max_seq_length: is 200: 2 of 16 rows are longer (more than a tenth)" in message
+    assert f"max_seq_length = {longest} to keep all rows" in message
     run_preflight(student, rows_of(*make_rows(10), LONG, LONG), max_seq_length=longest)
 
 
 def test_one_is_too_many_where_the_user_says_so(student: Path) -> None:
     rows = rows_of(*make_rows(30), LONG)
-    said = refusal(student, rows, max_seq_length=200, long_rows="error")
-    assert '1 of 35 rows are longer (long_rows is "error")' in said
+    message = refusal(student, rows, max_seq_length=200, long_rows="error")
+    assert '1 of 35 rows are longer (long_rows is "error")' in message
 
 
 def test_an_empty_output_is_told(student: Path) -> None:
@@ -111,10 +111,10 @@ def test_no_training_rows_is_an_error_and_so_is_steering_without_validation_rows
     student: Path,
 ) -> None:
     none = Rows({"train": [], "valid": []})
-    said = refusal(student, none, early_stopping_patience=2, best_by="score")
-    assert "dataset: has no training rows" in said
-    assert "early_stopping_patience: needs validation rows" in said
-    assert "best_by: needs validation rows" in said
+    message = refusal(student, none, early_stopping_patience=2, best_by="score")
+    assert "dataset: has no training rows" in message
+    assert "early_stopping_patience: needs validation rows" in message
+    assert "best_by: needs validation rows" in message
 
 
 def test_without_validation_rows_it_says_what_is_taken(student: Path) -> None:

@@ -150,13 +150,13 @@ def test_it_goes_on_beside_others_that_do_not_end() -> None:
     look_again(machine, guard)
     assert LOAD_PATIENCE < machine.now - 100 <= LOAD_PATIENCE + 3 * LOAD_WINDOW
     assert "still use 90% of the processors after 15 minutes" in machine.messages[-1]
-    told = len(machine.messages)
+    warned = len(machine.messages)
     while machine.others[0] == 0.9:
         look_again(machine, guard)
-    assert len(machine.messages) == told
+    assert len(machine.messages) == warned
     look_again(machine, guard)
     look_again(machine, guard)
-    assert "80% of the processors" in machine.messages[told]
+    assert "80% of the processors" in machine.messages[warned]
     assert machine.messages[-1] == "resumed"
 
 

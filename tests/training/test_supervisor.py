@@ -1,4 +1,4 @@
-"""The supervisor: a child that dies of memory, of something else, or is told to stop."""
+"""The supervisor: a child that dies of memory, of something else, or is asked to stop."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_child_that_dies_of_memory_goes_on_with_less(
     folder = found[1]
     assert read_json(folder.adjusted) == {"micro_batch": 1, "checkpointing": False}
     trained = [r["update"] for r in read_records(folder.metrics) if r["kind"] == "train"]
-    assert trained == list(range(1, 13)), "each update told once"
+    assert trained == list(range(1, 13)), "each update recorded once"
 
 
 def test_a_child_that_somebody_kills_goes_on_as_it_was(

@@ -123,7 +123,7 @@ def test_a_template_with_a_place_for_it_is_left_as_it_is(tokenizer: TokenizerWra
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (TEMPLATE.replace("endfor", "endfr"), "syntax error in line 3"),
         (
@@ -135,9 +135,9 @@ def test_a_template_with_a_place_for_it_is_left_as_it_is(tokenizer: TokenizerWra
     ],
 )
 def test_a_template_that_can_not_be_used_is_an_error_of_the_student(
-    template: str, said: str, tmp_path: Path
+    template: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         tokenize_rows([make_row("hello", "bug")], tokenizer_for(template, tmp_path), "cot")
 
 
