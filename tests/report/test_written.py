@@ -212,7 +212,7 @@ def test_a_damaged_file_is_named(made: Made) -> None:
         write_report(made.config(), made.run)
     (made.run.evaluation / "run1" / "results.json").unlink()
     training_folder(made.run, "run1").metrics.write_text("no json\n")
-    with pytest.raises(CorruptFileError, match="a line that is not JSON"):
+    with pytest.raises(CorruptFileError, match=r"metrics\.jsonl.*line 1"):
         write_report(made.config(), made.run)
 
 
