@@ -4,11 +4,11 @@ In the quickstart 96 of a row's 135 tokens are the same instruction in every row
 targets, and 14 of the student's 30 layers are not trained. mlx-lm's loss computes all
 of it for every row each time. So, where the model allows it:
 
-- the output layer runs only at positions that predict targets (`SplitForward`);
+- the output layer runs only at positions that predict targets;
 - the tokens that all rows start with run once per batch, and each row sees their keys
-  and values as if they came before it (`SharedForward`);
+  and values as if they came before it;
 - layers below the trained ones run once per row, not once per epoch: their outputs
-  are kept (`SharedForward.keep`).
+  are kept (`SplitForward.keep`).
 
 Loss and gradients stay the same except for rounding, and except for dropout, where the
 shared tokens of a batch get one draw. This is right only for a model that is
@@ -87,44 +87,24 @@ class WholeForward:
 
 
 class SplitForward:
-    """The output layer only at the positions that predict targets."""
-
-    prefix = 0
-
-    def __init__(self, model: Module) -> None:
-        self._body, self._head = model["model"], _output_layer(model)
-
-    def arrays(self, _: str, batch: TrainingBatch, /) -> Arrays:
-        return (mx.array(batch.inputs), *_targets_of(batch))
-
-    def loss(
-        self, inputs: mx.array, positions: mx.array, targets: mx.array, weights: mx.array
-    ) -> tuple[mx.array, mx.array]:
-        return _weighted_loss(self._head(self.outputs(inputs, positions)), targets, weights)
-
-    def outputs(self, inputs: mx.array, positions: mx.array) -> mx.array:
-        """What the body computes at `positions`."""
-        return _rows_at(self._body(inputs[:, :-1]), positions)
-
-
-class SharedForward:
-    """Shared tokens once per batch, and the layers below the trained ones once per row.
+    """The output layer at target positions, shared tokens once per batch, frozen layers once.
 
     Args:
         shared: the tokens that all rows start with; may be empty.
-        frozen: the number of layers below the trained ones.
+        frozen: the number of layers below the trained ones to treat apart; may be 0.
     """
 
     def __init__(self, model: Module, shared: Ints, frozen: int, *, on_cpu: bool) -> None:
         body = model["model"]
         self.prefix = len(shared)
+        self.frozen = frozen
         self._on_cpu = on_cpu
         self._head = _output_layer(model)
-        self._depth = len(body.layers) - frozen
         self._kept: dict[str, list[mx.array]] = {}
         self._lower = _view(body, layers=body.layers[:frozen], norm=Identity()) if frozen else None
-        upper = _view(body, layers=body.layers[frozen:], embed_tokens=Identity())
-        self._upper = upper if frozen else body
+        self._upper = body
+        if frozen:
+            self._upper = _view(body, layers=body.layers[frozen:], embed_tokens=Identity())
         self._lower_cache: list[SharedPrefixCache] | None = None
         self._shared = mx.array(shared[None]) if self.prefix else None
         if self._shared is not None and self._lower is not None:
@@ -172,13 +152,12 @@ class SharedForward:
         lower = inputs[:, :-1]
         if inputs.ndim == 2:
             lower = self._run_lower(lower)
-        cache = None
-        if self._shared is not None:
-            # Gradients flow through the shared tokens too, so they run in every batch.
-            recorders = [KVRecorder() for _ in range(self._depth)]
-            self._upper(self._shared, cache=recorders)
-            cache = self._caches(recorders)
-        return _rows_at(self._upper(lower, cache=cache), positions)
+        if self._shared is None:
+            return _rows_at(self._upper(lower), positions)
+        # Gradients flow through the shared tokens too, so they run in every batch.
+        recorders = [KVRecorder() for _ in self._upper.layers]
+        self._upper(self._shared, cache=recorders)
+        return _rows_at(self._upper(lower, cache=self._caches(recorders)), positions)
 
     def _run_lower(self, inputs: mx.array) -> mx.array:
         if self._lower is None:
@@ -252,7 +231,7 @@ def select_forward(
     forward = select_forward_by_agreement(
         model, rows["train"], shared=shared, frozen=frozen, on_cpu=on_cpu()
     )
-    if isinstance(forward, SharedForward) and frozen:
+    if isinstance(forward, SplitForward) and forward.frozen:
         memory = job.limits.max_memory_gb * GIB * KEPT_SHARE
         # Validation rows come again at every validation, training rows only in a second epoch.
         used_again = ["valid"] + ["train"] * (job.options.settings.num_train_epochs > 1)
@@ -280,17 +259,17 @@ def select_forward_by_agreement(
     try:
         if not _is_body_and_head(model, rows):
             return WholeForward(model)
-        split = SplitForward(model)
+        plain = SplitForward(model, rows[0][:0], 0, on_cpu=on_cpu)
         tokens = rows[0][: shared if shared >= MIN_SHARED else 0]
         if not len(tokens) and not frozen:
-            return split
+            return plain
     except MISFITS:
         return WholeForward(model)
     try:
-        forward = SharedForward(model, tokens, frozen, on_cpu=on_cpu)
-        return forward if _agree(split, forward, rows) else split
+        forward = SplitForward(model, tokens, frozen, on_cpu=on_cpu)
+        return forward if _agree(plain, forward, rows) else plain
     except MISFITS:
-        return split
+        return plain
 
 
 def _is_body_and_head(model: Module, rows: TokenRows) -> bool:
@@ -304,11 +283,11 @@ def _is_body_and_head(model: Module, rows: TokenRows) -> bool:
     return whole.shape == parts.shape and bool(mx.all(whole == parts))
 
 
-def _agree(split: SplitForward, shared: SharedForward, rows: TokenRows) -> bool:
+def _agree(one: SplitForward, other: SplitForward, rows: TokenRows) -> bool:
     """Whether both compute the same outputs for the shortest and the longest row."""
     pair = sorted({int(rows.lengths.argmin()), int(rows.lengths.argmax())})
     outputs = []
-    for forward in (split, shared):
+    for forward in (one, other):
         batch = assemble(rows.without_prefix(forward.prefix), pair, weight=1.0, multiple=1)
         inputs, positions, *_ = forward.arrays("sample", batch)
         outputs.append(forward.outputs(inputs, positions))
