@@ -1,9 +1,10 @@
-"""Keeps the cyclic collector out of the way of a long piece of work.
+"""Keeps Python's garbage collector out of the way of long work.
 
-A process that has imported LiteLLM holds some million objects, none of which goes away. A
-full collection looks at all of them: a quarter of a second in which no call is launched and no
-answer is read, several times in some thousand calls. The small collections, after every 700
-objects, cost a few percent more and find next to nothing: little here is cyclic.
+A process that has imported LiteLLM holds about a million objects that never go away. A
+full collection scans all of them: a quarter of a second in which no call starts and no
+answer is read, several times in some thousand calls. The collections of the youngest
+objects, after every 700, cost a few percent and free next to nothing, because little
+here is cyclic.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# For gc.set_threshold: new objects before the youngest are collected, and how many such collections
+# before each older generation's. Python's own are 700, 10, 10.
 THRESHOLDS = 10_000, 20, 20
-"""Objects until the youngest are looked through, and how often that is until the older ones are."""
-
-PYTHONS_OWN = 1000
-"""Python 3.12 begins with some hundred frozen objects."""
+FROZEN_AT_START = 1000  # Python 3.12 starts with some hundred frozen objects
 
 
 @contextmanager
 def frozen_gc() -> Iterator[None]:
-    """Let the collector look at what is made from here on alone, and more seldom.
+    """Collect only objects created from here on, and less often.
 
-    Cycles that are garbage at the beginning are freed after the end. Nothing happens where the
-    heap is set aside already, by us or by the program that we are part of.
+    Cycles that are garbage at the start are freed after the end. Does nothing if the heap is
+    already frozen, by us or by the program we are part of.
     """
-    if gc.get_freeze_count() > PYTHONS_OWN:
+    if gc.get_freeze_count() > FROZEN_AT_START:
         yield
         return
     before = gc.get_threshold()

@@ -1,10 +1,8 @@
-"""The machine: chip, memory, cores; and the training settings that suit it.
+"""The machine: chip, memory, cores, container limits; and training presets for it.
 
-A preset fills only training fields that nobody set, and only when a run of
-training is made ready: the configuration itself shows its own defaults on every
-machine. The numbers are those of the configuration analysis for its by-system
-examples (8 GB, 16 GB, 36 GB, 128 GB). A chip of the plain tier gets no more than
-the second: it may have the memory, but not the cores.
+A preset fills only training fields that nobody set, when a training run is prepared; the
+configuration shows the same defaults on every machine. The values are those of the
+configuration analysis for 8, 16, 36 and 128 GB.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 GIB = 1 << 30
-NO_LIMIT = 1 << 60
-"""Version 1 of control groups writes a number beyond this for no limit."""
+NO_LIMIT = 1 << 60  # cgroups v1 write a number beyond this for "no limit"
 
 Kind = Literal["apple", "cuda", "cpu"]
 Tier = Literal["", "Pro", "Max", "Ultra"]
 
 APPLE = re.compile(r"Apple (M\d+)(?: (Pro|Max|Ultra))?")
+# The peak of each GPU's float32 units, rounded; only for estimates of time.
 GPU_TFLOPS: dict[str, dict[str, float]] = {
     "M1": {"": 2.6, "Pro": 5.2, "Max": 10.4, "Ultra": 21.0},
     "M2": {"": 3.6, "Pro": 6.8, "Max": 13.6, "Ultra": 27.2},
@@ -37,12 +35,11 @@ GPU_TFLOPS: dict[str, dict[str, float]] = {
     "M4": {"": 4.3, "Pro": 8.5, "Max": 17.1, "Ultra": 34.0},
     "M5": {"": 5.5, "Pro": 11.0, "Max": 22.0, "Ultra": 44.0},
 }
-"""Peak of the GPU's float32 units, rounded; for estimates of time alone."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What training would run on. `memory_gb` is the GPU's own where it has its own."""
+    """What training runs on. `memory_gb` is in GiB, the GPU's own if it has its own."""
 
     kind: Kind
     chip: str
@@ -56,7 +53,7 @@ class Hardware:
 
     @property
     def tflops(self) -> float | None:
-        """Peak multiplications of the GPU, in 10^12 operations a second; None if unknown."""
+        """The GPU's peak, in 10^12 float32 operations a second; None if unknown."""
         return GPU_TFLOPS.get(self.generation, {}).get(self.tier)
 
 
@@ -79,45 +76,51 @@ PRESETS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
 )
 CPU_PRESET: tuple[str, dict[str, Any]] = ("cpu", {"batch_size": 4, "max_seq_length": 512})
-STEPS_GB = (12, 30, 60)
-"""Memory from which the next preset holds."""
+# GiB from which the next preset applies: between the analysis's examples of 8, 16, 36 and 128 GB.
+PRESET_FROM_GB = (12, 30, 60)
 
 
 def preset(hardware: Hardware) -> tuple[str, dict[str, Any]]:
-    """The name of the preset that suits `hardware`, and training fields with their values."""
+    """The preset for `hardware`: its name, and training fields with their values.
+
+    A chip without Pro, Max or Ultra gets at most the second preset: it may have the memory, but
+    not the cores.
+    """
     if hardware.kind == "cpu":
         return CPU_PRESET
-    step = sum(hardware.memory_gb >= gigabytes for gigabytes in STEPS_GB)
+    step = sum(hardware.memory_gb >= gigabytes for gigabytes in PRESET_FROM_GB)
     plain = hardware.kind == "apple" and not hardware.tier
     return PRESETS[min(step, 1) if plain else step]
 
 
 @functools.cache
 def detect_hardware() -> Hardware:
-    """This machine."""
+    """Detect this machine, once per process."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        return apple(_sysctl("machdep.cpu.brand_string"), total_memory_gb(), cores())
+        name = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        brand = subprocess.run(name, capture_output=True, text=True, timeout=10)
+        return apple(brand.stdout.strip(), total_memory_gb(), cores())
     return _cuda() or Hardware("cpu", _cpu_name(), cores(), total_memory_gb())
 
 
 def apple(brand: str, memory_gb: float, cores: int) -> Hardware:
-    """Apple silicon by what the system calls it: "Apple M3 Max"."""
-    found = APPLE.match(brand)
-    if found is None:
+    """Apple silicon by the system's name for it, such as "Apple M3 Max"."""
+    match = APPLE.match(brand)
+    if match is None:
         return Hardware("apple", brand, cores, memory_gb)
-    tier: Tier = found[2] or ""  # type: ignore[assignment]
-    return Hardware("apple", brand, cores, memory_gb, found[1], tier)
+    tier: Tier = match[2] or ""  # type: ignore[assignment]
+    return Hardware("apple", brand, cores, memory_gb, match[1], tier)
 
 
 def cores() -> int:
-    """Processor cores that this process may use: of the machine, and of its container."""
-    free = len(usable_cores() or ()) or os.cpu_count() or 1
-    allowed = confines().cores
-    return free if allowed is None else max(1, min(free, math.ceil(allowed)))
+    """Processor cores that this process may use, on the machine and in its container."""
+    usable = len(usable_cores() or ()) or os.cpu_count() or 1
+    limit = cgroup_limits().cores
+    return usable if limit is None else max(1, min(usable, math.ceil(limit)))
 
 
 def usable_cores() -> set[int] | None:
-    """The numbers of the cores that this process is kept to; None where systems don't say."""
+    """The cores that this process is bound to, by number; None if the system doesn't say."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     else:  # noqa: RET505 - the type checker reads the platform
@@ -125,19 +128,19 @@ def usable_cores() -> set[int] | None:
 
 
 def total_memory() -> int:
-    """Bytes of memory: of the machine, or of the container where that has less."""
+    """Bytes of memory, the machine's or, if less, the container's."""
     import psutil
 
-    allowed = confines().memory
+    limit = cgroup_limits().memory
     total = int(psutil.virtual_memory().total)
-    return total if allowed is None else min(total, allowed)
+    return total if limit is None else min(total, limit)
 
 
 def free_memory() -> int:
-    """Bytes that can be had now, on the machine and in the container."""
+    """Bytes available now, on the machine and in the container."""
     import psutil
 
-    left = confines().memory_left
+    left = cgroup_limits().memory_left
     free = int(psutil.virtual_memory().available)
     return free if left is None else min(free, left)
 
@@ -147,12 +150,14 @@ def total_memory_gb() -> float:
 
 
 @dataclass(frozen=True)
-class Confines:
-    """What control groups leave to this process; None is no limit.
+class CgroupLimits:
+    """What control groups allow this process; None is no limit.
 
-    `cores` may be a fraction. `memory` and `memory_left` are bytes: the smallest limit, and the
-    least that is left under any. `cpu_seconds` is what the group that limits the cores has
-    computed so far, others in the container included.
+    Attributes:
+        cores: may be a fraction.
+        memory: bytes, the smallest limit.
+        memory_left: bytes, the least that is left under any limit.
+        cpu_seconds: used so far by the group that limits the cores, all processes in it included.
     """
 
     cores: float | None = None
@@ -161,79 +166,76 @@ class Confines:
     cpu_seconds: float | None = None
 
 
-def confines(process: Path = Path("/proc/self")) -> Confines:
-    """The limits of this process's control groups and of all above them that can be seen, of
-    either version. `process` holds the files `cgroup` and `mountinfo`."""
-    memory, left, cores, spent = None, None, None, None
+def cgroup_limits(process: Path = Path("/proc/self")) -> CgroupLimits:
+    """The limits of this process's control groups and all visible groups above them, v1 or v2.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html
+
+    Args:
+        process: the folder with the files `cgroup` and `mountinfo`.
+    """
+    memory, left, cores, seconds = None, None, None, None
     for group in _groups(process, "memory"):
-        for limit in _memory_limits(group):
-            memory = limit if memory is None else min(memory, limit)
-            room = max(0, limit - _memory_held(group))
-            left = room if left is None else min(left, room)
+        # Files that were read are freed when memory is needed, so they don't count.
+        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+        stat = _table(group / "memory.stat")
+        used -= stat.get("total_inactive_file", stat.get("inactive_file", 0))
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            limit = _number(group / name)
+            if limit is not None and 0 < limit < NO_LIMIT:
+                memory = limit if memory is None else min(memory, limit)
+                room = max(0, limit - max(0, used))
+                left = room if left is None else min(left, room)
     for group in _groups(process, "cpu"):
-        allowed = _cpu_limit(group)
-        if allowed is not None and (cores is None or allowed < cores):
-            cores, spent = allowed, _cpu_seconds(group)
-    return Confines(cores, memory, left, spent)
+        limit_cores = _cpu_limit(group)
+        if limit_cores is not None and (cores is None or limit_cores < cores):
+            cores, seconds = limit_cores, _cpu_seconds(group)
+    return CgroupLimits(cores, memory, left, seconds)
 
 
 def _groups(process: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's groups, the innermost first."""
-    for of_group in _lines(process / "cgroup"):
-        _, controllers, path = [*of_group.split(":", 2), "", ""][:3]
+    for line in _lines(process / "cgroup"):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         unified = not controllers
         if not unified and controller not in controllers.split(","):
             continue
         mount = _mount(process, None if unified else controller)
         if mount is None:
             continue
-        root, top = mount
+        root, mount_point = mount
         inside = PurePosixPath(path)
         below = inside.relative_to(root).parts if inside.is_relative_to(root) else ()
         if ".." in below:
             below = ()
         for depth in range(len(below), -1, -1):
-            yield top.joinpath(*below[:depth])
+            yield mount_point.joinpath(*below[:depth])
 
 
 def _mount(process: Path, controller: str | None) -> tuple[str, Path] | None:
-    """Which group is mounted where, of a controller of version 1 or, for None, of version 2."""
+    """Root and mount point of a v1 controller or, for None, of v2. See proc(5), mountinfo."""
     for line in _lines(process / "mountinfo"):
         left, _, right = line.partition(" - ")
-        place, kind = left.split(), right.split()
-        if len(place) < 5 or len(kind) < 3:
+        mount, filesystem = left.split(), right.split()
+        if len(mount) < 5 or len(filesystem) < 3:
             continue
-        wanted = (
-            kind[0] == "cgroup2"
-            if controller is None
-            else kind[0] == "cgroup" and controller in kind[2].split(",")
-        )
-        if wanted:
-            return _unescaped(place[3]), Path(_unescaped(place[4]))
+        if controller is None:
+            matches = filesystem[0] == "cgroup2"
+        else:
+            matches = filesystem[0] == "cgroup" and controller in filesystem[2].split(",")
+        if matches:
+            return _unescaped(mount[3]), Path(_unescaped(mount[4]))
     return None
 
 
 def _unescaped(path: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
-
-
-def _memory_limits(group: Path) -> list[int]:
-    names = ("memory.max", "memory.high", "memory.limit_in_bytes")
-    found = [_number(group / name) for name in names]
-    return [limit for limit in found if limit is not None and 0 < limit < NO_LIMIT]
-
-
-def _memory_held(group: Path) -> int:
-    """Bytes that the group can't give back: files that were read are let go when room is needed."""
-    held = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-    stat = _table(group / "memory.stat")
-    return max(0, held - stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _cpu_limit(group: Path) -> float | None:
-    told = " ".join(_lines(group / "cpu.max")).split()
-    quota, period = (told[0], told[1]) if len(told) == 2 else ("max", "")
-    if not told:
+    """Cores that the group may use, of quota and period; None for no limit."""
+    quota, period = [*" ".join(_lines(group / "cpu.max")).split(), "", ""][:2]
+    if not quota:
         quota = " ".join(_lines(group / "cpu.cfs_quota_us"))
         period = " ".join(_lines(group / "cpu.cfs_period_us"))
     if not quota.isdecimal() or not period.isdecimal() or not int(quota) or not int(period):
@@ -260,7 +262,7 @@ def _number(path: Path) -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """None where there is no such file, or it may not be read: then nothing is known."""
+    """No lines if the file is missing or unreadable: then there is no known limit."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -268,12 +270,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _cuda() -> Hardware | None:
-    """The first NVIDIA GPU, where MLX's CUDA build is installed to use it."""
+    """The first NVIDIA GPU, if MLX's CUDA build is installed."""
     if not any(_installed(name) for name in ("mlx-cuda-12", "mlx-cuda-13", "mlx-cuda")):
         return None
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     name, _, mebibytes = answer.stdout.splitlines()[0].rpartition(", ")
@@ -288,15 +290,8 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _sysctl(name: str) -> str:
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=10)
-    return done.stdout.strip()
-
-
 def _cpu_name() -> str:
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

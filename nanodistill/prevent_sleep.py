@@ -1,4 +1,4 @@
-"""Holds off idle sleep on a Mac while work is under way. Elsewhere it does nothing."""
+"""Prevents idle sleep on a Mac during long work. Does nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def prevent_sleep() -> Iterator[None]:
-    """Keep the machine from idling to sleep; also ends with the process, however that ends."""
+    """Keep a Mac awake; ends with the process, however that ends."""
     if sys.platform == "darwin":
-        with subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())]) as keeper:
+        with subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())]) as caffeinate:
             try:
                 yield
             finally:
-                keeper.terminate()
+                caffeinate.terminate()
     else:
         yield

@@ -1,8 +1,8 @@
-"""One dataset, many students: the same work for each student that is named, side by side.
+"""One dataset, several students: the same stage for each, side by side.
 
-A variant is the run's configuration with another `student` or `train_on`. Each
-has a training run of its own in the run's folder, so that all are judged by the
-same rows of the same dataset version.
+A variant is the run's configuration with another `student` or `train_on`. Each has its
+own training run in the run's folder, and all are scored on the same rows of the same
+dataset version.
 """
 
 from __future__ import annotations
@@ -23,50 +23,45 @@ if TYPE_CHECKING:
 def expand_variants(
     config: DistillationConfig, students: Sequence[str], train_on: Sequence[str]
 ) -> dict[str, DistillationConfig]:
-    """The configuration for each student and each `train_on`, by what tells it from the others.
+    """The configuration for each student and each `train_on`, by a name that tells them apart.
 
-    Nothing named is `config` alone. What is named twice is there once.
+    Without students and `train_on` that is `config` alone. Duplicates are dropped.
     """
-    made: dict[str, DistillationConfig] = {}
-    for student, taught in product(students or [config.student], train_on or [config.train_on]):
-        words = [student] * (len(students) > 0) + [f"trained on {taught}"] * (len(train_on) > 0)
-        made[", ".join(words) or config.student] = _with_student(config, student, taught)
-    return made
+    variants: dict[str, DistillationConfig] = {}
+    for student, target in product(students or [config.student], train_on or [config.train_on]):
+        words = [student] * bool(students) + [f"trained on {target}"] * bool(train_on)
+        changed: dict[str, Any] = {"student": student, "train_on": target}
+        same = all(value == vars(config)[name] for name, value in changed.items())
+        name = ", ".join(words) or config.student
+        variants[name] = config if same else config.model_copy(update=changed)
+    return variants
 
 
 def iterate_students(
-    made: Mapping[str, DistillationConfig], on_event: Listener
+    variants: Mapping[str, DistillationConfig], on_event: Listener
 ) -> Iterator[tuple[str, DistillationConfig]]:
-    """The same in their order, each told when its turn comes, where there are several."""
-    for place, (name, config) in enumerate(made.items(), 1):
-        if len(made) > 1:
-            on_event(Notice(f"{place} of {len(made)} students: {name}"))
+    """Yield the variants in order; if there are several, announce each."""
+    for number, (name, config) in enumerate(variants.items(), 1):
+        if len(variants) > 1:
+            on_event(Notice(f"student {number} of {len(variants)}: {name}"))
         yield name, config
 
 
 def students_table(results: Mapping[str, EvaluationResult]) -> Table:
-    """The students by their score, the best first, and each one's base beside it."""
-    ranked = sorted(
-        results.items(), key=lambda named: named[1].models["student"].score.value, reverse=True
-    )
+    """The students by score, the best first, each beside its base model."""
+    ranked = sorted(results.items(), key=lambda item: -item[1].models["student"].score.value)
     first = ranked[0][1]
-    columns: tuple[str, ...] = ("student", first.measure, "95%", "its base", "against its base")
-    rows = tuple(_comparison_row(name, result) for name, result in ranked)
-    return Table(f"Students on the same {first.n} {first.subject.split} rows", columns, rows)
-
-
-def _with_student(config: DistillationConfig, student: str, train_on: str) -> DistillationConfig:
-    changed: dict[str, Any] = {"student": student, "train_on": train_on}
-    same = all(value == vars(config)[name] for name, value in changed.items())
-    return config if same else config.model_copy(update=changed)
-
-
-def _comparison_row(name: str, result: EvaluationResult) -> tuple[str, ...]:
-    student, base = (result.models[model].score for model in ("student", "base"))
-    return (
-        name,
-        f"{points(student.value)}%",
-        f"{points(student.low)} to {points(student.high)}",
-        f"{points(base.value)}%",
-        describe_comparison(result.paired),
-    )
+    rows = []
+    for name, result in ranked:
+        student, base = (result.models[model].score for model in ("student", "base"))
+        rows.append(
+            (
+                name,
+                f"{points(student.value)}%",
+                f"{points(student.low)} to {points(student.high)}",
+                f"{points(base.value)}%",
+                describe_comparison(result.paired),
+            )
+        )
+    columns = ("student", first.measure, "95%", "base", "vs. base")
+    return Table(f"Students on the same {first.n} {first.subject.split} rows", columns, tuple(rows))

@@ -1,6 +1,6 @@
-"""What this machine has: the facts that decide how fast and whether a run goes.
+"""What `nanodistill doctor` shows: the facts that decide whether and how fast a run works.
 
-Keys are named, never shown. Nothing is fetched and no model is loaded.
+API keys are named, never shown. Nothing is fetched and no model is loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from nanodistill.config import get_system_defaults
 from nanodistill.events import Table
 from nanodistill.hardware import (
     GIB,
-    Hardware,
     detect_hardware,
     free_memory,
     preset,
@@ -26,7 +25,7 @@ from nanodistill.models.blas import Blas, load_fast_blas
 from nanodistill.models.bundled import BUNDLED
 from nanodistill.models.cache import cache_folder
 from nanodistill.models.loading import mlx_device
-from nanodistill.models.resolve import Located, locate_model
+from nanodistill.models.resolve import locate_model
 from nanodistill.secrets import is_secret_name
 
 LIBRARIES = ("nanodistill", "mlx", "mlx-lm", "litellm", "instructor", "datasets", "pydantic")
@@ -34,7 +33,7 @@ LIBRARIES = ("nanodistill", "mlx", "mlx-lm", "litellm", "instructor", "datasets"
 
 @dataclass(frozen=True)
 class SystemReport:
-    """What `nanodistill doctor` shows. Memory in GiB."""
+    """The facts about this machine. Memory is in GiB."""
 
     machine: Mapping[str, str]
     memory: Mapping[str, float]
@@ -68,50 +67,43 @@ class SystemReport:
             ("cache", self.cache),
             *self.versions.items(),
         ]
-        return Table("This machine", ("what", "found"), tuple(rows))
+        return Table("This machine", ("", "value"), tuple(rows))
 
 
 def inspect_system(environment: Mapping[str, str] = os.environ) -> SystemReport:
-    """Look at this machine."""
+    """Inspect this machine."""
+    hardware = detect_hardware()
+    name, fields = preset(hardware)
+    values = ", ".join(f"{field} {value}" for field, value in fields.items())
+    soft, hard, _ = get_system_defaults()
+    models = {model: locate_model(model) for model in BUNDLED}
     return SystemReport(
-        machine=_machine(detect_hardware()),
-        memory=_memory(),
+        machine={
+            "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+            "chip": hardware.describe(),
+            "training preset": f"{name} ({values}), for fields that a run does not set",
+            "Python": platform.python_version(),
+        },
+        memory={
+            "memory": total_memory_gb(),
+            "memory free": free_memory() / GIB,
+            "training pauses above": soft,
+            "training stops above": hard,
+        },
         blas=load_fast_blas(),
         mlx=mlx_device(),
         keys=tuple(sorted(k for k, value in environment.items() if value and is_secret_name(k))),
-        models={name: _place(locate_model(name)) for name in BUNDLED},
+        models={
+            model: str(located.path) if located.path else f"not downloaded: {located.need}"
+            for model, located in models.items()
+        },
         cache=str(cache_folder()),
-        versions={name: _version(name) for name in LIBRARIES},
+        versions={library: _version(library) for library in LIBRARIES},
     )
 
 
-def _place(model: Located) -> str:
-    return str(model.path) if model.path else f"not here yet: {model.need}"
-
-
-def _machine(hardware: Hardware) -> dict[str, str]:
-    name, fields = preset(hardware)
-    chosen = ", ".join(f"{field} {value}" for field, value in fields.items())
-    return {
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "chip": hardware.describe(),
-        "training preset": f"{name} ({chosen}), for fields that a run does not set",
-        "Python": platform.python_version(),
-    }
-
-
-def _memory() -> dict[str, float]:
-    pause, stop, _ = get_system_defaults()
-    return {
-        "memory": total_memory_gb(),
-        "memory free": free_memory() / GIB,
-        "training pauses above": pause,
-        "training stops above": stop,
-    }
-
-
-def _version(name: str) -> str:
+def _version(library: str) -> str:
     try:
-        return metadata.version(name)
+        return metadata.version(library)
     except metadata.PackageNotFoundError:
         return "not installed"

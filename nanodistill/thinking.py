@@ -1,16 +1,14 @@
-"""How thinking and output stand in one text, and how they are read back.
+"""How thinking and output are written in one text, and parsed again.
 
-A format is a pair of functions that belong together: `format` writes the
-assistant's turn of a row, `parse` takes one apart, be it a row's, a teacher's
-or a student's. Traces, training rows, evaluation and serving all use the same
-object.
+A format is a pair of functions: `format` writes the assistant's turn of a row, `parse`
+splits one, whether from a row, a teacher or a student. Traces, training rows,
+evaluation and serving all use the same object.
 
-Promised: `parse(format(thinking, output)) == (thinking, output)` for every pair
-that `round_trips` says yes to. That is the test a trace has to pass before it
-becomes a row; one whose text holds the format's own marks (`</thinking>`, a
-blank line for `plain`) fails it and is rejected as `unrenderable`.
-Not promised: that a text which nobody wrote in the format has any thinking.
-`parse` then gives None for it, and the whole text as the output.
+`parse(format(thinking, output)) == (thinking, output)` holds for every pair that
+`round_trips` accepts. A trace must pass that test before it becomes a row; one whose
+text contains the format's own markers (`</thinking>`, a blank line for `plain`) fails
+and is rejected as `unrenderable`. A text that nobody wrote in the format may have no
+thinking: `parse` then returns None for it, and the whole text as the output.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from nanodistill.types import canonical_json
 
 Parts = tuple[str | None, str]
 
-# Models put words or a code fence before the form, change the case of its tags, and call them by
-# the names they were trained with; servers cut off the opening tag of a reasoning model's thoughts.
+# Models write words or a code fence before the tags, change their case, and use the tags they were
+# trained with. Servers cut off the opening tag of a reasoning model's thinking.
 THOUGHT = re.compile(
     r"(?P<before>.*?)<think(?:ing)?>(?P<thinking>.*?)</think(?:ing)?>(?P<output>.*)\Z",
     re.DOTALL | re.IGNORECASE,
@@ -48,7 +46,7 @@ TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 
 
 class Format(Protocol):
-    """A thinking format as the rest of the program uses it: thinking may be absent."""
+    """A thinking format as the rest of the program uses it: thinking may be None."""
 
     def format(self, thinking: str | None, output: str) -> str: ...
 
@@ -79,21 +77,23 @@ class Json:
     """One JSON object with `reasoning` and `answer`."""
 
     def format(self, thinking: str | None, output: str) -> str:
-        held = {"answer": output} if thinking is None else {"reasoning": thinking, "answer": output}
-        return json.dumps(held, ensure_ascii=False)
+        value = {"answer": output}
+        if thinking is not None:
+            value = {"reasoning": thinking} | value
+        return json.dumps(value, ensure_ascii=False)
 
     def parse(self, text: str) -> Parts:
-        held = jsontext.find_object(text)
-        if held is None or "answer" not in held:
+        value = jsontext.find_object(text)
+        if value is None or "answer" not in value:
             return None, text.strip()
-        answer = held["answer"]
+        answer = value["answer"]
         output = answer.strip() if isinstance(answer, str) else canonical_json(answer)
-        reasoning = held.get("reasoning")
+        reasoning = value.get("reasoning")
         return (reasoning.strip() if isinstance(reasoning, str) else None), output
 
 
 class Plain:
-    """The thinking, a blank line, the output: the last paragraph is the output."""
+    """The thinking, a blank line, and the output, which is the last paragraph."""
 
     def format(self, thinking: str | None, output: str) -> str:
         return output if thinking is None else f"{thinking}\n\n{output}"
@@ -104,9 +104,9 @@ class Plain:
 
 
 class NoThinking:
-    """The output alone; thinking is left out."""
+    """Only the output."""
 
-    def format(self, thinking: str | None, output: str) -> str:  # noqa: ARG002 - left out
+    def format(self, thinking: str | None, output: str) -> str:  # noqa: ARG002 - not written
         return output
 
     def parse(self, text: str) -> Parts:
@@ -115,7 +115,7 @@ class NoThinking:
 
 @dataclass(frozen=True)
 class CustomFormat:
-    """A user's own format, which knows nothing of absent thinking or foreign texts."""
+    """A user's own format, which need not handle missing thinking or other texts."""
 
     own: ThinkingFormat
 
@@ -143,48 +143,49 @@ FORMATS: Mapping[str, Format] = {
 
 
 def resolve_format(chosen: str | Any) -> Format:
-    """The format of that name, at `module:Class`, or around the given object or class.
+    """The format for a name, a `module:Class` reference, or an object or class of the user's.
 
     Raises:
         ConfigError: there is no such format, or it lacks `format` or `parse`.
     """
     if isinstance(chosen, str) and chosen in FORMATS:
         return FORMATS[chosen]
-    found = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
-    own = found() if isinstance(found, type) else found
+    own = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
+    if isinstance(own, type):
+        own = own()
     if not isinstance(own, ThinkingFormat):
-        what = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
-        raise ConfigError("The thinking format can't be used:", [Problem("thinking_format", what)])
+        problem = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
+        raise ConfigError("Invalid thinking format:", [Problem("thinking_format", problem)])
     return CustomFormat(own)
 
 
 def has_thinking(chosen: Format) -> bool:
-    """Whether rows in this format have any thinking."""
+    """Whether rows in this format have thinking."""
     return not isinstance(chosen, NoThinking)
 
 
 def round_trips(chosen: Format, thinking: str | None, output: str) -> bool:
-    """Whether what the format writes of this pair reads back the same."""
+    """Whether the format parses what it writes of this pair."""
     if not has_thinking(chosen):
         thinking = None
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 
 
 def without_tags(thinking: str) -> str:
-    """Thinking without the tags of the `xml` format, which would end it too early."""
+    """Thinking without the tags of the `xml` format, which would end it early."""
     return TAG.sub("", thinking).strip()
 
 
-def _split_at(form: re.Pattern[str], text: str) -> Parts | None:
-    """Thinking and output where `form` stands in `text`; what stands before it is left out.
+def _split_at(pattern: re.Pattern[str], text: str) -> Parts | None:
+    """Thinking and output of `text`, dropping what comes before; None if there is no match.
 
-    A model that answers first and explains afterwards leaves no text behind its thinking: then
-    what stands before is the output.
+    A model that answers first and explains afterwards has no text after its thinking. Then what
+    comes before is the output.
     """
-    found = form.match(text)
-    if found is None:
+    match = pattern.match(text)
+    if match is None:
         return None
-    before, output = found["before"], found["output"]
+    before, output = match["before"], match["output"]
     if FENCE_OPENED.search(before):
         before, output = FENCE_OPENED.sub("", before), FENCE_CLOSED.sub("", output)
-    return found["thinking"].strip(), output.strip() or before.strip()
+    return match["thinking"].strip(), output.strip() or before.strip()

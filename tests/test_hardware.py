@@ -11,10 +11,10 @@ from nanodistill.hardware import (
     CPU_PRESET,
     GIB,
     PRESETS,
-    Confines,
+    CgroupLimits,
     Hardware,
     apple,
-    confines,
+    cgroup_limits,
     cores,
     detect_hardware,
     free_memory,
@@ -78,7 +78,7 @@ MANY = "9223372036854771712"
 
 def confined(
     folder: Path, groups: str, mounts: list[tuple[str, str, str, str]], files: dict[str, str]
-) -> Confines:
+) -> CgroupLimits:
     """What is read of a tree of control groups. `mounts` are root, place in the tree, type and
     options."""
     process = folder / "process"
@@ -93,7 +93,7 @@ def confined(
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{text}\n")
-    return confines(process)
+    return cgroup_limits(process)
 
 
 UNIFIED = [("/", "a b", "cgroup2", "rw,nsdelegate")]
@@ -116,7 +116,7 @@ def test_the_smallest_limit_of_nested_groups_holds(tmp_path: Path) -> None:
             "a b/cpu.max": "400000 100000",
         },
     )
-    assert found == Confines(1.5, 3 * GIB, 2 * GIB, 2.5)
+    assert found == CgroupLimits(1.5, 3 * GIB, 2 * GIB, 2.5)
 
 
 def test_the_groups_of_version_1(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_groups_of_version_1(tmp_path: Path) -> None:
             "memory/memory.usage_in_bytes": str(3 * GIB),
         },
     )  # fmt: skip
-    assert found == Confines(0.5, 2 * GIB, 0, 7.0)
+    assert found == CgroupLimits(0.5, 2 * GIB, 0, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_the_groups_of_version_1(tmp_path: Path) -> None:
     ],
 )
 def test_no_limit_is_none(files: dict[str, str], tmp_path: Path) -> None:
-    assert confined(tmp_path, "0::/../elsewhere\n", UNIFIED, files) == Confines()
+    assert confined(tmp_path, "0::/../elsewhere\n", UNIFIED, files) == CgroupLimits()
 
 
 def test_a_system_without_groups_has_no_limits(tmp_path: Path) -> None:
-    assert confines(tmp_path / "none") == Confines()
+    assert cgroup_limits(tmp_path / "none") == CgroupLimits()
     assert 0 < free_memory() <= total_memory()

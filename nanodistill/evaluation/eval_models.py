@@ -139,7 +139,7 @@ def find_student_ref(
     if isinstance(override, Endpoint):
         name, model = override.name, EvalModel(STUDENT, override)
     elif isinstance(override, str):
-        resolved = resolve_model(override, listener=on_event)
+        resolved = resolve_model(override, on_event=on_event)
         kwargs = tokenizer_settings(config.tokenizer_kwargs, resolved.path, run)
         name, model = override, EvalModel(STUDENT, resolved, tokenizer_kwargs=kwargs)
     else:

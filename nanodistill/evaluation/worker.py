@@ -126,7 +126,7 @@ class ModelCache:
                 task.model,
                 adapter=Path(task.adapter) if task.adapter else None,
                 tokenizer_kwargs=task.tokenizer_kwargs,
-                listener=self._on_event,
+                on_event=self._on_event,
             )
             self._key = key
         return self._loaded

@@ -1,26 +1,18 @@
-"""Intel's MKL as it serves MLX best.
+"""A fast BLAS under MLX on Linux CPU.
 
-32-bit sizes, an OpenMP that is there, the same bits from run to run, and
-threads that sleep when they have nothing to do: by default Intel's OpenMP
-keeps them spinning for 200 ms after each product, on cores that MLX's own
-operations need. With two cores that doubled the time of a product.
+MLX's Linux wheel comes with the reference BLAS, which multiplies float32 matrices 30 to
+60 times slower than the machine could. MLX asks the dynamic linker for `cblas_sgemm`,
+so a library that provides it and is loaded globally first takes the reference's place.
+That works only before the first import of mlx: call `load_fast_blas` before anything
+that imports it. Called too late, it returns the reference BLAS and says so.
 
-A fast BLAS under MLX on Linux CPU.
+Candidates, in order: the library that `NANODISTILL_BLAS` names ("none" for none); one
+that is in the process already; the system's OpenBLAS; MKL from the `mkl` wheel. On
+macOS MLX uses Accelerate and there is nothing to do.
 
-MLX's Linux wheel brings the reference BLAS, which multiplies float32 matrices
-30 to 60 times slower than the machine could. MLX asks the dynamic linker for
-`cblas_sgemm`, so a library that offers it and is loaded first, for all to see,
-takes the reference's place. That works only before the first import of mlx:
-`load_fast_blas` belongs at the top of whatever is about to import it, and says
-so when it comes too late.
-
-Searched, in this order: the library that `NANODISTILL_BLAS` names (`none` for
-none at all); one that is in the process already; the system's OpenBLAS; MKL
-from the `mkl` wheel. On macOS MLX uses Accelerate and there is nothing to do.
-
-Only float32 products go through BLAS. Another library, or another number of
-threads, gives other last bits: who promises equal bits records `Blas.version`
-and `threads()`.
+Only float32 products go through BLAS. Another library, or another number of threads,
+gives other last bits; callers that promise equal bits record `Blas.version` and
+`threads()`.
 """
 
 from __future__ import annotations
@@ -39,74 +31,32 @@ from typing import Literal
 
 from nanodistill.errors import InputError
 
-# mkl_service.h
-_LP64 = 0
-_INTEL_THREADS, _SEQUENTIAL, _GNU_THREADS = 0, 1, 3
-_CBWR_AUTO = 2
-
-
-def prepare_mkl() -> None:
-    """Before MKL is loaded: its OpenMP reads this once."""
-    os.environ.setdefault("KMP_BLOCKTIME", "1")
-
-
-def configure_mkl(library: ctypes.CDLL) -> None:
-    """What is set before its first product, unless its own variables say otherwise."""
-    library.MKL_Set_Interface_Layer(_LP64)
-    if "MKL_THREADING_LAYER" not in os.environ:
-        library.MKL_Set_Threading_Layer(_threading())
-    if "MKL_CBWR" not in os.environ:
-        library.MKL_CBWR_Set(_CBWR_AUTO)
-    if "MKL_DYNAMIC" not in os.environ:
-        library.MKL_Set_Dynamic(0)
-
-
-def _threading() -> int:
-    """MKL ends the process when its OpenMP is missing, so look before it does."""
-    wheel = library_in_wheel("intel-openmp", "libiomp5.so")
-    for library, layer in (
-        (str(wheel) if wheel else "libiomp5.so", _INTEL_THREADS),
-        ("libgomp.so.1", _GNU_THREADS),
-    ):
-        try:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
-        return layer
-    return _SEQUENTIAL
-
-
-def library_in_wheel(distribution: str, library: str) -> Path | None:
-    """The file of an installed wheel whose name is `library`, with or without a version."""
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        return None
-    for file in files:
-        if file.name == library or file.name.startswith(library + "."):
-            path = Path(str(file.locate())).resolve()
-            if path.exists():
-                return path
-    return None
-
-
 OVERRIDE = "NANODISTILL_BLAS"
 
 Name = Literal["accelerate", "openblas", "mkl", "other", "reference"]
+
+# Of MKL's mkl_service.h: 32-bit sizes, threading layers, and the same bits from run to run.
+_LP64 = 0
+_INTEL_THREADS, _SEQUENTIAL, _GNU_THREADS = 0, 1, 3
+_CBWR_AUTO = 2
+# Of cblas.h.
+_ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
 
 
 @dataclass(frozen=True)
 class Blas:
     """The BLAS that MLX uses in this process.
 
-    `found` says how it was found; `missing` what is missing and what that
-    costs, for the reference BLAS alone.
+    Attributes:
+        path: the library's file, if known.
+        source: how it was found.
+        missing: for the reference BLAS, why there is no other and what that costs.
     """
 
     name: Name
     path: Path | None
     version: str | None
-    found: str
+    source: str
     missing: str | None = None
 
     @property
@@ -117,15 +67,7 @@ class Blas:
         if self.missing is not None:
             return f"reference (slow): {self.missing}"
         where = f" at {self.path}" if self.path else ""
-        return f"{self.version or self.name}{where} ({self.found})"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A library worth trying: a path, or a name that the dynamic linker may know."""
-
-    library: str
-    found: str
+        return f"{self.version or self.name}{where} ({self.source})"
 
 
 _lock = threading.Lock()
@@ -134,16 +76,23 @@ _library: ctypes.CDLL | None = None
 
 
 def load_fast_blas() -> Blas:
-    """Load the fastest BLAS at hand, once per process, before mlx is imported."""
+    """Load the fastest BLAS available, once per process, before mlx is imported.
+
+    Raises:
+        InputError: `NANODISTILL_BLAS` names a library that can't be used.
+    """
     global _loaded
     with _lock:
         if _loaded is None:
-            _loaded = _accelerate() if sys.platform == "darwin" else _load_on_linux()
+            if sys.platform == "darwin":
+                _loaded = Blas("accelerate", None, None, "MLX uses Apple's Accelerate")
+            else:
+                _loaded = _load_on_linux()
         return _loaded
 
 
 def threads() -> int | None:
-    """How many threads the BLAS uses, or None where it doesn't say."""
+    """How many threads the BLAS uses; None if it doesn't say."""
     name = load_fast_blas().name
     if _library is None:
         return None
@@ -154,16 +103,19 @@ def threads() -> int | None:
     return None
 
 
-def keep_within(most: int) -> None:
-    """No more threads than `most`: a BLAS counts the machine's cores, not those that its
-    container may use, and threads that get no turn hold up the others."""
+def limit_threads(most: int) -> None:
+    """Use at most `most` threads.
+
+    A BLAS counts the machine's cores and not those its container may use, and threads that get
+    no turn hold up the others.
+    """
     used = threads()
     if used is not None and used > most:
         set_threads(most)
 
 
 def set_threads(n: int) -> None:
-    """Use `n` threads from now on, where the BLAS lets itself be told."""
+    """Use `n` threads from now on, if the BLAS has a way to set them."""
     name = load_fast_blas().name
     if _library is None:
         return
@@ -173,26 +125,26 @@ def set_threads(n: int) -> None:
         _library.MKL_Set_Num_Threads(n)
 
 
-def _accelerate() -> Blas:
-    return Blas("accelerate", None, None, "MLX uses Apple's Accelerate")
-
-
 def _load_on_linux() -> Blas:
-    wish = os.environ.get(OVERRIDE, "")
-    if wish.lower() == "none":
-        return _reference(f"{OVERRIDE}=none asks for it, and float32 products")
-    in_process = _in_process()
-    if in_process is not None:
-        return in_process
+    override = os.environ.get(OVERRIDE, "")
+    if override.lower() == "none":
+        return _reference(f"{OVERRIDE}=none turns others off, and float32 products")
+    # A BLAS that LD_PRELOAD or another library has loaded globally.
+    process = ctypes.CDLL(None)
+    if _has(process, "cblas_sgemm"):
+        return _use(process, "already in the process")
     if "mlx.core" in sys.modules:
         return _reference("mlx was imported before a fast BLAS was loaded: float32 products")
-    if wish:
-        return _load_wish(wish)
-    for candidate in _candidates():
-        blas = _try(candidate)
+    if override:
+        return _load_override(override)
+    for library, source in _candidates():
+        blas = _try(library, source)
         if blas is not None:
             return blas
-    return _reference(f"no fast BLAS is installed ({_how_to_install()}): float32 products")
+    install = "apt-get install libopenblas0-pthread, or your system's OpenBLAS"
+    if platform.machine() == "x86_64":
+        install = f"pip install mkl, or {install}"
+    return _reference(f"no fast BLAS is installed ({install}): float32 products")
 
 
 def _reference(why: str) -> Blas:
@@ -205,44 +157,38 @@ def _reference(why: str) -> Blas:
     )
 
 
-def _how_to_install() -> str:
-    system = "apt-get install libopenblas0-pthread, or your system's OpenBLAS"
-    return f"pip install mkl, or {system}" if platform.machine() == "x86_64" else system
-
-
-def _load_wish(path: str) -> Blas:
+def _load_override(path: str) -> Blas:
     try:
         ctypes.CDLL(path)
     except OSError as error:
         raise InputError(
             f"{OVERRIDE} names {path}, which can't be loaded: {error}",
-            next_step=f"Give the path of a shared library with cblas_sgemm, or {OVERRIDE}=none.",
+            next_step="Set it to the path of a shared library with cblas_sgemm, or to none.",
         ) from error
-    blas = _try(Candidate(path, f"named by {OVERRIDE}"))
+    blas = _try(path, f"named by {OVERRIDE}")
     if blas is None:
         raise InputError(
-            f"{OVERRIDE} names {path}, which has no cblas_sgemm with 32-bit sizes "
-            "that multiplies rightly"
+            f"{OVERRIDE} names {path}, which has no correct cblas_sgemm with 32-bit sizes"
         )
     return blas
 
 
-def _candidates() -> Iterator[Candidate]:
-    """OpenBLAS by the linker's names and in the usual folders, then MKL's wheel.
+def _candidates() -> Iterator[tuple[str, str]]:
+    """Libraries to try, and how each was found: OpenBLAS, then MKL's wheel.
 
     The threaded builds come first: Fedora's plain libopenblas has one thread.
     """
     names = ("libopenblasp.so.0", "libopenblas.so.0", "libopenblaso.so.0", "libopenblas.so")
     for name in names:
-        yield Candidate(name, "the system's")
+        yield name, "the system's"
     for folder in _folders():
         for name in names:
             path = os.path.join(folder, name)
             if os.path.exists(path):
-                yield Candidate(path, f"found in {folder}")
-    mkl = library_in_wheel("mkl", "libmkl_rt.so")
+                yield path, f"found in {folder}"
+    mkl = _library_in_wheel("mkl", "libmkl_rt.so")
     if mkl is not None:
-        yield Candidate(str(mkl), "from the mkl wheel")
+        yield str(mkl), "from the mkl wheel"
 
 
 def _folders() -> Iterator[str]:
@@ -253,47 +199,82 @@ def _folders() -> Iterator[str]:
     yield from (os.path.join(sys.prefix, "lib"), os.path.join(sys.base_prefix, "lib"))
 
 
-def _try(candidate: Candidate) -> Blas | None:
-    global _library
-    is_mkl = "libmkl_rt" in candidate.library
-    if is_mkl:
-        prepare_mkl()
+def _library_in_wheel(distribution: str, library: str) -> Path | None:
+    """The file in an installed wheel that is called `library`, with or without a version."""
     try:
-        library = ctypes.CDLL(candidate.library)
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == library or file.name.startswith(library + "."):
+            path = Path(str(file.locate())).resolve()
+            if path.exists():
+                return path
+    return None
+
+
+def _try(name: str, source: str) -> Blas | None:
+    """Load a library if it multiplies correctly."""
+    is_mkl = "libmkl_rt" in name
+    if is_mkl:
+        # By default Intel's OpenMP threads spin for 200 ms after each product, on cores that
+        # MLX's own operations need: on two cores that doubled the time of a product. It reads
+        # this once, when it is loaded.
+        os.environ.setdefault("KMP_BLOCKTIME", "1")
+    try:
+        library = ctypes.CDLL(name)
     except OSError:
         return None
-    if not _offers_cblas(library):
+    if not _has(library, "cblas_sgemm"):
         return None
     if is_mkl:
-        configure_mkl(library)
+        _configure_mkl(library)
     if not _multiplies(library):
         return None
-    _library = ctypes.CDLL(candidate.library, mode=ctypes.RTLD_GLOBAL)
-    return _describe(_library, candidate.found)
+    return _use(ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL), source)
 
 
-def _in_process() -> Blas | None:
-    """A BLAS that LD_PRELOAD or somebody else has loaded for all to see."""
+def _configure_mkl(library: ctypes.CDLL) -> None:
+    """Must run before MKL's first product. MKL's own variables take precedence."""
+    library.MKL_Set_Interface_Layer(_LP64)
+    if "MKL_THREADING_LAYER" not in os.environ:
+        library.MKL_Set_Threading_Layer(_threading_layer())
+    if "MKL_CBWR" not in os.environ:
+        library.MKL_CBWR_Set(_CBWR_AUTO)
+    if "MKL_DYNAMIC" not in os.environ:
+        library.MKL_Set_Dynamic(0)
+
+
+def _threading_layer() -> int:
+    """MKL ends the process if its OpenMP is missing, so this looks first."""
+    wheel = _library_in_wheel("intel-openmp", "libiomp5.so")
+    for library, layer in (
+        (str(wheel) if wheel else "libiomp5.so", _INTEL_THREADS),
+        ("libgomp.so.1", _GNU_THREADS),
+    ):
+        try:
+            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return layer
+    return _SEQUENTIAL
+
+
+def _use(library: ctypes.CDLL, source: str) -> Blas:
+    """Remember the library in use, and identify it."""
     global _library
-    everything = ctypes.CDLL(None)
-    if not _offers_cblas(everything):
-        return None
-    _library = everything
-    return _describe(everything, "in the process already")
-
-
-def _describe(library: ctypes.CDLL, found: str) -> Blas:
+    _library = library
     path = _path_of(library)
     if _has(library, "openblas_get_config"):
         library.openblas_get_config.restype = ctypes.c_char_p
         config = library.openblas_get_config().decode()
-        return Blas("openblas", path, " ".join(config.split()[:2]), found)
+        return Blas("openblas", path, " ".join(config.split()[:2]), source)
     if _has(library, "MKL_Get_Version_String"):
         buffer = ctypes.create_string_buffer(256)
         library.MKL_Get_Version_String(buffer, len(buffer))
         version = buffer.value.decode().partition("Version ")[2].split("-")[0]
-        return Blas("mkl", path, f"MKL {version}", found)
-    return Blas("other", path, None, found)
+        return Blas("mkl", path, f"MKL {version}", source)
+    return Blas("other", path, None, source)
 
 
 def _has(library: ctypes.CDLL, symbol: str) -> bool:
@@ -302,10 +283,6 @@ def _has(library: ctypes.CDLL, symbol: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _offers_cblas(library: ctypes.CDLL) -> bool:
-    return _has(library, "cblas_sgemm")
 
 
 class _SymbolInfo(ctypes.Structure):
@@ -318,7 +295,7 @@ class _SymbolInfo(ctypes.Structure):
 
 
 def _path_of(library: ctypes.CDLL) -> Path | None:
-    """The file that really provides `cblas_sgemm`, by dladdr(3)."""
+    """The file that provides `cblas_sgemm`, by dladdr(3)."""
     symbol = ctypes.cast(library.cblas_sgemm, ctypes.c_void_p)
     info = _SymbolInfo()
     if not ctypes.CDLL(None).dladdr(symbol, ctypes.byref(info)) or info.file is None:
@@ -326,11 +303,8 @@ def _path_of(library: ctypes.CDLL) -> Path | None:
     return Path(os.fsdecode(info.file)).resolve()
 
 
-_ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
-
-
 def _multiplies(library: ctypes.CDLL) -> bool:
-    """Whether [[1 2 3] [4 5 6]] times the transpose of [[7 8 9] [1 2 4]] comes out right."""
+    """Whether [[1 2 3] [4 5 6]] times the transpose of [[7 8 9] [1 2 4]] is correct."""
     a = (ctypes.c_float * 6)(1, 2, 3, 4, 5, 6)
     b = (ctypes.c_float * 6)(7, 8, 9, 1, 2, 4)
     c = (ctypes.c_float * 4)()

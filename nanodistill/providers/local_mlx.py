@@ -24,8 +24,12 @@ import anyio
 
 from nanodistill.errors import InputError, ModelError, NanoDistillError
 from nanodistill.events import Listener, ignore
-from nanodistill.models.generation import PromptTooLongError
-from nanodistill.models.generator import GenerationError, Generator, release_streams
+from nanodistill.models.generation import (
+    GenerationError,
+    Generator,
+    PromptTooLongError,
+    release_streams,
+)
 from nanodistill.models.sampling import Sampling
 from nanodistill.providers.lazy_imports import load_litellm
 
@@ -121,7 +125,7 @@ class LocalModels:
         from nanodistill.models.loading import load_model
 
         try:
-            loaded = load_model(name, listener=self.listener)
+            loaded = load_model(name, on_event=self.listener)
             release_streams()
             future.set_result(Generator(loaded, max_batch=MAX_BATCH))
         except Exception as error:  # noqa: BLE001 - raised in every call that waits for the model

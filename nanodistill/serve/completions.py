@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import anyio
 
 from nanodistill.errors import InputError
-from nanodistill.models.generation import PromptTooLongError
-from nanodistill.models.generator import GenerationError, GeneratorClosedError
+from nanodistill.models.generation import GenerationError, GeneratorClosedError, PromptTooLongError
 from nanodistill.models.sampling import Sampling
 from nanodistill.serve.guided_decoding import (
     ANY_OBJECT,

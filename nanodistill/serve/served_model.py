@@ -48,7 +48,7 @@ class ServedModel:
             self.model,
             adapter=self.adapter,
             tokenizer_kwargs=self.tokenizer_kwargs,
-            listener=on_event,
+            on_event=on_event,
         )
 
 

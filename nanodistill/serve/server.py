@@ -23,7 +23,7 @@ from aiohttp import web
 
 from nanodistill.errors import InputError, RunInterruptedError
 from nanodistill.events import Listener, Notice, ignore
-from nanodistill.models.generator import Generator
+from nanodistill.models.generation import Generator
 from nanodistill.serve.app import Callers, Limits, Service, is_loopback
 from nanodistill.serve.completions import Completions
 from nanodistill.serve.served_model import find_served_model

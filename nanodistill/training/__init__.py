@@ -1,19 +1,18 @@
-"""LoRA training on MLX-LM's own loop, in a child process that the command supervises.
+"""LoRA training on MLX-LM's own loop, in a separate process that the command supervises.
 
     trainer             train(): preflight, supervise, result
-    training_options    what is trained and how, resolved from configuration and hardware
-    tokenize            rows become tokens, under the student's tokenizer and template
-    preflight           what would go wrong, before the model is loaded
+    preflight           what can go wrong, before the model is loaded
+    estimate            memory, disk and time that a run will need
+    training_options    settings of a run, resolved; what job.json tells the training process
+    student_identity    which student a run trains, and the date of its template
     runs                the folder of a training run, and the index of all
-    student_identity    which student it is, and the date of its template
-    supervisor          starts the child, follows it, decides what its death means
-    worker              the child: loads the student and trains it
+    tokenize            rows become tokens, under the student's tokenizer and template
+    worker              the training process
     loop                updates, validation, checkpoints, inside mlx-lm's loop
-    batches, forward, optimizer, adapters, checkpoints, resource_guard, metrics_log    its parts
-    validation_score    the task score of the validation rows
+    batches, forward, mlx_setup, checkpoints, resource_guard, metrics_log    its parts
 
-The parent imports mlx for nothing but the tokenizer's loader and never holds
-the model: what the child takes is gone when it ends.
+The command never holds the model: the memory that training takes is free when its
+process ends.
 """
 
 from __future__ import annotations

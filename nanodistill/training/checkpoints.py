@@ -1,14 +1,14 @@
-"""Checkpoints: all that going on needs, whole or not there at all.
+"""Checkpoints: everything that resuming needs, written completely or not at all.
 
     checkpoints/0000120/    after 120 updates
         adapter.safetensors     the trained weights
         optimizer.safetensors   moments, step, learning rate
-        state.json              where the run stands, under what, and hashes of the two files
+        state.json              progress, settings, and hashes of the two files
 
-A checkpoint is written under another name, made durable, and renamed; a crash
-leaves the one before. Kept are the last two and the best. One that does not
-match its hashes is passed over for the one before it. One that belongs to other
-data or settings is refused: its folder was put there by hand.
+A checkpoint is written under a temporary name, synced and renamed, so a crash leaves
+the one before. The last two and the best are kept. One that does not match its hashes
+is skipped for the one before. One of other data or settings is an error: somebody put
+it there by hand.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from nanodistill.errors import CorruptFileError, DiskFullError, FolderError
 from nanodistill.run_dir import sync_folder
 from nanodistill.training.training_options import NON_IDENTITY_FIELDS
 
-KEPT = 2
+KEPT = 2  # the latest, and one before it in case the latest is damaged
+FULL_BELOW = 64 << 20  # bytes free at which a failed write is blamed on a full disk
 STATE, ADAPTER, OPTIMIZER = "state.json", "adapter.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found after `update` updates. `value` is what "best" goes by."""
+    """The result of a validation after `update` updates; `score` only if runs are scored."""
 
     update: int
     loss: float
@@ -43,7 +44,10 @@ class Validation:
 
 @dataclass
 class State:
-    """Where a run stands: everything that going on depends on besides weights and optimizer."""
+    """A run's progress: everything that resuming needs besides weights and optimizer.
+
+    `rate` is the factor on the learning rate, below 1 after a roll-back.
+    """
 
     update: int = 0
     rate: float = 1.0
@@ -59,21 +63,16 @@ class State:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> State:
         best = value["best"]
-        return cls(
-            **{
-                **value,
-                "validations": [Validation(**item) for item in value["validations"]],
-                "best": None if best is None else Validation(**best),
-            }
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        parts = {
+            "validations": [Validation(**item) for item in value["validations"]],
+            "best": None if best is None else Validation(**best),
+        }
+        return cls(**{**value, **parts})
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint belongs to: the rows' tokens, and settings."""
+    """What a checkpoint belongs to: a hash of the rows' tokens, and the settings."""
 
     data: str
     options: Mapping[str, Any]
@@ -93,7 +92,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `machine` is what their last bits depend on."""
+    """The checkpoints of one run. `machine` is recorded because last bits depend on it."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         self._folder = folder
@@ -103,10 +102,10 @@ class Checkpoints:
     def write(
         self, state: State, adapter: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]
     ) -> Path:
-        """Write a checkpoint and drop those no longer kept. Durable when this returns.
+        """Write a checkpoint and delete those no longer kept. Durable on return.
 
         Raises:
-            DiskFullError: no room; the checkpoints that were there are untouched.
+            DiskFullError: no space left; earlier checkpoints are untouched.
         """
         target = self._folder / name_of(state.update)
         part = self._folder / f".{target.name}.part"
@@ -115,21 +114,31 @@ class Checkpoints:
             part.mkdir(parents=True)
             mx.save_safetensors(str(part / ADAPTER), dict(adapter))
             mx.save_safetensors(str(part / OPTIMIZER), dict(optimizer))
-            self._write_state(part, state)
-            _replace(part, target)
-        except (OSError, RuntimeError) as failed:
+            value = {
+                "state": asdict(state),
+                "data": self._identity.data,
+                "options": dict(self._identity.options),
+                "machine": dict(self.machine),
+                "files": {name: _sha256(part / name) for name in (ADAPTER, OPTIMIZER)},
+            }
+            (part / STATE).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            _publish(part, target)
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            if not is_full(self._folder):
+            # MLX raises RuntimeError for any failed write, so the disk itself is asked.
+            existing = next(p for p in (self._folder, *self._folder.parents) if p.exists())
+            if shutil.disk_usage(existing).free >= FULL_BELOW:
                 raise
             raise DiskFullError(
-                f"There is no room left on the disk of {self._folder} for a checkpoint.",
-                next_step="Make room and run the command again: it goes on from the one before.",
-            ) from failed
+                f"No space left on the disk of {self._folder} for a checkpoint.",
+                next_step="Free some space and rerun the command to resume from the last "
+                "checkpoint.",
+            ) from error
         self._prune(state)
         return target
 
     def latest(self, damaged: list[Path] | None = None) -> Checkpoint | None:
-        """The newest whole checkpoint; `damaged` collects those passed over.
+        """The newest intact checkpoint; damaged ones are appended to `damaged`.
 
         Raises:
             FolderError: it belongs to other data or other settings.
@@ -149,34 +158,24 @@ class Checkpoints:
         value = _read_state(path)
         try:
             for name in (ADAPTER, OPTIMIZER):
-                if not (path / name).is_file() or _digest(path / name) != value["files"][name]:
-                    raise CorruptFileError(f"{path / name} is not what its checkpoint says.")
-            self._refuse_foreign(path, value)
+                if not (path / name).is_file() or _sha256(path / name) != value["files"][name]:
+                    raise CorruptFileError(f"{path / name} does not match its checkpoint's hash.")
+            self._check_identity(path, value)
             return Checkpoint(path, State.from_json(value["state"]), value["machine"])
-        except (KeyError, TypeError, AttributeError) as wrong:
-            raise CorruptFileError(f"{path / STATE} is no checkpoint's: {wrong!r}.") from wrong
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path / STATE} is not a checkpoint's: {error!r}.") from error
 
-    def _refuse_foreign(self, path: Path, value: Mapping[str, Any]) -> None:
+    def _check_identity(self, path: Path, value: Mapping[str, Any]) -> None:
         mine = {"data": self._identity.data, **self._identity.options}
         its = {"data": value["data"], **value["options"]}
-        decide = (mine | its).keys() - NON_IDENTITY_FIELDS
-        differing = [key for key in sorted(decide) if mine.get(key) != its.get(key)]
+        keys = sorted((mine | its).keys() - NON_IDENTITY_FIELDS)
+        differing = [key for key in keys if mine.get(key) != its.get(key)]
         if differing:
             shown = ", ".join(f"{k} ({its.get(k)} there, {mine.get(k)} here)" for k in differing)
             raise FolderError(
-                f"{path} is a checkpoint of another run; it differs in {shown}.",
-                next_step="Move it away. A run goes on from its own checkpoints alone.",
+                f"{path} is a checkpoint of another run: {shown}.",
+                next_step="Move it away. A run resumes only from its own checkpoints.",
             )
-
-    def _write_state(self, folder: Path, state: State) -> None:
-        value = {
-            "state": state.to_json(),
-            "data": self._identity.data,
-            "options": dict(self._identity.options),
-            "machine": dict(self.machine),
-            "files": {name: _digest(folder / name) for name in (ADAPTER, OPTIMIZER)},
-        }
-        (folder / STATE).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     def _paths(self) -> list[Path]:
         if not self._folder.is_dir():
@@ -184,7 +183,7 @@ class Checkpoints:
         return [path for path in self._folder.iterdir() if path.name.isdigit()]
 
     def _prune(self, state: State) -> None:
-        """Drop all but the last ones and the best; later ones are of before a roll-back."""
+        """Delete all but the last ones and the best, and those from before a roll-back."""
         earlier = sorted(p.name for p in self._paths() if p.name <= name_of(state.update))
         kept = set(earlier[-KEPT:])
         if state.best is not None:
@@ -198,20 +197,11 @@ def name_of(update: int) -> str:
     return f"{update:07d}"
 
 
-def is_full(folder: Path) -> bool:
-    """Whether a few megabytes are all that is left."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free < 64 << 20
-
-
-def _replace(part: Path, target: Path) -> None:
+def _publish(part: Path, target: Path) -> None:
+    """Sync every file of `part`, then rename it to `target`."""
     for path in part.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     sync_folder(part)
     if target.exists():
         shutil.rmtree(target)
@@ -222,12 +212,12 @@ def _replace(part: Path, target: Path) -> None:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as broken:
-        raise CorruptFileError(f"{path / STATE} can't be read: {broken}.") from broken
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(f"{path / STATE} can't be read: {error}.") from error
     return value
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -235,5 +225,5 @@ def _digest(path: Path) -> str:
 def _arrays(path: Path) -> dict[str, mx.array]:
     arrays = mx.load(str(path))
     if not isinstance(arrays, dict):
-        raise CorruptFileError(f"{path} holds no table of arrays.")
+        raise CorruptFileError(f"{path} does not hold named arrays.")
     return arrays

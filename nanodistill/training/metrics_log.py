@@ -1,21 +1,19 @@
-"""metrics.jsonl: the record of a training run, a JSON object to a line, and what follows it.
+"""metrics.jsonl, the record of a training run, and what follows it.
 
-Every record has `kind` and `update`:
+One JSON object per line, each with `kind` and `update`:
 
-    started      pid: a child begins
+    started      pid: a training process begins
     train        loss, smoothed, learning_rate, gradient_norm, tokens_per_second, …
-    tick         the same, between two of those, for who watches
+    tick         the same between two of those, for whoever watches
     valid        loss, score, best
     checkpoint   path
-    said         text, level: a sentence for the person who watches
-    resumed      where the run went on from; valid: the latest validation's loss, or null
+    said         text, level: a message for whoever watches
+    resumed      update: of the checkpoint; valid: the latest validation's loss, or null
     ended        how
 
-Only the child writes it; the command follows it, and so can anyone. After a
-resume, records of updates that were lost with the crash are taken out, so that
-each update is told once.
-
-Turns the child's records into events for whoever watches, and into trackio's if asked.
+Only the training process writes it; anyone may read along. After a resume the records
+of updates that the crash lost are removed, so each update is recorded once.
+`ProgressFollower` turns records into events, and into trackio's metrics if asked.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ Record = dict[str, Any]
 
 
 class MetricsWriter:
-    """Appends records; each is with the operating system when `write` returns."""
+    """Appends records; each has reached the operating system when `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -53,28 +51,39 @@ class MetricsWriter:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records; a torn last line is none.
+    """All complete records; a torn last line is ignored.
 
     Raises:
-        CorruptFileError: a line is no record.
+        CorruptFileError: a line is not a record.
     """
     if not path.exists():
         return []
     records: list[Record] = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            records += parse(line + b"\n")
-        except (ValueError, RecursionError) as torn:
+            records += _parse(line + b"\n")
+        except (ValueError, RecursionError) as error:
             raise CorruptFileError(
-                f"{path} has a line that is not JSON, or no record: line {number}: {torn}.",
-                next_step="Take that line out; the others stay as they are.",
-            ) from torn
+                f"{path}: line {number} is not a record of training: {error}.",
+                next_step="Delete that line; the others stay valid.",
+            ) from error
     return records
+
+
+def _parse(data: bytes) -> Iterator[Record]:
+    for line in data.split(b"\n")[:-1]:
+        if line:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+                raise ValueError("it has no kind")
+            if not isinstance(record.get("update"), int):
+                raise ValueError("it has no update")
+            yield record
 
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """How far a run is, for who looks from outside. `total` is None before its first update."""
+    """A run's progress as seen from outside. `total` is None before its first update."""
 
     update: int
     total: int | None
@@ -84,7 +93,7 @@ class ProgressSnapshot:
 
 
 def progress_snapshot(path: Path) -> ProgressSnapshot:
-    """What the record at `path` tells last; of a run that has none, that it is at update 0."""
+    """The progress recorded in `path`; update 0 if there is no record yet."""
     records = read_records(path)
     progress = [record for record in records if record["kind"] in ("train", "tick")]
     validations = [record.get("loss") for record in records if record["kind"] == "valid"]
@@ -98,66 +107,61 @@ def progress_snapshot(path: Path) -> ProgressSnapshot:
     )
 
 
-def parse(data: bytes) -> Iterator[Record]:
-    for line in data.split(b"\n")[:-1]:
-        if line:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-                raise ValueError("it has no kind")
-            if not isinstance(record.get("update"), int):
-                raise ValueError("it has no update")
-            yield record
-
-
-def keep_until(path: Path, update: int) -> None:
-    """Take out the records of updates after `update`, and a torn end."""
+def truncate_after(path: Path, update: int) -> None:
+    """Remove the records of later updates, and a torn last line."""
     if path.exists():
         kept = [record for record in read_records(path) if record["update"] <= update]
         write_atomic(path, b"".join(json.dumps(r).encode() + b"\n" for r in kept))
 
 
 class MetricsReader:
-    """Hands out the records of one child, each once, as they are added.
+    """Returns the records of one training process, each once, as they are added.
 
-    A child that goes on replaces the file before it begins, so what is read counts only from
-    its own `started`.
+    A process that resumes replaces the file before it begins, so records count only from its
+    own `started`.
     """
 
     def __init__(self, path: Path, pid: int) -> None:
         self._path = path
         self._pid = pid
-        self._at = 0
+        self._offset = 0
         self._inode = -1
-        self._begun = False
+        self._started = False
 
-    def new(self) -> list[Record]:
-        records = list(parse(self._read()))
+    def new_records(self) -> list[Record]:
+        records = list(_parse(self._read_lines()))
         for place, record in enumerate(records):
             if record["kind"] == "started" and record["pid"] == self._pid:
-                self._begun = True
+                self._started = True
                 return records[place + 1 :]
-        return records if self._begun else []
+        return records if self._started else []
 
-    def _read(self) -> bytes:
+    def _read_lines(self) -> bytes:
+        """The complete lines added since the last call."""
         try:
             with self._path.open("rb") as file:
                 inode = os.fstat(file.fileno()).st_ino
                 if inode != self._inode:
-                    self._inode, self._at, self._begun = inode, 0, False
-                file.seek(self._at)
+                    self._inode, self._offset, self._started = inode, 0, False
+                file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return b""
-        whole = data.rfind(b"\n") + 1
-        self._at += whole
-        return data[:whole]
+        lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(lines)
+        return lines
 
 
 class ProgressFollower:
-    """Called with each record. Use it in a `with` block."""
+    """Called with each record; turns it into events. Use it in a `with` block.
+
+    Args:
+        report_to: "trackio" sends figures there too.
+        project, run: their names in trackio.
+    """
 
     def __init__(self, on_event: Listener, report_to: str | None, project: str, run: str) -> None:
-        self._listen = on_event
+        self._on_event = on_event
         self._report_to = report_to
         self._project, self._run = project, run
         self._tracker: Any = None
@@ -183,18 +187,24 @@ class ProgressFollower:
         match record["kind"]:
             case "train" | "tick":
                 self._latest = record
-                self._listen(self._progress(record))
+                self._on_event(self._progress(record))
             case "valid":
                 self._valid = record["loss"]
-                self._listen(Notice(validation_message(record)))
+                self._on_event(Notice(_validation_message(record)))
                 if self._latest is not None:
-                    self._listen(self._progress(self._latest))
+                    self._on_event(self._progress(self._latest))
             case "said":
-                self._listen(Notice(record["text"], level=record["level"]))
+                self._on_event(Notice(record["text"], level=record["level"]))
             case "resumed":
                 self._valid = record["valid"]
-                self._listen(Notice(f"going on after update {record['update']}"))
-        self._track(record)
+                self._on_event(Notice(f"resuming after update {record['update']}"))
+        if self._tracker is not None and record["kind"] in ("train", "valid"):
+            figures = {
+                f"{record['kind']}/{name}": value
+                for name, value in record.items()
+                if isinstance(value, int | float) and name not in ("update", "total")
+            }
+            self._tracker.log(figures, step=record["update"])
 
     def _progress(self, record: Record) -> Progress:
         figures: dict[str, Value] = {
@@ -214,26 +224,15 @@ class ProgressFollower:
             figures={name: value for name, value in figures.items() if value is not None},
         )
 
-    def _track(self, record: Record) -> None:
-        if self._tracker is None or record["kind"] not in ("train", "valid"):
-            return
-        kind = record["kind"]
-        figures = {
-            f"{kind}/{name}": value
-            for name, value in record.items()
-            if isinstance(value, int | float) and name not in ("update", "total")
-        }
-        self._tracker.log(figures, step=record["update"])
 
-
-def validation_message(record: Record) -> str:
+def _validation_message(record: Record) -> str:
     score = "" if record["score"] is None else f", score {record['score']:.1%}"
-    best = ", the best so far" if record["best"] else ""
+    best = ", best so far" if record["best"] else ""
     return f"after update {record['update']}: validation loss {record['loss']:.4f}{score}{best}"
 
 
 def load_trackio() -> Any:
-    """The module.
+    """Import trackio.
 
     Raises:
         InputError: it is not installed.
@@ -243,6 +242,6 @@ def load_trackio() -> Any:
     except ImportError as missing:
         raise InputError(
             'report_to = "trackio" needs the package trackio, which is not installed.',
-            next_step="Install it (pip install trackio), or take report_to out.",
+            next_step="Install it (pip install trackio), or remove report_to.",
         ) from missing
     return trackio

@@ -1,15 +1,16 @@
-"""What would go wrong, found before the model is loaded.
+"""Everything that can go wrong in a run, looked for before the model is loaded.
 
-Rows are turned into tokens as training will see them; rows that are too long
-are dropped and counted, never cut; sizes, memory, disk, load and time are set
-against what there is. What can't work stops here with exit code 2, all of it at
-once, each with the number that would do. The rest is told in one table.
+Rows are tokenized as training will see them. Rows longer than `max_seq_length` are
+skipped, never truncated. Memory, disk, processor load and time are compared with
+what the machine has. Whatever can't work raises one ConfigError with every problem
+and the value that would work; the rest goes into one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +18,22 @@ import numpy as np
 import psutil
 
 from nanodistill.config.mlx_config import yaml_text
-from nanodistill.errors import ConfigError
+from nanodistill.errors import ConfigError, Problem
 from nanodistill.events import Listener, Table
-from nanodistill.hardware import GIB, Hardware, detect_hardware, preset
+from nanodistill.hardware import GIB, Hardware, detect_hardware, free_memory, preset
 from nanodistill.models.resolve import ResolvedModel
 from nanodistill.run_dir import RunFolder
-from nanodistill.training.adapters import ModelMetadata, read_model_metadata
-from nanodistill.training.batches import BatchSampler, fit_window
-from nanodistill.training.metrics_log import load_trackio
-from nanodistill.training.preflight_checks import (
-    Finding,
+from nanodistill.training.batches import BatchSampler, fit_window, padding_share
+from nanodistill.training.estimate import (
+    PROCESS_BYTES,
+    UNTRAINABLE,
+    ModelMetadata,
     ResourceEstimate,
-    SplitReport,
     Workload,
     estimate,
-    held_already,
-    machine_found,
-    plan_found,
-    problems_of,
-    rows_found,
-    template_found,
-    too_big,
+    read_model_metadata,
 )
+from nanodistill.training.metrics_log import load_trackio
 from nanodistill.training.resource_guard import (
     MachineReadings,
     ResourceLimits,
@@ -47,10 +42,19 @@ from nanodistill.training.resource_guard import (
 )
 from nanodistill.training.runs import RunEntry
 from nanodistill.training.student_identity import find_student, tokenizer_settings
-from nanodistill.training.tokenize import TokenRows, load_tokenizer, shared_tokens, tokenize_rows
-from nanodistill.training.training_options import TrainingOptions
-from nanodistill.training.validation_score import Scoring, scoring_identity
-from nanodistill.training.worker import TrainingJob
+from nanodistill.training.tokenize import (
+    TokenizedSplit,
+    TokenRows,
+    load_tokenizer,
+    shared_tokens,
+    tokenize_rows,
+)
+from nanodistill.training.training_options import (
+    Scoring,
+    TrainingJob,
+    TrainingOptions,
+    scoring_identity,
+)
 
 if TYPE_CHECKING:
     from nanodistill.config import DistillationConfig
@@ -58,11 +62,14 @@ if TYPE_CHECKING:
     from nanodistill.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
+# The share of rows that may be skipped as too long. A few outliers are not worth stopping for;
+# more than that, and the user paid for rows that teach nothing.
+MAX_DROPPED = 0.1
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Which run it is: known before any row is read. `presets` are those that were used."""
+    """Which run this is, known before any row is read. `presets` are the values in use."""
 
     run_id: str
     dataset: Mapping[str, str]
@@ -87,17 +94,17 @@ class RunIdentity:
 def identify(
     config: DistillationConfig, dataset: DatasetVersion, on_event: Listener
 ) -> RunIdentity:
-    """The run that training `config` on `dataset` is.
+    """Resolve which run training `config` on `dataset` is.
 
     Raises:
-        ModelError: the student is not there.
+        ModelError: the student can't be found.
     """
     hardware = detect_hardware()
     name, values = preset(hardware)
-    options = TrainingOptions.of(config, values)
+    options = TrainingOptions.from_config(config, values)
     student = find_student(config, RunFolder(config.run_folder), on_event)
-    scored = options.settings.best_by == "score"
-    scoring = scoring_identity(config, dataset) if scored else None
+    by_score = options.settings.best_by == "score"
+    scoring = scoring_identity(config, dataset) if by_score else None
     return RunIdentity(
         run_id=options.run_id(dataset.fingerprint, student.identity, scoring),
         dataset={
@@ -114,25 +121,71 @@ def identify(
 
 
 @dataclass(frozen=True)
-class Preflight:
-    """A run that is ready to be trained, and all that was found about it."""
+class SplitReport:
+    """One split under the student's tokenizer.
 
-    known: RunIdentity
+    Attributes:
+        rows: the rows that fit.
+        indices: their places in the dataset's split.
+        all_lengths: tokens of every row, those that don't fit included.
+        no_room: rows that are too long because of the prompt alone.
+    """
+
+    rows: TokenRows
+    indices: Sequence[int]
+    all_lengths: Sequence[int]
+    no_room: int
+    tokenized: TokenizedSplit
+
+    @classmethod
+    def from_tokens(
+        cls, tokenized: TokenizedSplit, max_length: int, *, mask_prompt: bool
+    ) -> SplitReport:
+        examples = tokenized.examples
+        indices = [n for n, example in enumerate(examples) if len(example.tokens) <= max_length]
+        fits = [examples[n] for n in indices]
+        return cls(
+            rows=TokenRows.from_examples(fits if mask_prompt else [e.unmasked() for e in fits]),
+            indices=indices,
+            all_lengths=[len(example.tokens) for example in examples],
+            no_room=sum(example.prompt >= max_length for example in examples),
+            tokenized=tokenized,
+        )
+
+    @property
+    def too_long(self) -> int:
+        return len(self.all_lengths) - len(self.rows)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the preflight table."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that is ready to be trained, and everything preflight found."""
+
+    identity: RunIdentity
     limits: ResourceLimits
-    facts: ModelMetadata
+    model: ModelMetadata
     splits: Mapping[str, SplitReport]
-    deal: BatchSampler
+    sampler: BatchSampler
     estimate: ResourceEstimate
     findings: tuple[Finding, ...]
     scored_by: Scoring | None
 
     @property
     def options(self) -> TrainingOptions:
-        return self.known.options
+        return self.identity.options
 
     @property
     def updates(self) -> int:
-        return self.options.updates(self.deal.updates_per_epoch)
+        return self.options.updates(self.sampler.updates_per_epoch)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -145,11 +198,11 @@ class Preflight:
 
     def job(self) -> TrainingJob:
         return TrainingJob(
-            student=self.known.student.name,
+            student=self.identity.student.name,
             options=self.options,
             limits=self.limits,
             data="+".join(rows.fingerprint for rows in self.token_rows.values()),
-            window=self.deal.window,
+            window=self.sampler.window,
             micro_batch=self.options.settings.batch_size,
             checkpointing=self.options.settings.gradient_checkpointing,
             parent=0,
@@ -157,145 +210,147 @@ class Preflight:
         )
 
     def config(self) -> dict[str, Any]:
-        """What is trained and how, for people."""
-        student = self.known.student
+        """The run's config.json."""
+        student = self.identity.student
         return {
-            "run": self.known.run_id,
-            "dataset": dict(self.known.dataset),
+            "run": self.identity.run_id,
+            "dataset": dict(self.identity.dataset),
             "student": {"name": student.name, "identity": student.identity},
             **self.options.to_json(),
-            "limits": dict(vars(self.limits)),
-            "presets": dict(self.known.presets),
-            "machine": self.known.hardware.describe(),
+            "limits": asdict(self.limits),
+            "presets": dict(self.identity.presets),
+            "machine": self.identity.hardware.describe(),
         }
 
     def yaml(self) -> str:
-        """The same for `mlx_lm lora`, which takes no more layers than there are, and modules by
-        their paths alone."""
-        config = {"model": str(self.known.student.path), **self.options.mlx_lm(self.updates)}
-        config["num_layers"] = min(config["num_layers"], self.facts.layers)
+        """The same run for `mlx_lm lora -c FILE`.
+
+        mlx-lm fails on more layers than the model has, and knows modules by full path only.
+        """
+        config = {"model": str(self.identity.student.path), **self.options.mlx_lm(self.updates)}
+        config["num_layers"] = min(config["num_layers"], self.model.layers)
         names = self.options.settings.target_modules
         if names is not None and "lora_parameters" in config:
-            paths = self.facts.paths_of(names)
+            paths = self.model.paths_of(names)
             config["lora_parameters"] = config["lora_parameters"] | {"keys": paths or names}
         return yaml_text(config)
 
     def table(self) -> Table:
-        lines = tuple((found.what, found.found, found.remark) for found in self.findings)
-        return Table("Preflight", ("", "found", "remark"), lines)
+        lines = tuple((f.name, f.value, f.remark) for f in self.findings)
+        return Table("Preflight", ("", "value", "remark"), lines)
 
     def to_json(self) -> dict[str, Any]:
-        reports = self.splits.values()
+        tokenized = [report.tokenized for report in self.splits.values()]
         seconds = self.estimate.seconds
         return {
-            "longest_tokens": max(n for report in reports for n in report.all_lengths),
+            "longest_tokens": max(n for r in self.splits.values() for n in r.all_lengths),
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
             "no_room": {name: report.no_room for name, report in self.splits.items()},
-            "empty": sum(report.empty for report in reports),
-            "joined": sum(report.joined for report in reports),
-            "unended": sum(report.unended for report in reports),
-            "double_bos": any(report.double_bos for report in reports),
-            "instruction_in_user_turn": any(report.moves_system for report in reports),
+            "empty": sum(split.empty for split in tokenized),
+            "joined": sum(split.prompt_reencoded for split in tokenized),
+            "unended": sum(split.eos_added for split in tokenized),
+            "double_bos": any(split.double_bos for split in tokenized),
+            "instruction_in_user_turn": any(split.moves_system for split in tokenized),
             "updates": self.updates,
-            "updates_per_epoch": self.deal.updates_per_epoch,
+            "updates_per_epoch": self.sampler.updates_per_epoch,
             "rows_per_update": self.options.rows_per_update,
             "memory_gb": round(self.estimate.memory / GIB, 2),
             "disk_gb": round(self.estimate.disk / GIB, 3),
             "seconds": None if seconds is None else round(seconds),
-            "hardware": self.known.hardware.describe(),
-            "presets": dict(self.known.presets),
-            "remarks": [f"{f.what}: {f.remark}" for f in self.findings if f.remark],
+            "hardware": self.identity.hardware.describe(),
+            "presets": dict(self.identity.presets),
+            "remarks": [f"{f.name}: {f.remark}" for f in self.findings if f.remark],
         }
 
 
 def preflight(
-    known: RunIdentity, config: DistillationConfig, dataset: DatasetVersion, run: RunFolder
+    identity: RunIdentity, config: DistillationConfig, dataset: DatasetVersion, run: RunFolder
 ) -> Preflight:
-    """Look at everything that the run depends on.
+    """Check everything that the run depends on.
 
     Raises:
-        ConfigError: with all that can't work.
+        ConfigError: with every problem that would make training impossible.
         ModelError: the student can't be read.
     """
-    options = known.options
+    options, settings = identity.options, identity.options.settings
     readings = MachineReadings(psutil.Process())
-    held, cpu = readings.memory(), readings.cpu()
-    if options.settings.report_to == "trackio":
+    memory, cpu = readings.memory(), readings.cpu()
+    if settings.report_to == "trackio":
         load_trackio()
-    facts = read_model_metadata(known.student.path)
-    splits = _read_splits(dataset, known.student, options, run)
-    in_use = ResourceUsage(held, share_of_others(cpu, readings.cpu()))
-    limits = ResourceLimits(
-        config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent
-    )
-    problems = [*problems_of(splits, options, facts), *held_already(in_use, limits)]
-    if problems:
-        raise ConfigError("This can't be trained:", problems)
-    scored_by = None
-    if options.settings.best_by == "score":
-        scored_by = Scoring.of(config, dataset, splits["valid"].numbers)
-    deal = _deal(splits, options)
-    needed = estimate(facts, options, _load(splits, deal, options), known.hardware)
-    if needed.weights > limits.memory_hard_limit_gb * GIB:
-        raise ConfigError("This can't be trained:", [too_big(needed, limits)])
-    used = ", ".join(f"{name} = {value}" for name, value in known.presets.items())
-    found = [
-        *rows_found(splits, options),
-        *template_found(splits),
-        *plan_found(splits, deal, options, facts),
-        *machine_found(needed, limits, run, known.hardware, in_use),
-        Finding("preset", f"{known.preset}: {used or 'nothing, every field of it is set'}"),
-    ]
-    return Preflight(known, limits, facts, splits, deal, needed, tuple(found), scored_by)
-
-
-def _read_splits(
-    dataset: DatasetVersion, student: ResolvedModel, options: TrainingOptions, run: RunFolder
-) -> dict[str, SplitReport]:
-    settings = options.settings
-    kwargs = tokenizer_settings(settings.tokenizer_kwargs, student.path, run)
-    tokenizer = load_tokenizer(student.path, kwargs)
-    return {
-        name: SplitReport.of(
-            tokenize_rows(_asked_for(dataset, name, options), tokenizer, settings.train_on),
+    model = read_model_metadata(identity.student.path)
+    kwargs = tokenizer_settings(settings.tokenizer_kwargs, identity.student.path, run)
+    tokenizer = load_tokenizer(identity.student.path, kwargs)
+    splits: dict[str, SplitReport] = {
+        name: SplitReport.from_tokens(
+            tokenize_rows(_used_rows(dataset, name, options), tokenizer, settings.train_on),
             settings.max_seq_length,
-            mask_prompt=options.beyond.mask_prompt,
+            mask_prompt=options.overrides.mask_prompt,
         )
         for name in SPLITS
     }
+    # Load is measured over the time that tokenizing took.
+    in_use = ResourceUsage(memory, share_of_others(cpu, readings.cpu()))
+    limits = ResourceLimits(
+        config.max_memory_gb, config.memory_hard_limit_gb, config.cpu_capacity_percent
+    )
+    problems = [*_problems(splits, options, model), *_memory_in_use(in_use, limits)]
+    if problems:
+        raise ConfigError("Training can't start:", problems)
+    by_score = settings.best_by == "score"
+    scored_by = Scoring.from_config(config, dataset, splits["valid"].indices) if by_score else None
+    rows = splits["train"].rows
+    # Tokens that all rows share are computed once and don't affect padding.
+    shared = shared_tokens([report.rows for report in splits.values()])
+    sampler = fit_window(
+        rows.lengths - shared,
+        options.rows_per_update,
+        settings.gradient_accumulation_steps,
+        1,
+        options.seed,
+    )
+    needed = estimate(
+        model, options, _workload(splits, sampler, options, shared), identity.hardware
+    )
+    if needed.weights > limits.memory_hard_limit_gb * GIB:
+        text = (
+            f"is {limits.memory_hard_limit_gb:g}, and the student's weights alone take "
+            f"{needed.weights / GIB:.1f} GiB: raise it, or choose a smaller student"
+        )
+        raise ConfigError("Training can't start:", [Problem("memory_hard_limit_gb", text)])
+    used = ", ".join(f"{name} = {value}" for name, value in identity.presets.items())
+    findings = [
+        *(_rows_finding(name, report, settings.max_seq_length) for name, report in splits.items()),
+        _template_finding([report.tokenized for report in splits.values()]),
+        *_plan_findings(splits, sampler, options, model),
+        *_machine_findings(needed, limits, run, identity.hardware, in_use),
+        Finding("preset", f"{identity.preset}: {used or 'unused, the run sets all its fields'}"),
+    ]
+    return Preflight(identity, limits, model, splits, sampler, needed, tuple(findings), scored_by)
 
 
-def _asked_for(
+def _used_rows(
     dataset: DatasetVersion, split: Split, options: TrainingOptions
 ) -> Iterator[Mapping[str, Any]]:
-    """The rows of a split; of the validation rows as many as make `val_batches`."""
-    most = options.beyond.val_batches * options.settings.batch_size
+    """The rows of a split, as many validation rows as `val_batches` allows."""
+    most = options.overrides.val_batches * options.settings.batch_size
     limit = most if split == "valid" and most >= 0 else None
     return islice(dataset.rows(split), limit)
 
 
-def _deal(splits: Mapping[str, SplitReport], options: TrainingOptions) -> BatchSampler:
-    """The order of the rows, fit to what is left of them once shared tokens are out."""
-    rows = splits["train"].rows
-    shared = shared_tokens([report.rows for report in splits.values()])
-    batches = options.settings.gradient_accumulation_steps
-    return fit_window(rows.lengths - shared, options.rows_per_update, batches, 1, options.seed)
-
-
-def _load(
-    splits: Mapping[str, SplitReport], deal: BatchSampler, options: TrainingOptions
+def _workload(
+    splits: Mapping[str, SplitReport], sampler: BatchSampler, options: TrainingOptions, shared: int
 ) -> Workload:
-    """The work of the run, for a student of which all work can be spared that forward.py spares."""
+    """The run's work, if the student allows every saving of forward.py."""
     train, valid = splits["train"].rows, splits["valid"].rows
     settings = options.settings
-    updates = options.updates(deal.updates_per_epoch)
-    epochs = updates / deal.updates_per_epoch
+    updates = options.updates(sampler.updates_per_epoch)
+    epochs = updates / sampler.updates_per_epoch
     batch = min(settings.batch_size, len(train))
-    shared = int(train.lengths[0] - deal.lengths[0])
-    own = int(deal.lengths.sum())
+    own = int(sampler.lengths.sum())
     scored = int(valid.lengths.sum()) - shared * len(valid)
     validations = updates // options.eval_every(updates, len(valid)) + 1
+    # With several epochs the outputs of the layers below are kept after the first.
     passes = epochs if settings.num_train_epochs == 1 else 1
     return Workload(
         rows=batch,
@@ -306,3 +361,167 @@ def _load(
         trained_targets=int(epochs * train.targets.sum()),
         scored_tokens=validations * scored,
     )
+
+
+def _problems(
+    splits: Mapping[str, SplitReport], options: TrainingOptions, model: ModelMetadata
+) -> Iterator[Problem]:
+    settings = options.settings
+    reports = splits.values()
+    total = sum(len(report.all_lengths) for report in reports)
+    dropped = sum(report.too_long for report in reports)
+    if not splits["train"].all_lengths:
+        yield Problem("dataset", "has no training rows")
+    elif dropped and (settings.long_rows == "error" or dropped > MAX_DROPPED * total):
+        why = 'long_rows is "error"' if settings.long_rows == "error" else "more than a tenth"
+        yield Problem(
+            "max_seq_length",
+            f"is {settings.max_seq_length}: {dropped} of {total} rows are longer ({why}), "
+            f"{sum(report.no_room for report in reports)} of them in the prompt alone; set "
+            f"max_seq_length = {max(n for r in reports for n in r.all_lengths)} to keep all rows",
+        )
+    if not len(splits["valid"].rows):
+        by_validation = {
+            "early_stopping_patience": settings.early_stopping_patience is not None,
+            "best_by": settings.best_by == "score",
+        }
+        for name, is_set in by_validation.items():
+            if is_set:
+                yield Problem(name, "needs validation rows, and the dataset has none")
+    if model.architecture in UNTRAINABLE:
+        why = UNTRAINABLE[model.architecture]
+        yield Problem("student", f"is a {model.architecture} model, which can't be trained: {why}")
+
+
+def _memory_in_use(in_use: ResourceUsage, limits: ResourceLimits) -> list[Problem]:
+    """Training would wait forever for memory that only this process can free."""
+    used = in_use.memory / GIB
+    if used <= limits.max_memory_gb:
+        return []
+    return [
+        Problem(
+            "max_memory_gb",
+            f"is {limits.max_memory_gb:g}, but this process and its children already use "
+            f"{used:.1f} GiB, so training would pause at once; raise it, or train in a "
+            "separate process",
+        )
+    ]
+
+
+def _rows_finding(name: str, report: SplitReport, max_length: int) -> Finding:
+    total = len(report.all_lengths)
+    if not total:
+        remark = "no validation rows: the final weights are kept, not the best"
+        return Finding(f"{name} rows", "0", remark if name == "valid" else "")
+    median, high = np.percentile(report.all_lengths, [50, 95])
+    count = f"{len(report.rows)} of {total}" if report.too_long else f"{total}"
+    value = (
+        f"{count}; median {median:.0f} tokens, 95% up to {high:.0f}, longest "
+        f"{max(report.all_lengths)}; {int(report.rows.targets.sum())} target tokens"
+    )
+    remarks = []
+    if report.too_long:
+        prompts = f" ({report.no_room} of them in the prompt alone)" if report.no_room else ""
+        remarks.append(f"{report.too_long} longer than max_seq_length = {max_length}{prompts}")
+    if report.tokenized.empty:
+        remarks.append(f"{report.tokenized.empty} with an empty output teach an empty answer")
+    return Finding(f"{name} rows", value, "; ".join(remarks))
+
+
+def _template_finding(splits: Sequence[TokenizedSplit]) -> Finding:
+    reencoded = sum(split.prompt_reencoded for split in splits)
+    eos_added = sum(split.eos_added for split in splits)
+    remarks = []
+    if any(split.moves_system for split in splits):
+        remarks.append("no system role: the instruction is prepended to the first user turn")
+    if reencoded:
+        remarks.append(
+            f"the prompts of {reencoded} rows change once the answer is there; these rows use "
+            "the prompt that generation sees"
+        )
+    if eos_added:
+        remarks.append(f"{eos_added} answers have no end token; one is appended")
+    if any(split.double_bos for split in splits):
+        remarks.append("starts with two beginning-of-text tokens")
+    return Finding("chat template", "see remark" if remarks else "ok", "; ".join(remarks))
+
+
+def _plan_findings(
+    splits: Mapping[str, SplitReport],
+    sampler: BatchSampler,
+    options: TrainingOptions,
+    model: ModelMetadata,
+) -> list[Finding]:
+    settings, rows = options.settings, splits["train"].rows
+    per_epoch = sampler.updates_per_epoch
+    padding = padding_share(sampler, settings.gradient_accumulation_steps, 1)
+    one_update = len(rows) < options.rows_per_update
+    wanted = model.layers if options.overrides.all_layers else settings.lora_layers
+    too_many = wanted > model.layers
+    too_long = model.context is not None and int(rows.lengths.max()) > model.context
+    return [
+        Finding(
+            "updates",
+            f"{options.updates(per_epoch)}, {per_epoch} per epoch, of {options.rows_per_update} "
+            f"rows; {padding:.1%} padding",
+            "all rows fit into one update" if one_update else "",
+        ),
+        Finding(
+            "layers trained",
+            f"{min(wanted, model.layers)} of {model.layers} ({settings.fine_tune_type})",
+            f"lora_layers = {wanted} is more than the student has" if too_many else "",
+        ),
+        Finding(
+            "student",
+            f"{model.architecture}, {model.parameters / 1e6:,.0f} M weights in {model.stored}",
+            f"its context is {model.context} tokens, and rows are longer" if too_long else "",
+        ),
+    ]
+
+
+def _machine_findings(
+    needed: ResourceEstimate,
+    limits: ResourceLimits,
+    run: RunFolder,
+    hardware: Hardware,
+    in_use: ResourceUsage,
+) -> list[Finding]:
+    memory = (needed.memory + max(0, in_use.memory - PROCESS_BYTES)) / GIB
+    free = free_memory() / GIB
+    if memory > limits.memory_hard_limit_gb:
+        shortage = "more than memory_hard_limit_gb: training would stop; use a smaller batch_size"
+    elif memory > limits.max_memory_gb:
+        shortage = "more than max_memory_gb: training would pause; use a smaller batch_size"
+    else:
+        shortage = "more than is free: the system would swap" if memory > free else ""
+    folder = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
+    disk = shutil.disk_usage(folder).free
+    busy = in_use.cpu > limits.cpu_share
+    return [
+        Finding("machine", hardware.describe()),
+        Finding(
+            "memory",
+            f"about {memory:.1f} GiB of {limits.max_memory_gb:g} allowed; {free:.1f} free",
+            shortage,
+        ),
+        Finding(
+            "disk",
+            f"about {needed.disk / GIB:.2f} GiB; {disk / GIB:.0f} free",
+            "not enough for the checkpoints" if needed.disk > disk else "",
+        ),
+        Finding(
+            "load",
+            f"other programs use {in_use.cpu:.0%} of the processors; cpu_capacity_percent is "
+            f"{limits.cpu_share:.0%}",
+            "training will pause until they use less" if busy else "",
+        ),
+        Finding("time", _duration(needed.seconds)),
+    ]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return "a few seconds" if seconds < 10 else f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

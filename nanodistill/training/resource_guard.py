@@ -1,14 +1,16 @@
-"""Keeps training within what the user gave it of the machine.
+"""Keeps training within the memory and processors that the user allows.
 
-Before each batch the guard looks, at most once in `INTERVAL` seconds, at two
-things. Memory: what our processes hold (the command, the training child and
-whatever they started), or what MLX counts, whichever is more. Above
-`max_memory_gb` caches are released and training pauses until it is less; above
-`memory_hard_limit_gb`, or when a pause of `PATIENCE` seconds brought nothing,
-training ends with a checkpoint. Processors: the load of everything that is not
-ours; above `cpu_capacity_percent` training steps aside until it falls, for `LOAD_PATIENCE`
-seconds at most: then it goes on beside them, and steps aside again only once it has
-fallen in between. Our own work never pauses itself.
+Before each batch, at most once per `INTERVAL`, the guard checks two things.
+
+Memory: what our processes hold (the command, the training process and their children)
+or what MLX counts, whichever is more. Above `max_memory_gb` it releases caches and
+pauses training until memory comes free; above `memory_hard_limit_gb`, or when a pause
+of `PATIENCE` changed nothing, training ends with a checkpoint.
+
+Processors: the load of everything that is not ours. Above `cpu_capacity_percent` it
+pauses until the load falls, for at most `LOAD_PATIENCE`; then training continues beside
+it, and pauses again only after the load has fallen once. Training never pauses for its
+own load.
 """
 
 from __future__ import annotations
@@ -22,19 +24,22 @@ from typing import Protocol
 import psutil
 
 from nanodistill.errors import MemoryLimitError
-from nanodistill.hardware import GIB, confines, cores, usable_cores
+from nanodistill.hardware import GIB, cgroup_limits, cores, usable_cores
 
-INTERVAL = 1.0
-PATIENCE = 120.0
-LOAD_PATIENCE = 900.0
-"""Seconds that training steps aside for others at most."""
-LOAD_WINDOW = 2.0
-"""Seconds over which the processors' load is taken."""
+# Seconds. All four are choices, not measurements.
+INTERVAL = 1.0  # between two checks; reading a process tree takes milliseconds
+PATIENCE = 120.0  # for memory. Programs that close free it within seconds; after that nobody will
+LOAD_PATIENCE = 900.0  # for other programs. Less spoils a video call, more a night of training
+LOAD_WINDOW = 2.0  # over which load is averaged; a shorter one pauses for every page that loads
+WAY_OUT = (
+    "Training so far is safe. Allow more memory, or set gradient_checkpointing = true, or a "
+    "smaller batch_size with more gradient_accumulation_steps, then rerun the command to resume."
+)
 
 
 @dataclass(frozen=True)
 class ResourceLimits:
-    """What training may take. `cpu_share` bounds the load of others, and our threads."""
+    """What training may use. `cpu_share` limits the load of others, and our threads."""
 
     max_memory_gb: float
     memory_hard_limit_gb: float
@@ -47,7 +52,7 @@ class ResourceLimits:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Processor seconds since some start: of the whole machine, busy and all, and of ours."""
+    """Processor seconds since some start: the machine's, busy and total, and ours."""
 
     busy: float
     total: float
@@ -55,14 +60,14 @@ class CpuTimes:
 
 
 def share_of_others(before: CpuTimes, after: CpuTimes) -> float:
-    """Of the processors, what was neither idle nor ours in between."""
+    """The share of the processors that was neither idle nor ours between two readings."""
     total = after.total - before.total
     others = (after.busy - before.busy) - (after.ours - before.ours)
     return max(0.0, others / total) if total > 0 else 0.0
 
 
 class Readings(Protocol):
-    """What the guard goes by."""
+    """What the guard reads."""
 
     def memory(self) -> int:
         """Bytes that our processes hold."""
@@ -72,23 +77,25 @@ class Readings(Protocol):
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What is taken of the machine before training begins: bytes by this process and those that
-    it started, and a share of the processors by everything else."""
+    """Use of the machine before training: bytes held by this process and its children, and the
+    share of the processors that everything else uses."""
 
     memory: int
     cpu: float
 
 
 class MachineReadings:
-    """The machine as psutil sees it, or the container where that has less of the processors; ours
-    are the processes under `root`."""
+    """The machine as psutil sees it, or its container if that limits the processors.
+
+    Ours are `root` and the processes under it.
+    """
 
     def __init__(self, root: psutil.Process) -> None:
         self._root = root
 
     @classmethod
     def of_this_run(cls) -> MachineReadings:
-        """Under the command that started us, or us where it is gone."""
+        """For the command that started us, or for us if it is gone."""
         own = psutil.Process()
         parent = own.parent()
         return cls(parent if parent is not None and parent.pid > 1 else own)
@@ -100,35 +107,30 @@ class MachineReadings:
             return [psutil.Process()]
 
     def memory(self) -> int:
-        return sum(_resident(process) for process in self.processes())
+        return sum(_resident_bytes(process) for process in self.processes())
 
     def cpu(self) -> CpuTimes:
-        ours = sum(_spent(process) for process in self.processes())
-        within = confines()
-        if within.cores is not None and within.cpu_seconds is not None:
-            return CpuTimes(within.cpu_seconds, within.cores * monotonic(), ours)
-        busy, total = _machine_times()
-        return CpuTimes(busy, total, ours)
+        ours = sum(_cpu_seconds(process) for process in self.processes())
+        group = cgroup_limits()
+        if group.cores is not None and group.cpu_seconds is not None:
+            return CpuTimes(group.cpu_seconds, group.cores * monotonic(), ours)
+        usable = usable_cores()
+        every = psutil.cpu_times(percpu=True)
+        times = [each for n, each in enumerate(every) if usable is None or n in usable] or every
+        # Only Linux counts waiting for disks, which is idle time, apart from it.
+        idle = sum(each.idle + getattr(each, "iowait", 0.0) for each in times)
+        total = sum(sum(each) for each in times)
+        return CpuTimes(total - idle, total, ours)
 
 
-def _machine_times() -> tuple[float, float]:
-    """Seconds, busy and all, of the cores that we may use."""
-    ours = usable_cores()
-    every = psutil.cpu_times(percpu=True)
-    times = [each for n, each in enumerate(every) if ours is None or n in ours] or every
-    idle = sum(each.idle + getattr(each, "iowait", 0.0) for each in times)
-    total = sum(sum(each) for each in times)
-    return total - idle, total
-
-
-def _resident(process: psutil.Process) -> int:
+def _resident_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
 
 
-def _spent(process: psutil.Process) -> float:
+def _cpu_seconds(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -137,13 +139,13 @@ def _spent(process: psutil.Process) -> float:
 
 
 class ResourceGuard:
-    """Asked before each batch.
+    """Checked before each batch.
 
     Args:
-        mlx_memory: bytes that MLX holds, its cache included.
-        release: gives MLX's cache back.
-        wait: waits some seconds and returns whether stopping was asked for.
-        say: tells the person who watches.
+        mlx_memory: returns the bytes that MLX holds, its cache included.
+        release: frees MLX's cache.
+        wait: waits some seconds; returns whether somebody asked to stop.
+        warn: shows a message to the user.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class ResourceGuard:
         mlx_memory: Callable[[], int],
         release: Callable[[], None],
         wait: Callable[[float], bool],
-        say: Callable[[str], None],
+        warn: Callable[[str], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._limits = limits
@@ -162,104 +164,95 @@ class ResourceGuard:
         self._mlx_memory = mlx_memory
         self._release = release
         self._wait = wait
-        self._say = say
+        self._warn = warn
         self._clock = clock
-        self._looked = -INTERVAL
-        self._cpu_from = (clock(), readings.cpu())
-        self._beside_others = False
+        self._checked = -INTERVAL
+        self._last_cpu = (clock(), readings.cpu())
+        self._ignores_load = False
         self.memory = 0
 
     def check(self) -> None:
-        """Return when training may go on.
+        """Return when training may continue, possibly after a pause.
 
         Raises:
             MemoryLimitError: it may not.
         """
-        if self._clock() - self._looked < INTERVAL:
+        if self._clock() - self._checked < INTERVAL:
             return
         self._check_memory()
         self._check_load()
-        self._looked = self._clock()
+        self._checked = self._clock()
 
-    def _held(self) -> float:
+    def _read_memory(self) -> float:
+        """GiB in use."""
         self.memory = max(self._readings.memory(), self._mlx_memory())
         return self.memory / GIB
 
+    def _memory_below_hard_limit(self) -> float:
+        used, hard = self._read_memory(), self._limits.memory_hard_limit_gb
+        if used > hard:
+            raise MemoryLimitError(
+                f"Training used {used:.2f} GiB, more than memory_hard_limit_gb = {hard:g}.",
+                next_step=WAY_OUT,
+            )
+        return used
+
     def _check_memory(self) -> None:
-        held, soft = self._held(), self._limits.max_memory_gb
-        self._refuse_above_hard(held)
-        if held <= soft:
+        soft = self._limits.max_memory_gb
+        if self._memory_below_hard_limit() <= soft:
             return
         gc.collect()
         self._release()
-        held = self._held()
-        if held <= soft:
+        used = self._read_memory()
+        if used <= soft:
             return
-        self._say(
-            f"paused: {held:.1f} GiB are in use, more than max_memory_gb = {soft:g}; "
-            "going on when it is less"
-        )
+        self._warn(f"paused: {used:.1f} GiB in use, max_memory_gb is {soft:g}")
         since = self._clock()
-        while held > soft:
+        while used > soft:
             if self._wait(INTERVAL):
                 return
-            held = self._held()
-            self._refuse_above_hard(held)
-            if self._clock() - since > PATIENCE and held > soft:
+            used = self._memory_below_hard_limit()
+            if self._clock() - since > PATIENCE and used > soft:
                 raise MemoryLimitError(
-                    f"Training paused for {PATIENCE:.0f} s at {held:.1f} GiB and no memory came "
+                    f"Training paused for {PATIENCE:.0f} s at {used:.1f} GiB and no memory came "
                     f"free; max_memory_gb is {soft:g}.",
                     next_step=WAY_OUT,
                 )
-        self._say("going on")
-
-    def _refuse_above_hard(self, held: float) -> None:
-        hard = self._limits.memory_hard_limit_gb
-        if held > hard:
-            raise MemoryLimitError(
-                f"Training held {held:.2f} GiB, more than memory_hard_limit_gb = {hard:g}.",
-                next_step=WAY_OUT,
-            )
+        self._warn("resumed")
 
     def _check_load(self) -> None:
-        others = self._load_of_others()
-        if others is None:
+        share = self._limits.cpu_share
+        load = self._load_of_others()
+        if load is None:
             return
-        if others <= self._limits.cpu_share:
-            self._beside_others = False
+        if load <= share:
+            self._ignores_load = False
             return
-        if self._beside_others:
+        if self._ignores_load:
             return
         since = self._clock()
-        self._say(
-            f"paused: everything else uses {others:.0%} of the processors, more than "
-            f"cpu_capacity_percent = {self._limits.cpu_share:g}; going on when it is less"
+        self._warn(
+            f"paused: other programs use {load:.0%} of the processors, cpu_capacity_percent is "
+            f"{share:g}"
         )
-        while others is None or others > self._limits.cpu_share:
+        while load is None or load > share:
             if self._wait(LOAD_WINDOW):
                 return
-            others = self._load_of_others()
-            over = others is not None and others > self._limits.cpu_share
-            if over and self._clock() - since > LOAD_PATIENCE:
-                self._beside_others = True
-                self._say(
-                    f"everything else still uses {others:.0%} of the processors after "
-                    f"{LOAD_PATIENCE / 60:.0f} minutes; going on beside it, more slowly"
+            load = self._load_of_others()
+            if load is not None and load > share and self._clock() - since > LOAD_PATIENCE:
+                self._ignores_load = True
+                self._warn(
+                    f"resumed: other programs still use {load:.0%} of the processors after "
+                    f"{LOAD_PATIENCE / 60:.0f} minutes; training is slower beside them"
                 )
                 return
-        self._say("going on")
+        self._warn("resumed")
 
     def _load_of_others(self) -> float | None:
-        """Their share of the processors since the last look; None while that is too recent."""
+        """Their share of the processors since the last call; None if that is too recent."""
         now, cpu = self._clock(), self._readings.cpu()
-        then, before = self._cpu_from
+        then, before = self._last_cpu
         if now - then < LOAD_WINDOW:
             return None
-        self._cpu_from = (now, cpu)
+        self._last_cpu = (now, cpu)
         return share_of_others(before, cpu)
-
-
-WAY_OUT = (
-    "What was trained is safe. Give it more memory, or set gradient_checkpointing = true, or a "
-    "smaller batch_size with as much more gradient_accumulation_steps, and run the command again."
-)

@@ -1,39 +1,39 @@
 """The folders of training runs.
 
-    training/index.json         the runs in order of their start, and which is latest
+    training/index.json         all runs in the order they were trained, and the latest
     training/<run id>/
-        config.json             what is trained and how, everything resolved
-        job.json                all that the child needs to know
+        config.json             what is trained and how, fully resolved
+        job.json                everything the training process needs to know
         rows.npz                the rows as tokens
         mlx_lm.yaml             the same run for `mlx_lm lora -c FILE --train --data FOLDER`
-        metrics.jsonl           the record; see metrics.py
+        metrics.jsonl           the record; see metrics_log.py
         checkpoints/            see checkpoints.py
         adapters/               the best weights so far, as mlx_lm loads them
-        log.txt                 what the child wrote
-        adjusted.json           what the supervisor changed after running out of memory
-        outcome.json            how the child ended
+        log.txt                 the training process's output
+        adjusted.json           what was changed after running out of memory
+        outcome.json            how the training process ended
         result.json             of a finished run
 
-Equal data, settings and student have the same run id: a finished run found again
-is finished work, an unfinished one goes on, and a change is a new run beside it.
+Equal data, settings and student give the same run id: a finished run is not trained
+again, an unfinished one is resumed, and a change makes a new run beside it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
 
 from nanodistill.run_dir import RunFolder, checked, read_json, safe_name, write_json
 
-ANEW = "Remove it: the next training run writes it anew."
+REBUILT = "Delete it: the next training run writes it again."
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """Paths of one training run."""
+    """The paths of one training run."""
 
     root: Path
 
@@ -92,7 +92,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """What the index says of a run."""
+    """A run in the index."""
 
     run: Annotated[str, AfterValidator(safe_name)]
     dataset: Annotated[str, AfterValidator(safe_name)]
@@ -100,9 +100,6 @@ class RunEntry:
     student: str
     student_identity: str
     train_on: str
-
-    def to_json(self) -> dict[str, str]:
-        return dict(vars(self))
 
 
 def training_folder(run: RunFolder, run_id: str) -> TrainingFolder:
@@ -114,25 +111,25 @@ def index_path(run: RunFolder) -> Path:
 
 
 def read_index(run: RunFolder) -> list[RunEntry]:
-    """The runs, the latest last."""
+    """All runs, the latest last."""
     path = index_path(run)
     if not path.exists():
         return []
     runs = read_json(path).get("runs")
-    return checked(path, runs, list[RunEntry], next_step=ANEW)
+    return checked(path, runs, list[RunEntry], next_step=REBUILT)
 
 
 def latest_run(run: RunFolder) -> tuple[RunEntry, TrainingFolder] | None:
-    """The run that was trained last."""
+    """The run that was trained last, if any."""
     entries = read_index(run)
     return (entries[-1], training_folder(run, entries[-1].run)) if entries else None
 
 
 def make_latest(run: RunFolder, entry: RunEntry) -> None:
-    """Put `entry` at the end of the index."""
+    """Move or add `entry` to the end of the index."""
     entries = read_index(run)
     if entries[-1:] == [entry]:
         return
     others = [other for other in entries if other.run != entry.run]
-    runs: list[dict[str, Any]] = [e.to_json() for e in (*others, entry)]
+    runs = [asdict(each) for each in (*others, entry)]
     write_json(index_path(run), {"latest": entry.run, "runs": runs})

@@ -1,19 +1,14 @@
-"""The rows of a split as tokens: what the child trains on, and all it knows of them.
+"""Rows become tokens, exactly as inference will send them.
 
-One flat array of tokens with offsets, and for each row where its prompt ends.
-The loss is on the tokens after that, the targets.
+A prompt is what the chat template makes of system and user turns with its generation
+prompt, to the token. The targets, which the loss is on, are the answer's tokens up
+to and including the one that ends it. Usually the template's text of the whole
+conversation starts with the prompt, and the rest of it is the answer. Where it does
+not (the template rewrites earlier turns, or tokens merge across the border), the
+answer is tokenized by itself and counted as `prompt_reencoded`.
 
-Rows become tokens, so that training sees what inference will send.
-
-A prompt is what the template makes of system and user with its generation
-prompt, to the token; after it come the answer's tokens up to the one that ends
-an answer. Usually the template's text of the whole conversation begins with the
-prompt and that text is taken. Where it does not (a template that rewrites
-earlier turns, or tokens that merge across the border), the answer is put behind
-the prompt by itself, and the row counted as `joined`.
-
-What a template writes after the end-of-answer token, often a line break, is no
-target: generation never gets that far.
+What a template writes after the end token, often a line break, is not a target:
+generation never gets that far.
 """
 
 from __future__ import annotations
@@ -31,22 +26,21 @@ from numpy.typing import NDArray
 from nanodistill.errors import ModelError
 from nanodistill.models import loading
 from nanodistill.models.blas import load_fast_blas
-from nanodistill.models.chat import Chat
-from nanodistill.models.chat_templates import moves_system
+from nanodistill.models.chat_templates import Chat, moves_system
 from nanodistill.run_dir import write_atomic
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-
 Ints = NDArray[np.int32]
+TrainOn = Literal["cot", "answer"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row: all its tokens, and how many of them are prompt."""
+    """One row: its tokens, the first `prompt` of which are the prompt."""
 
-    tokens: Sequence[int]
+    tokens: Sequence[int] | Ints
     prompt: int
 
     @property
@@ -54,20 +48,26 @@ class Example:
         return len(self.tokens) - self.prompt
 
     def unmasked(self) -> Example:
-        """The same row with every token a target, but for the first, which nothing predicts."""
+        """The same row with every token a target except the first, which nothing predicts."""
         return Example(self.tokens, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """Rows as tokens: row i is tokens[offsets[i]:offsets[i + 1]], its prompt prompts[i] long."""
+    """Tokenized rows in flat arrays.
+
+    Attributes:
+        tokens: int32 (total tokens,).
+        offsets: int64 (rows + 1,); row i is `tokens[offsets[i]:offsets[i + 1]]`.
+        prompts: int32 (rows,); tokens of each row's prompt.
+    """
 
     tokens: Ints
     offsets: NDArray[np.int64]
     prompts: Ints
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> TokenRows:
+    def from_examples(cls, examples: Sequence[Example]) -> TokenRows:
         lengths = [len(example.tokens) for example in examples]
         flat = [np.asarray(example.tokens, dtype=np.int32) for example in examples]
         return cls(
@@ -82,14 +82,13 @@ class TokenRows:
     def __getitem__(self, row: int) -> Ints:
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
-    def after(self, prefix: int) -> TokenRows:
-        """The same rows without their first `prefix` tokens, all of them prompt."""
+    def without_prefix(self, prefix: int) -> TokenRows:
+        """The same rows without their first `prefix` tokens, which all belong to prompts."""
         if not prefix:
             return self
-        parts = [self[row][prefix:] for row in range(len(self))]
-        lengths = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        flat = np.concatenate(parts) if parts else self.tokens
-        return TokenRows(flat, lengths.astype(np.int64), self.prompts - np.int32(prefix))
+        return TokenRows.from_examples(
+            [Example(self[n][prefix:], int(self.prompts[n]) - prefix) for n in range(len(self))]
+        )
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -109,7 +108,7 @@ class TokenRows:
 
 
 def shared_tokens(splits: Sequence[TokenRows]) -> int:
-    """How many tokens all rows begin with, leaving each row one of its prompt at least."""
+    """How many first tokens all rows share, leaving each at least one of its prompt."""
     rows = [split[row] for split in splits for row in range(len(split))]
     most = min((int(split.prompts.min()) - 1 for split in splits if len(split)), default=0)
     first = rows[0][:most] if rows else np.zeros(0, np.int32)
@@ -121,22 +120,19 @@ def shared_tokens(splits: Sequence[TokenRows]) -> int:
 
 
 def save_tokens(path: Path, splits: Mapping[str, TokenRows]) -> None:
-    """Write the splits to one file, atomically."""
+    """Write the splits to one npz file, atomically."""
     arrays = {
         f"{name}.{part}": array
         for name, rows in splits.items()
-        for part, array in (
-            ("tokens", rows.tokens),
-            ("offsets", rows.offsets),
-            ("prompts", rows.prompts),
-        )
+        for part, array in vars(rows).items()
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **arrays)
     write_atomic(path, buffer.getvalue())
 
 
 def load_tokens(path: Path) -> dict[str, TokenRows]:
+    """Read what `save_tokens` wrote."""
     with np.load(path) as arrays:
         names = sorted({key.split(".")[0] for key in arrays.files})
         return {
@@ -147,41 +143,46 @@ def load_tokens(path: Path) -> dict[str, TokenRows]:
         }
 
 
-TrainOn = Literal["cot", "answer"]
-
-
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """Rows as tokens, and what was met on the way.
+    """Tokenized rows, and what the preflight reports about them.
 
-    `empty` rows have an output of nothing or blanks; `joined` ones got their answer
-    put behind the prompt; `unended` ones got an end-of-text token that the
-    template does not write. `double_bos` says that the template begins with two
-    beginning-of-text tokens, `moves_system` that it has no place for a system message,
-    which stands before the first user turn.
+    Attributes:
+        empty: rows with a blank output.
+        prompt_reencoded: rows whose answer was tokenized apart from the conversation.
+        eos_added: rows that got an end token because the template writes none.
+        double_bos: whether prompts start with two beginning-of-text tokens.
+        moves_system: whether the system message is prepended to the first user turn.
     """
 
     examples: tuple[Example, ...]
     empty: int
-    joined: int
-    unended: int
+    prompt_reencoded: int
+    eos_added: int
     double_bos: bool
     moves_system: bool
 
 
 def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper:
-    """The tokenizer in a model's folder, as mlx_lm loads it for generation."""
+    """Load the tokenizer in a model's folder as mlx_lm does for generation.
+
+    Args:
+        options: `tokenizer_kwargs`.
+
+    Raises:
+        ModelError: it can't be loaded, or has no chat template.
+    """
     load_fast_blas()
     from mlx_lm.utils import load_config
 
     try:
         config = load_config(folder)
     except (ValueError, OSError) as error:
-        raise ModelError(f"The settings in {folder} can't be read: {error}") from error
+        raise ModelError(f"The config in {folder} can't be read: {error}") from error
     tokenizer = loading.load_tokenizer(folder, config, options)
     if not tokenizer.has_chat_template:
         raise ModelError(
-            f"The tokenizer in {folder} has no chat template, so no prompt can be made for it.",
+            f"The tokenizer in {folder} has no chat template.",
             next_step="Choose the instruction-tuned version of the model as the student.",
         )
     return tokenizer
@@ -190,58 +191,52 @@ def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper
 def tokenize_rows(
     rows: Iterable[Mapping[str, Any]], tokenizer: TokenizerWrapper, train_on: TrainOn
 ) -> TokenizedSplit:
-    """Tokens of `rows`, each with `messages` (the last one the assistant's) and `output`."""
+    """Tokenize rows for training.
+
+    Args:
+        rows: dataset rows, with `messages` (the last is the assistant's) and `output`.
+        train_on: "cot" for the whole answer, "answer" for the output without its thinking.
+
+    Raises:
+        ModelError: the chat template rejects a conversation.
+    """
     chat = Chat(tokenizer)
     examples: list[Example] = []
-    empty = joined = unended = 0
+    empty = prompt_reencoded = eos_added = 0
     for row in rows:
+        *prompt_messages, last = row["messages"]
+        answer = last["content"] if train_on == "cot" else row["output"]
+        prompt = _apply_template(chat, prompt_messages, add_generation_prompt=True)
+        whole = _apply_template(chat, [*prompt_messages, {"role": "assistant", "content": answer}])
+        continues = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+        targets = whole[len(prompt) :] if continues else chat.answer_tokens(answer)
+        ends = [n for n, token in enumerate(targets) if token in tokenizer.eos_token_ids]
+        targets = targets[: ends[-1] + 1] if ends else [*targets, tokenizer.eos_token_id]
+        examples.append(Example([*prompt, *targets], len(prompt)))
         empty += not row["output"].strip()
-        example, was_joined, was_unended = _tokenize_row(row, tokenizer, chat, train_on)
-        examples.append(example)
-        joined += was_joined
-        unended += was_unended
-    begins = tokenizer.bos_token_id
-    double = begins is not None and any(
-        list(e.tokens[:2]) == [begins, begins] for e in examples[:1]
+        prompt_reencoded += not continues
+        eos_added += continues and not ends
+    bos, template = tokenizer.bos_token_id, tokenizer.chat_template
+    return TokenizedSplit(
+        tuple(examples),
+        empty,
+        prompt_reencoded,
+        eos_added,
+        double_bos=bos is not None
+        and any(list(example.tokens[:2]) == [bos, bos] for example in examples[:1]),
+        moves_system=isinstance(template, str) and moves_system(template),
     )
-    template = tokenizer.chat_template
-    moved = isinstance(template, str) and moves_system(template)
-    return TokenizedSplit(tuple(examples), empty, joined, unended, double, moved)
 
 
-def _tokenize_row(
-    row: Mapping[str, Any], tokenizer: TokenizerWrapper, chat: Chat, train_on: TrainOn
-) -> tuple[Example, bool, bool]:
-    *asked, answered = row["messages"]
-    answer = answered["content"] if train_on == "cot" else row["output"]
-    prompt = _templated(chat, asked, add_generation_prompt=True)
-    whole = _templated(chat, [*asked, {"role": "assistant", "content": answer}])
-    joined = whole[: len(prompt)] != prompt or len(whole) == len(prompt)
-    targets = chat.answer_tokens(answer) if joined else whole[len(prompt) :]
-    ended = _up_to_end(targets, tokenizer.eos_token_ids)
-    unended = ended is None
-    tokens = [*prompt, *(targets if ended is None else ended)]
-    if unended:
-        tokens.append(tokenizer.eos_token_id)
-    return Example(tokens, len(prompt)), joined, unended and not joined
-
-
-def _up_to_end(targets: Sequence[int], ends: Iterable[int]) -> Sequence[int] | None:
-    """`targets` up to the last token that ends an answer; None if there is none."""
-    ending = set(ends)
-    for last in range(len(targets) - 1, -1, -1):
-        if targets[last] in ending:
-            return targets[: last + 1]
-    return None
-
-
-def _templated(chat: Chat, messages: Sequence[Mapping[str, str]], **options: bool) -> list[int]:
+def _apply_template(
+    chat: Chat, messages: Sequence[Mapping[str, str]], **options: bool
+) -> list[int]:
     from jinja2 import TemplateError
 
     try:
         return chat.tokens(messages, **options)
-    except (TemplateError, TypeError, KeyError, ValueError) as refused:
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
         raise ModelError(
-            f"The student's chat template refuses the conversation: {refused}",
-            next_step="Mend the template, or choose another student.",
-        ) from refused
+            f"The student's chat template rejects the conversation: {error}",
+            next_step="Fix the template, or choose another student.",
+        ) from error

@@ -11,14 +11,13 @@ from nanodistill.events import ignore
 from nanodistill.exporting.pipeline import NON_IDENTITY_FIELDS
 from nanodistill.synthesis.rounds import _identity
 from nanodistill.synthesis.task import load_task
-from nanodistill.training.training_options import TrainingOptions
-from nanodistill.training.validation_score import scoring_identity
+from nanodistill.training.training_options import TrainingOptions, scoring_identity
 
 VERSION = cast("DatasetVersion", SimpleNamespace(manifest=SimpleNamespace(thinking_format="xml")))
 
 
 def ids_of(config: DistillationConfig) -> dict[str, str]:
-    options = TrainingOptions.of(config, {})
+    options = TrainingOptions.from_config(config, {})
     scored = options.settings.best_by == "score"
     scoring = scoring_identity(config, VERSION) if scored else None
     return {

@@ -105,5 +105,5 @@ def test_asking_twice_gives_the_same_answer() -> None:
 
 
 def test_no_more_threads_than_a_container_has_cores() -> None:
-    code = "load_fast_blas(); set_threads(2); keep_within(3); print(threads()); keep_within(1)"
+    code = "load_fast_blas(); set_threads(2); limit_threads(3); print(threads()); limit_threads(1)"
     assert run(f"{code}; print(threads())").split() == ["2", "1"]

@@ -18,12 +18,14 @@ import pytest
 from nanodistill.errors import InputError, ModelError
 from nanodistill.models.batching import GenerationStep, SequenceBatch
 from nanodistill.models.generation import (
+    GenerationError,
+    Generator,
+    GeneratorClosedError,
     PromptTooLongError,
     generate_batch,
     generate_each,
     prompt_tokens,
 )
-from nanodistill.models.generator import GenerationError, Generator, GeneratorClosedError
 from nanodistill.models.loading import load_model
 from nanodistill.models.sampling import Sampling
 
@@ -59,12 +61,12 @@ def alone(loaded: LoadedModel, prompt: Any, sampling: Sampling) -> str:
 
 def test_a_batch_answers_in_order_of_its_prompts(tiny_model: LoadedModel) -> None:
     sampling = Sampling(20)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     answers = generate_batch(
-        tiny_model, PROMPTS, sampling, max_batch=5, on_progress=lambda *p: told.append(p)
+        tiny_model, PROMPTS, sampling, max_batch=5, on_progress=lambda *p: progress.append(p)
     )
     assert [a.text for a in answers] == [alone(tiny_model, p, sampling) for p in PROMPTS]
-    assert told == [(n, len(PROMPTS)) for n in range(1, len(PROMPTS) + 1)]
+    assert progress == [(n, len(PROMPTS)) for n in range(1, len(PROMPTS) + 1)]
     assert [a.prompt_tokens for a in answers] == [len(p) for p in PROMPTS]
     assert {a.completion_tokens for a in answers if a.finish_reason == "length"} == {20}
 
@@ -171,10 +173,11 @@ def test_a_message_of_the_assistant_is_gone_on_with(tiny_model: LoadedModel) -> 
 
 
 def test_prompts_that_cannot_be_answered_are_refused(tiny_model: LoadedModel) -> None:
-    with pytest.raises(InputError, match="empty prompt"):
+    with pytest.raises(InputError, match="empty"):
         prompt_tokens(tiny_model, [])
-    with pytest.raises(PromptTooLongError, match=r"prompt has 512 tokens, and .* reads 512"):
+    with pytest.raises(PromptTooLongError) as caught:
         prompt_tokens(tiny_model, [5] * 512)
+    assert (caught.value.tokens, caught.value.limit) == (512, 512)
 
 
 def with_template(loaded: LoadedModel, folder: Path, template: str | None) -> LoadedModel:
@@ -196,7 +199,7 @@ def test_messages_that_a_template_refuses_are_told(tiny_model: LoadedModel, tmp_
     strict = with_template(
         tiny_model, tmp_path / "strict", "{{ raise_exception('no system messages') }}"
     )
-    with pytest.raises(InputError, match="takes no such messages: no system messages"):
+    with pytest.raises(InputError, match="no system messages"):
         prompt_tokens(strict, [{"role": "system", "content": "be brief"}])
 
 
@@ -372,7 +375,7 @@ async def test_closing_tells_everyone_and_ends_the_thread(tiny_model: LoadedMode
 def test_an_interpreter_ends_with_requests_under_way(tiny_model: LoadedModel) -> None:
     code = f"""
 import asyncio
-from nanodistill.models.generator import Generator
+from nanodistill.models.generation import Generator
 from nanodistill.models.sampling import Sampling
 from nanodistill.models.loading import load_model
 generator = Generator(load_model({str(tiny_model.path)!r}), max_batch=2)
@@ -397,7 +400,7 @@ asyncio.run(main())
 def test_importing_the_room_loads_nothing_heavy() -> None:
     code = """
 import sys
-import nanodistill.models.blas, nanodistill.models.bundled, nanodistill.models.generator
+import nanodistill.models.blas, nanodistill.models.bundled, nanodistill.models.generation
 import nanodistill.models.loading, nanodistill.models.resolve, nanodistill.providers.local_mlx
 heavy = {"mlx", "mlx_lm", "transformers", "numpy", "litellm", "huggingface_hub", "gguf"}
 print(sorted(heavy & set(sys.modules)))

@@ -176,11 +176,11 @@ def test_rope_scaling(
 @pytest.mark.parametrize(
     ("tiny", "words"),
     [
-        (Tiny(arch="gptneox"), "architecture 'gptneox'.*it reads llama, qwen2, qwen3, smollm3"),
+        (Tiny(arch="gptneox"), "architecture 'gptneox'.*llama, qwen2, qwen3, smollm3"),
         (Tiny(extra={"llama.expert_count": 8}), "llama.expert_count = 8"),
         (Tiny(extra={"llama.logit_scale": 0.5}), "llama.logit_scale = 0.5"),
         (Tiny(extra={"llama.rope.dimension_count": 8}), "rotates 8 of 16 dimensions"),
-        (Tiny(extra={"split.count": 3}), "one part of 3"),
+        (Tiny(extra={"split.count": 3}), "one of 3 parts"),
         (
             Tiny(extra={"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}),
             "scales rope by 'longrope'",
@@ -201,7 +201,7 @@ def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
     write_gguf(
         source, tiny, found, tokenizer, **{"blk.0.attn_sinks.weight": np.ones(4, np.float32)}
     )
-    with pytest.raises(ModelError, match=r"blk\.0\.attn_sinks\.weight has no place"):
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_sinks\.weight"):
         converted(source)
 
 
@@ -217,5 +217,5 @@ def test_a_file_that_was_cut_short_is_refused(make_gguf: MakeGguf) -> None:
     whole = source.read_bytes()
     for length in (100, len(whole) // 2, len(whole) - 1000):
         source.write_bytes(whole[:length])
-        with pytest.raises(ModelError, match="damaged or cut short"):
+        with pytest.raises(ModelError, match="damaged"):
             convert_gguf(source, source.parent)

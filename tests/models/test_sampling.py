@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from nanodistill.models.sampling import (
     CANDIDATES,
     Sampling,
-    draw_by_mlx,
-    draw_by_numpy,
     make_sampler,
+    sample_mlx,
+    sample_numpy,
 )
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.3, 0.15], dtype=np.float32)
@@ -27,7 +27,7 @@ def shares(sampling: Sampling) -> list[float]:
     draws = 2000
     counts = np.zeros(len(LOGPROBS))
     for i in range(draws):
-        counts[draw_by_numpy(LOGPROBS, sampling, (i + 0.5) / draws)] += 1
+        counts[sample_numpy(LOGPROBS, sampling, (i + 0.5) / draws)] += 1
     return list(counts / draws)
 
 
@@ -72,13 +72,13 @@ def test_both_implementations_agree(
 
     sampling = Sampling(1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = np.random.default_rng(seed).normal(0, 2, size).astype(np.float32)
-    by_numpy = draw_by_numpy(logits, sampling, number)
-    by_mlx = draw_by_mlx(mx.array(logits)[None], sampling, number).item()
+    by_numpy = sample_numpy(logits, sampling, number)
+    by_mlx = sample_mlx(mx.array(logits)[None], sampling, number).item()
     if by_numpy != by_mlx:
         # What falls on a boundary may go either way, in the last bits.
         near = 1e-5
         beside = {
-            draw_by_numpy(logits, replace(sampling, top_p=min(p, 1.0)), n)
+            sample_numpy(logits, replace(sampling, top_p=min(p, 1.0)), n)
             for p in (top_p - near, top_p, top_p + near)
             for n in (number - near, number, number + near)
         }
@@ -88,13 +88,13 @@ def test_both_implementations_agree(
 def test_a_flat_distribution_needs_more_than_the_heaviest_few() -> None:
     flat = np.zeros(10 * CANDIDATES, dtype=np.float32)
     sampling = Sampling(1, temperature=1, top_p=0.9)
-    assert draw_by_numpy(flat, sampling, 0.5) == 5 * CANDIDATES
+    assert sample_numpy(flat, sampling, 0.5) == 5 * CANDIDATES
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logprobs = np.array([-np.inf, 0.0, -np.inf], dtype=np.float32)
     for number in (0.0, 0.5, 1 - 2**-53):
-        assert draw_by_numpy(logprobs, Sampling(1, temperature=1), number) == 1
+        assert sample_numpy(logprobs, Sampling(1, temperature=1), number) == 1
 
 
 def test_the_same_seed_draws_the_same_tokens() -> None:
@@ -107,7 +107,7 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
     assert tokens(1) == tokens(1)
     assert tokens(1) != tokens(2)
     numbers = random.Random(1)
-    assert tokens(1)[0] == draw_by_numpy(LOGPROBS, Sampling(1, temperature=1), numbers.random())
+    assert tokens(1)[0] == sample_numpy(LOGPROBS, Sampling(1, temperature=1), numbers.random())
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_damaged_file_is_named(factory: RunFactory) -> None:
         write_report(factory.config(), factory.run)
     (factory.run.evaluation / "run1" / "results.json").unlink()
     training_folder(factory.run, "run1").metrics.write_text("no json\n")
-    with pytest.raises(CorruptFileError, match="a line that is not JSON"):
+    with pytest.raises(CorruptFileError, match=r"metrics\.jsonl.*line 1"):
         write_report(factory.config(), factory.run)
 
 

@@ -105,20 +105,20 @@ def test_an_unfinished_one_is_none_and_is_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (Identity("rows", MINE.options), r"data \(data there, rows here\)"),
         (
             Identity("data", {"lora_rank": 4, "seed": 0}),
-            r"it differs in lora_rank \(8 there, 4 here\)\.",
+            r"another run: lora_rank \(8 there, 4 here\)\.",
         ),
     ],
 )
 def test_another_runs_checkpoint_is_refused_with_what_differs(
-    tmp_path: Path, other: Identity, said: str
+    tmp_path: Path, other: Identity, message: str
 ) -> None:
     write(tmp_path, 2)
-    with pytest.raises(FolderError, match=said):
+    with pytest.raises(FolderError, match=message):
         Checkpoints(tmp_path, other).latest()
 
 

@@ -21,7 +21,6 @@ from mlx_lm.utils import load_model  # isort: skip
 from nanodistill.training.batches import assemble  # isort: skip
 from nanodistill.training.forward import (
     Forward,
-    SharedForward,
     SplitForward,
     WholeForward,
     select_forward_by_agreement,
@@ -51,7 +50,7 @@ def rows() -> TokenRows:
     chance = np.random.default_rng(0)
     first = chance.integers(3, 200, SHARED).tolist()
     rest = [chance.integers(3, 200, n).tolist() for n in (9, 14, 5, 20)]
-    return TokenRows.of([Example(first + own, SHARED + 3) for own in rest])
+    return TokenRows.from_examples([Example(first + own, SHARED + 3) for own in rest])
 
 
 def student(folder: Path, shape: dict[str, Any], dropout: float = 0.0) -> Module:
@@ -72,7 +71,7 @@ def student(folder: Path, shape: dict[str, Any], dropout: float = 0.0) -> Module
 def loss_and_gradient(
     model: Module, forward: Forward, split: str = "sample"
 ) -> tuple[float, dict[str, mx.array]]:
-    own = rows().after(forward.prefix)
+    own = rows().without_prefix(forward.prefix)
     batch = assemble(own, [0, 1, 2, 3], weight=0.1, multiple=1)
     arrays = forward.arrays(split, batch)
     loss, gradient = value_and_grad(model, lambda *_: forward.loss(*arrays)[0])(model)
@@ -97,7 +96,8 @@ def test_a_plain_model_is_spared_all_it_can_be(
 ) -> None:
     model = student(tmp_path, shape)
     chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=2, on_cpu=on_cpu)
-    assert isinstance(chosen, SharedForward)
+    assert isinstance(chosen, SplitForward)
+    assert (chosen.prefix, chosen.frozen) == (SHARED, 2)
     assert_same(model, chosen)
 
 
@@ -107,14 +107,15 @@ def test_sharing_and_layers_below_go_without_each_other(
 ) -> None:
     model = student(tmp_path, {})
     chosen = select_forward_by_agreement(model, rows(), shared=shared, frozen=frozen, on_cpu=True)
-    assert isinstance(chosen, SharedForward if shared or frozen else SplitForward)
+    assert isinstance(chosen, SplitForward)
+    assert (chosen.prefix, chosen.frozen) == (shared, frozen)
     assert_same(model, chosen)
 
 
 def test_kept_outputs_of_the_layers_below_are_what_they_compute(tmp_path: Path) -> None:
     model = student(tmp_path, {})
-    forward = SharedForward(model, rows()[0][:SHARED], 2, on_cpu=True)
-    forward.keep("train", rows().after(SHARED), lambda: None)
+    forward = SplitForward(model, rows()[0][:SHARED], 2, on_cpu=True)
+    forward.keep("train", rows().without_prefix(SHARED), lambda: None)
     assert_same(model, forward, "train")
 
 
@@ -122,7 +123,8 @@ def test_kept_outputs_of_the_layers_below_are_what_they_compute(tmp_path: Path) 
 def test_a_model_of_another_kind_is_taken_as_it_is(tmp_path: Path, shape: dict[str, Any]) -> None:
     model = student(tmp_path, shape)
     chosen = select_forward_by_agreement(model, rows(), shared=SHARED, frozen=2, on_cpu=True)
-    assert not isinstance(chosen, SharedForward)
+    assert chosen.prefix == 0
+    assert not isinstance(chosen, SplitForward) or chosen.frozen == 0
     assert_same(model, chosen)
 
 

@@ -21,14 +21,14 @@ from mlx_lm.tuner.dora import DoRALinear  # isort: skip
 from mlx_lm.tuner.lora import LoRALinear  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
-from nanodistill.training import adapters  # isort: skip
-from nanodistill.training.optimizer import NORM, TrackedOptimizer, build_optimizer  # isort: skip
+from nanodistill.training import mlx_setup  # isort: skip
+from nanodistill.training.mlx_setup import NORM, TrackedOptimizer, build_optimizer  # isort: skip
 
 UPDATES = 10
 
 
 @dataclass
-class Made:
+class PreparedStudent:
     """What the trainer makes of some settings."""
 
     options: TrainingOptions
@@ -65,18 +65,18 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("arrive") / "student")
 
 
-def make(student: Path, **settings: Any) -> Made:
-    options = TrainingOptions.of(make_config(student, student.parent, **settings), {})
+def prepare(student: Path, **settings: Any) -> PreparedStudent:
+    options = TrainingOptions.from_config(make_config(student, student.parent, **settings), {})
     model: Module = load_model(student)[0]
-    adapters.prepare(model, options)
-    return Made(options, model, build_optimizer(options.mlx_lm(UPDATES), 1.0))
+    mlx_setup.prepare_student(model, options)
+    return PreparedStudent(options, model, build_optimizer(options.mlx_lm(UPDATES), 1.0))
 
 
-def adapted(made: Made, path: str = "self_attn.q_proj") -> list[bool]:
-    return [isinstance(module, LoRALinear | DoRALinear) for module in made.layers(path)]
+def adapted(prepared: PreparedStudent, path: str = "self_attn.q_proj") -> list[bool]:
+    return [isinstance(module, LoRALinear | DoRALinear) for module in prepared.layers(path)]
 
 
-FIELDS: dict[str, tuple[dict[str, Any], Callable[[Made], object], object]] = {
+FIELDS: dict[str, tuple[dict[str, Any], Callable[[PreparedStudent], object], object]] = {
     "batch_size": ({"batch_size": 3}, lambda m: m.options.rows_per_update, 3),
     "learning_rate": ({"learning_rate": 0.5}, lambda m: m.rates(1), [0.5]),
     "num_train_epochs": ({"num_train_epochs": 3}, lambda m: m.options.updates(7), 21),
@@ -153,21 +153,21 @@ FIELDS: dict[str, tuple[dict[str, Any], Callable[[Made], object], object]] = {
 ELSEWHERE = {
     "allow_out_of_range", "mlx_lm_kwargs",                      # about the configuration itself
     "max_grad_norm",                                            # below
-    "train_on", "tokenizer_kwargs",                             # test_encode
+    "train_on", "tokenizer_kwargs",                             # test_tokenize
     "long_rows", "mask_prompt", "val_batches",                  # test_preflight
     "early_stopping_patience",                                  # test_loop
-    "best_by",                                                  # test_scored
-    "gradient_checkpointing", "clear_cache_threshold",          # test_setting
-    "report_to",                                                # test_follow
+    "best_by",                                                  # test_validation_score
+    "gradient_checkpointing", "clear_cache_threshold",          # test_mlx_setup
+    "report_to",                                                # test_metrics_log
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_an_option_arrives(student: Path, name: str) -> None:
     settings, look, expected = FIELDS[name]
-    made = make(student, **settings)
-    assert look(made) == expected
-    assert look(make(student)) != expected, "the default would not show"
+    prepared = prepare(student, **settings)
+    assert look(prepared) == expected
+    assert look(prepare(student)) != expected, "the default would not show"
 
 
 def test_no_option_is_left_out_here() -> None:
@@ -189,15 +189,15 @@ def test_an_optimizers_own_settings_arrive(student: Path, optimizer: str) -> Non
     if optimizer == "adafactor":
         given["eps"] = [1e-20, 0.1]
     kwargs = {"optimizer": optimizer, "optimizer_config": given}
-    made = make(student, mlx_lm_kwargs=kwargs).optimizer
-    assert {name: getattr(made, name) for name in given} == given
+    prepared = prepare(student, mlx_lm_kwargs=kwargs).optimizer
+    assert {name: getattr(prepared, name) for name in given} == given
 
 
 def test_the_first_step_of_adamw_is_as_large_as_asked_for(student: Path) -> None:
-    made = make(student, learning_rate=0.1, weight_decay=0.0)
+    prepared = prepare(student, learning_rate=0.1, weight_decay=0.0)
     model = Module()
     model.w = mx.ones((3,))
-    made.optimizer.update(model, {"w": mx.full((3,), 0.02)})
+    prepared.optimizer.update(model, {"w": mx.full((3,), 0.02)})
     assert mx.abs(1 - model.w).tolist() == pytest.approx([0.1] * 3, rel=1e-4)
 
 
@@ -211,23 +211,23 @@ def test_gradients_are_clipped(limit: float | None, moved: float) -> None:
     updates.start(model, None)
     updates.update(model, {"w": mx.array([10.0])})
     assert float(-model.w[0]) == pytest.approx(moved, rel=1e-4)
-    assert updates.state[NORM].item() == 10, "the norm is told as it was"
+    assert updates.state[NORM].item() == 10, "the norm before clipping"
 
 
 def test_full_training_unfreezes_the_last_layers_whole(student: Path) -> None:
-    made = make(student, fine_tune_type="full", lora_layers=2)
-    names = adapters.trainable(made.model)
+    prepared = prepare(student, fine_tune_type="full", lora_layers=2)
+    names = mlx_setup.trainable(prepared.model)
     assert {name.split(".")[2] for name in names} == {"1", "2"}
     assert "model.layers.2.input_layernorm.weight" in names
 
 
 def test_more_layers_than_there_are_means_all(student: Path) -> None:
-    assert adapted(make(student, lora_layers=32)) == [True, True, True]
+    assert adapted(prepare(student, lora_layers=32)) == [True, True, True]
 
 
 def test_the_adapters_follow_from_the_seed(student: Path) -> None:
     first, same, other = (
-        make(student, random_seed=seed).adapter.lora_a.tolist() for seed in (1, 1, 2)
+        prepare(student, random_seed=seed).adapter.lora_a.tolist() for seed in (1, 1, 2)
     )
     assert first == same
     assert first != other
@@ -235,19 +235,19 @@ def test_the_adapters_follow_from_the_seed(student: Path) -> None:
 
 def test_a_module_that_the_student_lacks_is_named_with_the_nearest(student: Path) -> None:
     with pytest.raises(ConfigError, match=r"no q_prj, did you mean 'q_proj'\?; it has down_proj"):
-        make(student, target_modules=["q_prj"])
+        prepare(student, target_modules=["q_prj"])
 
 
 def test_presets_fill_what_nobody_set(student: Path) -> None:
     preset = {"batch_size": 8, "lora_rank": 32, "max_seq_length": 2048}
     config = make_config(student, student.parent, lora_rank=8, mlx_lm_kwargs={"max_length": 99})
-    settings = TrainingOptions.of(config, preset).settings
+    settings = TrainingOptions.from_config(config, preset).settings
     assert settings.batch_size == 4, "set by the test's own configuration"
     assert settings.lora_rank == 8, "set, though it is the default"
     assert settings.max_seq_length == 99, "kwargs lie over presets"
     bare = config.model_copy()
     bare.model_fields_set.discard("batch_size")
-    assert TrainingOptions.of(bare, preset).settings.batch_size == 8
+    assert TrainingOptions.from_config(bare, preset).settings.batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_what_changes_the_outcome_is_another_run(
 ) -> None:
     def run_id(**settings: Any) -> str:
         config = make_config(student, student.parent, **settings)
-        return TrainingOptions.of(config, {}).run_id("data", "student", None)
+        return TrainingOptions.from_config(config, {}).run_id("data", "student", None)
 
     assert (run_id() != run_id(**change)) == is_another
-    options = TrainingOptions.of(make_config(student, student.parent, **change), {})
+    options = TrainingOptions.from_config(make_config(student, student.parent, **change), {})
     assert TrainingOptions.from_json(options.to_json()) == options

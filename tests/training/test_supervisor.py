@@ -1,4 +1,4 @@
-"""The supervisor: a child that dies of memory, of something else, or is told to stop."""
+"""The supervisor: a child that dies of memory, of something else, or is asked to stop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nanodistill.errors import (
 )
 from nanodistill.events import Event, Notice, Progress, Table, ignore
 from nanodistill.run_dir import RunFolder, read_json
-from nanodistill.training import supervisor, train, trainer
+from nanodistill.training import train, trainer
 from nanodistill.training.metrics_log import read_records
 from nanodistill.training.resource_guard import ResourceLimits
 from nanodistill.training.runs import latest_run
-from nanodistill.training.supervisor import KILLED, MemoryPlan, raised_by_child, supervise
+from nanodistill.training.trainer import KILLED, MemoryPlan, error_from_outcome, supervise
 from nanodistill.training.worker import is_out_of_memory
 from training.tiny import make_config, make_student, some_rows
 
@@ -65,7 +65,7 @@ class Killer:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.notices.append(event.text)
-            self.armed = self.armed or "going on from the last checkpoint" in event.text
+            self.armed = self.armed or "resuming from the last checkpoint" in event.text
         if isinstance(event, Progress) and self.left and self.armed:
             self.armed = False
             self.left -= 1
@@ -83,7 +83,7 @@ def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a system counts what it killed for memory."""
     path = tmp_path / "vmstat"
     path.write_text("pgfree 7\noom_kill 0\n")
-    monkeypatch.setattr(supervisor, "VMSTAT", path)
+    monkeypatch.setattr(trainer, "VMSTAT", path)
     return path
 
 
@@ -93,20 +93,16 @@ def test_a_child_that_dies_of_memory_goes_on_with_less(
     killer = Killer(2, counter=counter)
     config = make_config(student, tmp_path, **SETTINGS)
     result = train_with(config, killer)
-    said = [text for text in killer.notices if "out of memory" in text]
-    assert said == [
-        f"training ran out of memory ({KILLED}); going on from the last checkpoint with "
-        "batches of 2, 2 to an update",
-        f"training ran out of memory ({KILLED}); going on from the last checkpoint with "
-        "batches of 1, 4 to an update",
-    ]
+    half, quarter = [text for text in killer.notices if f"out of memory ({KILLED})" in text]
+    assert half.endswith("batch size 2, accumulation 2")
+    assert quarter.endswith("batch size 1, accumulation 4")
     assert (result.steps, result.resumed_from is not None) == (12, True)
     found = latest_run(RunFolder(config.run_folder))
     assert found is not None
     folder = found[1]
     assert read_json(folder.adjusted) == {"micro_batch": 1, "checkpointing": False}
     trained = [r["update"] for r in read_records(folder.metrics) if r["kind"] == "train"]
-    assert trained == list(range(1, 13)), "each update told once"
+    assert trained == list(range(1, 13)), "each update recorded once"
 
 
 def test_a_child_that_somebody_kills_goes_on_as_it_was(
@@ -125,7 +121,7 @@ def test_a_child_that_another_process_ends_is_not_interrupted_by_a_person(
     student: Path, tmp_path: Path
 ) -> None:
     config = make_config(student, tmp_path, **SETTINGS)
-    with pytest.raises(supervisor.TrainingEndedError) as ended:
+    with pytest.raises(trainer.TrainingEndedError) as ended:
         train_with(config, Killer(1, signal.SIGTERM))
     assert ended.value.exit_code == 3
     assert train_with(config, ignore).steps == 12
@@ -137,7 +133,7 @@ def test_what_never_fits_is_given_up_with_a_way_out(
     killer = Killer(9, counter=counter)
     config = make_config(student, tmp_path, **(SETTINGS | {"batch_size": 2}))
     with pytest.raises(
-        MemoryLimitError, match="one row to a batch and gradient checkpointing"
+        MemoryLimitError, match="one row per batch and gradient checkpointing"
     ) as end:
         train_with(config, killer)
     assert end.value.exit_code == 4
@@ -148,7 +144,7 @@ def test_a_child_that_dies_otherwise_goes_on_as_it_was(student: Path, tmp_path: 
     killer = Killer(1, signal.SIGSEGV)
     config = make_config(student, tmp_path, **SETTINGS)
     assert train_with(config, killer).steps == 12
-    assert any("died (signal 11); going on from the last checkpoint" in t for t in killer.notices)
+    assert any("died (signal 11); resuming" in text for text in killer.notices)
 
 
 def test_a_child_that_dies_without_getting_further_is_an_error(
@@ -159,7 +155,7 @@ def test_a_child_that_dies_without_getting_further_is_an_error(
     chosen = {"batch_size": 1, "num_train_epochs": 10, "save_steps": 999}
     config = make_config(student, tmp_path, **(SETTINGS | chosen))
     rows = cast("DatasetVersion", some_rows(22, 0))
-    with pytest.raises(NanoDistillError, match="The training process died: ") as end:
+    with pytest.raises(NanoDistillError, match="training process died: ") as end:
         train(config, rows, RunFolder(config.run_folder), on_event=killer)
     assert killer.left == 7, "the first start saved its beginning, the second nothing"
     assert "log.txt" in str(end.value)
@@ -207,7 +203,7 @@ def test_the_guards_stop_reaches_the_command(
 )
 def test_a_childs_error_is_raised_again(name: str, code: int, kind: type[Exception]) -> None:
     outcome = {"error": name, "exit": code, "message": "what", "next_step": "how"}
-    error = raised_by_child(outcome)
+    error = error_from_outcome(outcome)
     assert type(error) is kind
     assert (str(error), error.exit_code) == ("what\nhow", code)
 

@@ -21,8 +21,8 @@ from nanodistill.events import Event, Notice, Progress, Table
 from nanodistill.hardware import detect_hardware, preset
 from nanodistill.run_dir import RunFolder, read_json
 from nanodistill.training import TrainingResult, train
-from nanodistill.training.adapters import WEIGHTS
 from nanodistill.training.metrics_log import read_records
+from nanodistill.training.mlx_setup import WEIGHTS
 from nanodistill.training.runs import TrainingFolder, latest_run, read_index, training_folder
 from nanodistill.types import Split, Trace
 from training.tiny import Rows, make_config, make_student, some_rows
@@ -199,9 +199,7 @@ def test_a_finished_run_is_not_trained_again(trained: Trained) -> None:
     again = train_rows(trained.config, some_rows(), on_event=watched)
     assert again == trained.result
     assert trained.folder.metrics.read_bytes() == before
-    assert watched.notices == [
-        f"training run {trained.result.run} is finished; nothing is left to do"
-    ]
+    assert watched.notices == [f"training run {trained.result.run} is already finished"]
 
 
 def test_a_dry_run_trains_nothing(trained: Trained, student: Path, tmp_path: Path) -> None:

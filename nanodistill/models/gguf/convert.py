@@ -1,14 +1,14 @@
 """A GGUF file of the Llama family becomes an MLX folder.
 
-The folder is what mlx_lm loads: config.json, model.safetensors, tokenizer.json,
-tokenizer_config.json. Rows of q and k are put back into Hugging Face's order,
-which llama.cpp's converter changes for some architectures; without that the
-model loads, and whatever is made of it later answers nonsense. Tensors in
-Q4_0, Q4_1 and Q8_0 keep their bits as MLX quantization; the other quantized
-formats have no equal in MLX and are written as float16.
+The folder contains what mlx_lm loads: config.json, model.safetensors, tokenizer.json and
+tokenizer_config.json. llama.cpp's converter permutes the rows of q and k for some
+architectures; they are restored to Hugging Face's order, without which the model
+loads but answers nonsense. Tensors in Q4_0, Q4_1 and Q8_0 keep their bits as MLX
+quantization. The other quantized formats have no equivalent in MLX and are written as
+float16.
 
-What would change the computation and can't be said in the folder's config is
-refused, by name: a model that answers almost right is worse than none.
+A file with settings that change the computation and have no place in the folder's
+config is an error that names them: a model that is almost right is worse than none.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from nanodistill.models.gguf.tokenizer_files import write_tokenizer
 from nanodistill.models.gguf.weights import write_weights
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader, ReaderTensor
+    from gguf import ReaderTensor
 
-CONVERTER = 1
-"""Raised whenever the same file would be converted into something else."""
+CONVERTER = 1  # raise it when the same file would be converted into something else
 
 MAGIC = b"GGUF"
+
+RowOrder = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a GGUF architecture is called in MLX, and whether its q and k rows were permuted."""
+    """A GGUF architecture's names in MLX, and whether llama.cpp permutes its q and k rows."""
 
     model_type: str
     class_name: str
@@ -51,11 +52,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 class GgufFile:
-    """The metadata and tensors of one file."""
+    """The metadata and tensors of one file.
+
+    Raises:
+        ModelError: it is not a GGUF file, or damaged.
+    """
 
     def __init__(self, path: Path) -> None:
+        from gguf import GGUFReader
+
         self.path = path
-        self._reader = _open(path)
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ModelError(f"{path} is not a GGUF file")
+        try:
+            self._reader = GGUFReader(path)
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
+            raise ModelError(f"{path} is damaged or truncated: {error}") from error
 
     @property
     def tensors(self) -> Sequence[ReaderTensor]:
@@ -78,25 +91,20 @@ class GgufFile:
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
 
 
-def _open(path: Path) -> GGUFReader:
-    from gguf import GGUFReader
-
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ModelError(f"{path} is not a GGUF file")
-    try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise ModelError(f"{path} is damaged or cut short: {error}") from error
-
-
 def convert_gguf(source: Path, folder: Path) -> None:
-    """Write the model of `source` into `folder`, which exists and is empty."""
+    """Convert the model in `source` into `folder`, which must exist and be empty.
+
+    Raises:
+        ModelError: the file is damaged, or can't be converted.
+    """
     file = GgufFile(source)
     architecture = _architecture(file)
     config = _config(file, architecture)
-    rows = _row_orders(config) if architecture.permuted else {}
-    config |= write_weights(file.tensors, rows, folder / "model.safetensors", source)
+    row_orders: dict[str, RowOrder] = {}
+    if architecture.permuted:
+        row_orders["attn_q"] = _unpermute(config["num_attention_heads"])
+        row_orders["attn_k"] = _unpermute(config["num_key_value_heads"])
+    config |= write_weights(file.tensors, row_orders, folder / "model.safetensors", source)
     config |= write_tokenizer(file, folder)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
@@ -107,13 +115,12 @@ def _architecture(file: GgufFile) -> Architecture:
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ModelError(
-            f"{file.path} holds a model of architecture {name!r}, which NanoDistill can't read "
-            f"from GGUF; it reads {known}",
-            next_step="Name the model's Hugging Face repository or an MLX folder instead.",
+            f"{file.path}: architecture {name!r} can't be converted from GGUF, only {known}",
+            next_step="Use the model's Hugging Face repository or an MLX folder instead.",
         )
     if int(file.get("split.count", 0)) > 1:
         raise ModelError(
-            f"{file.path} is one part of {file['split.count']}",
+            f"{file.path} is one of {file['split.count']} parts",
             next_step="Join the parts first: llama-gguf-split --merge FIRST_PART OUTPUT",
         )
     return ARCHITECTURES[name]
@@ -125,7 +132,7 @@ def _config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
     def number(key: str) -> Any:
         return _uniform(file, f"{prefix}.{key}")
 
-    _refuse_unsayable(file, prefix)
+    _check_convertible(file, prefix)
     heads = int(number("attention.head_count"))
     hidden = int(number("embedding_length"))
     kv_heads = f"{prefix}.attention.head_count_kv"
@@ -155,7 +162,7 @@ def _config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
 
 
 def _uniform(file: GgufFile, key: str) -> Any:
-    """A number that may be given once for each layer, and must then be the same for all."""
+    """A number that may be stored once per layer, and must then be the same for all."""
     value = file[key]
     if not isinstance(value, list):
         return value
@@ -164,7 +171,8 @@ def _uniform(file: GgufFile, key: str) -> Any:
     return value[0]
 
 
-def _refuse_unsayable(file: GgufFile, prefix: str) -> None:
+def _check_convertible(file: GgufFile, prefix: str) -> None:
+    """Settings that MLX's config lacks must have the value that changes nothing."""
     neutral = {
         "expert_count": 0,
         "attention.scale": 0.0,
@@ -174,16 +182,16 @@ def _refuse_unsayable(file: GgufFile, prefix: str) -> None:
         "rope.scaling.attn_factor": 1.0,
         "rope.scaling.yarn_log_multiplier": 0.0,
     }
-    for name, harmless in neutral.items():
+    for name, value in neutral.items():
         key = f"{prefix}.{name}"
-        if key in file and file[key] not in (harmless, 0):
+        if key in file and file[key] not in (value, 0):
             raise ModelError(f"{file.path} sets {key} = {file[key]}, which can't be converted")
 
 
 def _from_tensors(file: GgufFile) -> dict[str, Any]:
     embedding = file.tensor("token_embd.weight")
     if embedding is None:
-        raise ModelError(f"{file.path} has no token_embd.weight: it holds no whole model")
+        raise ModelError(f"{file.path} has no token_embd.weight, so it is not a complete model")
     config: dict[str, Any] = {
         "vocab_size": int(embedding.shape[1]),
         "tie_word_embeddings": file.tensor("output.weight") is None,
@@ -219,10 +227,10 @@ def _rope_scaling(file: GgufFile, prefix: str, config: Mapping[str, Any]) -> dic
 def _llama3_scaling(
     path: Path, factors: Sequence[float], config: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The settings of Llama 3's rope scaling, found again from the factors they gave.
+    """The settings of Llama 3's rope scaling, recovered from its factors.
 
-    GGUF keeps only the resulting factor of each frequency. All models scaled in
-    this way use the band from 1 to 4 and differ in factor and original length.
+    GGUF stores only the resulting factor of each frequency. All models scaled like this use the
+    band from 1 to 4 and differ in factor and original length.
     """
     if all(factor == 1.0 for factor in factors):
         return None
@@ -259,19 +267,11 @@ def llama3_factors(scaling: Mapping[str, Any], theta: float, dims: int) -> list[
     return [one(i) for i in range(0, dims, 2)]
 
 
-RowOrder = Callable[[Any], Any]
-
-
-def _row_orders(config: Mapping[str, Any]) -> dict[str, RowOrder]:
-    """What puts the rows of a tensor back, by the name of the tensor in a block."""
-    q = _unpermute(config["num_attention_heads"])
-    k = _unpermute(config["num_key_value_heads"])
-    return {"attn_q": q, "attn_k": k}
-
-
 def _unpermute(heads: int) -> RowOrder:
-    """llama.cpp keeps the two halves of a head's rows interleaved; Hugging Face one after the
-    other. Works on any array whose first axis is the rows: weights, packed weights, biases."""
+    """Undo llama.cpp's interleaving of the two halves of a head's rows.
+
+    Works on any array whose first axis is the rows: weights, packed weights, biases.
+    """
 
     def reorder(rows: Any) -> Any:
         halves = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])

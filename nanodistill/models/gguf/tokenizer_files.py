@@ -1,13 +1,13 @@
 """The tokenizer in a GGUF file's metadata, written as Hugging Face's.
 
-Two kinds: byte-level BPE ("gpt2"), whose way of cutting text before merging is
-only named in the file (`tokenizer.ggml.pre`) and has to be known here; and
-SentencePiece's BPE ("llama"), whose merges follow from the scores of its
-pieces. A name that isn't known is refused: a guess would tokenize most text
-rightly and some of it not.
+There are two kinds. Byte-level BPE ("gpt2") splits text before merging in a way that
+the file only names (`tokenizer.ggml.pre`), so the patterns must be known here.
+SentencePiece's BPE ("llama") has no merges: they follow from the scores of its pieces.
+An unknown name is an error, because a guess would tokenize most text correctly and some
+of it not.
 
-Where generation ends: the file's EOS, its end of turn and of message, and the
-control tokens that llama.cpp takes for an end by their names.
+Generation ends at the file's EOS, end of turn and end of message, and at the control
+tokens that llama.cpp takes for an end by name.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nanodistill.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
+
+    from nanodistill.models.gguf.convert import GgufFile
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
@@ -36,6 +38,7 @@ TEKKEN = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# Patterns by name, each splitting what the one before it left (llama.cpp, src/llama-vocab.cpp).
 PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
     "gpt-2": (GPT2,),
     "phi-2": (GPT2,),
@@ -54,19 +57,15 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
     "stablelm2": (QWEN2,),
     "tekken": (TEKKEN,),
 }
-"""Regular expressions by name, each cutting what the one before it left (llama-vocab.cpp)."""
-
+# These take a piece of text that is in the vocabulary as it is, without merging.
 WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
-"""Those that take a piece of text as it is when the vocabulary has it, without merging."""
-
-BOS_UNLESS_TOLD = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
-
+# These add BOS unless the file says otherwise.
+BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
+# Models with these were trained on composed characters (Unicode's NFC).
 COMPOSED = {"qwen2", "deepseek-r1-qwen"}
-"""Those whose models were trained on composed characters (Unicode's NFC)."""
-
-TRANSFORMERS_CUTS: Mapping[str, set[str]] = {"qwen2": COMPOSED}
-"""Architectures for which transformers cuts text in its own way, whatever tokenizer.json says,
-and the names of that way."""
+# Architectures for which transformers splits text in its own way, whatever tokenizer.json says, and
+# the names of that way.
+TRANSFORMERS_SPLITS: Mapping[str, set[str]] = {"qwen2": COMPOSED}
 
 ENDS = (
     "<|eot_id|>",
@@ -78,43 +77,31 @@ ENDS = (
     "<end_of_turn>",
 )
 
-CONTROL, USER_DEFINED = 3, 4
+CONTROL, USER_DEFINED = 3, 4  # of gguf.TokenType
 
 
-class Metadata(Protocol):
-    """What is asked of a GGUF file here."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def __contains__(self, key: str) -> bool: ...
-
-    def __getitem__(self, key: str) -> Any: ...
-
-    def get(self, key: str, default: Any) -> Any: ...
-
-
-def write_tokenizer(file: Metadata, folder: Path) -> dict[str, Any]:
+def write_tokenizer(file: GgufFile, folder: Path) -> dict[str, Any]:
     """Write tokenizer.json and tokenizer_config.json; return the token ids for config.json."""
     kind = str(file["tokenizer.ggml.model"])
     tokens = [str(token) for token in file["tokenizer.ggml.tokens"]]
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
         known = ", ".join(sorted(builders))
-        raise ModelError(f"{file.path} has a tokenizer of kind {kind!r}; {known} can be read")
-    if kind != "gpt2" and file["general.architecture"] in TRANSFORMERS_CUTS:
-        raise ModelError(f"{file.path} has a tokenizer of kind {kind!r}, not its architecture's")
+        raise ModelError(f"{file.path}: tokenizer kind {kind!r} is not supported, only {known}")
+    if kind != "gpt2" and file["general.architecture"] in TRANSFORMERS_SPLITS:
+        raise ModelError(f"{file.path}: tokenizer kind {kind!r} does not fit its architecture")
     tokenizer = builders[kind](file, tokens)
     tokenizer.add_tokens(list(_added_tokens(file, tokens)))
     _add_template(tokenizer, file, tokens)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = _settings(file, tokens)
-    text = json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    text = json.dumps(_settings(file, tokens), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    return _special_ids(file, tokens)
+    bos = _token_id(file, tokens, "bos")
+    ids: dict[str, Any] = {"eos_token_id": _end_ids(file, tokens)}
+    return ids if bos is None else ids | {"bos_token_id": bos}
 
 
-def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
+def _byte_level(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     name = _pre_name(file)
@@ -134,15 +121,15 @@ def _byte_level(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _pre_name(file: Metadata) -> str:
+def _pre_name(file: GgufFile) -> str:
     name = str(file.get("tokenizer.ggml.pre", "default"))
-    usable = TRANSFORMERS_CUTS.get(str(file["general.architecture"]), set(PRE_TOKENIZERS))
+    usable = TRANSFORMERS_SPLITS.get(str(file["general.architecture"]), set(PRE_TOKENIZERS))
     if name not in usable:
         known = ", ".join(sorted(usable))
         raise ModelError(
-            f"{file.path} cuts text the way called {name!r} before tokenizing, which NanoDistill "
-            f"can't reproduce for it; it can do {known}",
-            next_step="Name the model's Hugging Face repository or an MLX folder instead.",
+            f"{file.path}: pre-tokenizer {name!r} is not supported for its architecture, only "
+            f"{known}",
+            next_step="Use the model's Hugging Face repository or an MLX folder instead.",
         )
     return name
 
@@ -157,7 +144,7 @@ def pre_tokenizer_of(patterns: Sequence[str]) -> PreTokenizer:
     return pre_tokenizers.Sequence(steps)
 
 
-def _sentencepiece(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
+def _sentencepiece(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = [float(score) for score in file["tokenizer.ggml.scores"]]
@@ -184,18 +171,18 @@ def _sentencepiece(file: Metadata, tokens: Sequence[str]) -> Tokenizer:
 
 
 def _merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, best score of the result first."""
+    """Every way to merge two pieces into another, the best score of the result first."""
     ids = {token: i for i, token in enumerate(tokens)}
-    found = [
+    merges = [
         (-scores[i], ids[token[:cut]], ids[token[cut:]])
         for i, token in enumerate(tokens)
         for cut in range(1, len(token))
         if token[:cut] in ids and token[cut:] in ids
     ]
-    return [(tokens[left], tokens[right]) for _, left, right in sorted(found)]
+    return [(tokens[left], tokens[right]) for _, left, right in sorted(merges)]
 
 
-def _added_tokens(file: Metadata, tokens: Sequence[str]) -> Iterator[AddedToken]:
+def _added_tokens(file: GgufFile, tokens: Sequence[str]) -> Iterator[AddedToken]:
     from tokenizers import AddedToken
 
     for token, kind in zip(tokens, file["tokenizer.ggml.token_type"], strict=True):
@@ -203,14 +190,14 @@ def _added_tokens(file: Metadata, tokens: Sequence[str]) -> Iterator[AddedToken]
             yield AddedToken(token, special=kind == CONTROL, normalized=False)
 
 
-def _add_template(tokenizer: Tokenizer, file: Metadata, tokens: Sequence[str]) -> None:
-    """BOS before and EOS after plain text, where the file wants them."""
+def _add_template(tokenizer: Tokenizer, file: GgufFile, tokens: Sequence[str]) -> None:
+    """Add BOS before and EOS after plain text, if the file says so."""
     from tokenizers import processors
 
     sentencepiece = file["tokenizer.ggml.model"] == "llama"
-    bos_usual = sentencepiece or file.get("tokenizer.ggml.pre", "") in BOS_UNLESS_TOLD
-    before = _wanted(file, tokens, "bos", usual=bos_usual)
-    after = _wanted(file, tokens, "eos", usual=False)
+    bos_default = sentencepiece or file.get("tokenizer.ggml.pre", "") in BOS_BY_DEFAULT
+    before = _added_around(file, tokens, "bos", default=bos_default)
+    after = _added_around(file, tokens, "eos", default=False)
     sequence: list[Any] = [] if sentencepiece else [processors.ByteLevel(trim_offsets=False)]
     if before or after:
         first = [*(tokens[i] for i in before), "$A", *(tokens[i] for i in after)]
@@ -225,13 +212,16 @@ def _add_template(tokenizer: Tokenizer, file: Metadata, tokens: Sequence[str]) -
         tokenizer.post_processor = processors.Sequence(sequence)
 
 
-def _wanted(file: Metadata, tokens: Sequence[str], which: str, *, usual: bool) -> tuple[int, ...]:
-    wanted = bool(file.get(f"tokenizer.ggml.add_{which}_token", usual))
+def _added_around(
+    file: GgufFile, tokens: Sequence[str], which: str, *, default: bool
+) -> tuple[int, ...]:
+    """The token to add before ("bos") or after ("eos") plain text, or none."""
+    is_added = bool(file.get(f"tokenizer.ggml.add_{which}_token", default))
     token = _token_id(file, tokens, which)
-    return (token,) if wanted and token is not None else ()
+    return (token,) if is_added and token is not None else ()
 
 
-def _token_id(file: Metadata, tokens: Sequence[str], which: str) -> int | None:
+def _token_id(file: GgufFile, tokens: Sequence[str], which: str) -> int | None:
     key = f"tokenizer.ggml.{which}_token_id"
     if key not in file:
         return None
@@ -239,20 +229,14 @@ def _token_id(file: Metadata, tokens: Sequence[str], which: str) -> int | None:
     return value if 0 <= value < len(tokens) else None
 
 
-def _special_ids(file: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
-    ids: dict[str, Any] = {"eos_token_id": _ends(file, tokens)}
-    bos = _token_id(file, tokens, "bos")
-    return ids if bos is None else ids | {"bos_token_id": bos}
-
-
-def _ends(file: Metadata, tokens: Sequence[str]) -> list[int]:
+def _end_ids(file: GgufFile, tokens: Sequence[str]) -> list[int]:
     named = [_token_id(file, tokens, which) for which in ("eos", "eot", "eom")]
     kinds = file["tokenizer.ggml.token_type"]
     usual = [i for i, token in enumerate(tokens) if token in ENDS and kinds[i] == CONTROL]
     return list(dict.fromkeys([token for token in named if token is not None] + usual))
 
 
-def _settings(file: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
+def _settings(file: GgufFile, tokens: Sequence[str]) -> dict[str, Any]:
     special = {
         f"{name}_token": tokens[token]
         for name, which in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))

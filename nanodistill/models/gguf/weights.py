@@ -1,17 +1,18 @@
 """The tensors of a GGUF file, written as MLX's safetensors one at a time.
 
-Each GGUF block of 32 weights is `q * d` or `q * d + m` with one byte or half a
-byte for q: just what MLX's affine quantization with groups of 32 is, so Q4_0,
-Q4_1 and Q8_0 are repacked without a change of any value. A matrix is in memory
-once, whatever the size of the model.
+A GGUF block of 32 weights is `q * d` or `q * d + m` with a byte or half a byte for q.
+That is MLX's affine quantization with groups of 32, so Q4_0, Q4_1 and Q8_0 are repacked
+without changing a value. Only one matrix is in memory at a time, whatever the size of
+the model.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-GROUP = 32
+GROUP = 32  # weights that share a scale, in GGUF's blocks and MLX's groups
 
 OUTSIDE_BLOCKS = {
     "token_embd": "model.embed_tokens",
@@ -51,8 +52,8 @@ BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}
 
 
 @dataclass(frozen=True)
-class Part:
-    """One tensor of the safetensors file: its name, type and shape."""
+class OutputTensor:
+    """One tensor of the safetensors file."""
 
     name: str
     dtype: str
@@ -60,19 +61,16 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        size = BYTES[self.dtype]
-        for length in self.shape:
-            size *= length
-        return size
+        return BYTES[self.dtype] * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A tensor of the GGUF file and the parts it becomes."""
+class ConvertedTensor:
+    """A tensor of the GGUF file, and what it becomes: three tensors if quantized, else one."""
 
     module: str
-    parts: tuple[Part, ...]
-    make: Callable[[], tuple[Array, ...]]
+    outputs: tuple[OutputTensor, ...]
+    convert: Callable[[], tuple[Array, ...]]
     bits: int | None
 
 
@@ -82,50 +80,44 @@ def write_weights(
     target: Path,
     source: Path,
 ) -> dict[str, Any]:
-    """Write all tensors to `target` and return what the config must say of them.
+    """Write all tensors to `target`.
 
-    `row_orders` maps the name of a tensor in a block (`attn_q`) to what puts its
-    rows in order.
+    Args:
+        row_orders: functions that reorder a tensor's rows, by its name in a block (`attn_q`).
+        source: the GGUF file, for messages.
+
+    Returns:
+        What config.json must say about the weights.
     """
-    dtype = _main_dtype(tensors)
-    pieces = [
-        _piece(tensor, row_orders, dtype, source)
+    # The type of most matrices. The scales of quantized ones are float16.
+    types = Counter(STORED.get(t.tensor_type.name, "F16") for t in tensors if len(t.shape) > 1)
+    dtype = types.most_common(1)[0][0]
+    converted = [
+        _converted(tensor, row_orders, dtype, source)
         for tensor in tensors
         if tensor.name not in CONSUMED
     ]
     with target.open("wb") as file:
-        _write_safetensors(file, pieces)
+        _write_safetensors(file, converted)
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return {"torch_dtype": names[dtype]} | _quantization(pieces)
+    config: dict[str, Any] = {"torch_dtype": names[dtype]}
+    counts = Counter(tensor.bits for tensor in converted if tensor.bits is not None)
+    if counts:
+        usual = counts.most_common(1)[0][0]
+        config["quantization"] = {"group_size": GROUP, "bits": usual} | {
+            tensor.module: {"group_size": GROUP, "bits": tensor.bits}
+            for tensor in converted
+            if tensor.bits not in (None, usual)
+        }
+    return config
 
 
-def _main_dtype(tensors: Sequence[ReaderTensor]) -> str:
-    """The type of most matrices; scales of quantized ones are float16."""
-    types = Counter(
-        STORED.get(tensor.tensor_type.name, "F16") for tensor in tensors if len(tensor.shape) > 1
-    )
-    return types.most_common(1)[0][0]
-
-
-def _quantization(pieces: Sequence[Piece]) -> dict[str, Any]:
-    bits = Counter(piece.bits for piece in pieces if piece.bits is not None)
-    if not bits:
-        return {}
-    usual = bits.most_common(1)[0][0]
-    exceptions = {
-        piece.module: {"group_size": GROUP, "bits": piece.bits}
-        for piece in pieces
-        if piece.bits is not None and piece.bits != usual
-    }
-    return {"quantization": {"group_size": GROUP, "bits": usual} | exceptions}
-
-
-def _piece(
+def _converted(
     tensor: ReaderTensor,
     row_orders: Mapping[str, Callable[[Any], Any]],
     main_dtype: str,
     source: Path,
-) -> Piece:
+) -> ConvertedTensor:
     module, leaf, local = _names(tensor.name, source)
     order = row_orders.get(local, lambda rows: rows)
     name = f"{module}.{leaf}"
@@ -133,41 +125,48 @@ def _piece(
     kind = tensor.tensor_type.name
     if kind in BITS:
         bits = BITS[kind]
-        packed = (shape[0], shape[1] * bits // 32)
+        words = (shape[0], shape[1] * bits // 32)
         groups = (shape[0], shape[1] // GROUP)
-        parts = (
-            Part(name, "U32", packed),
-            Part(f"{module}.scales", "F16", groups),
-            Part(f"{module}.biases", "F16", groups),
+        outputs = (
+            OutputTensor(name, "U32", words),
+            OutputTensor(f"{module}.scales", "F16", groups),
+            OutputTensor(f"{module}.biases", "F16", groups),
         )
-        return Piece(
+        return ConvertedTensor(
             module,
-            parts,
+            outputs,
             lambda: tuple(order(array) for array in _repack(kind, tensor.data)),
             bits,
         )
-    dtype = _dtype_of(tensor, main_dtype)
-    return Piece(
+    # Norms and biases are always float32 in GGUF. They take the matrices' type if that loses
+    # nothing; otherwise they would pull every activation up to float32.
+    dtype = STORED.get(kind, "F16")
+    if dtype == "F32" and len(shape) == 1 and _is_exact_in(main_dtype, tensor.data):
+        dtype = main_dtype
+    return ConvertedTensor(
         module,
-        (Part(name, dtype, shape),),
-        lambda: (order(_plain(tensor, dtype, shape)),),
+        (OutputTensor(name, dtype, shape),),
+        lambda: (order(_values(tensor, dtype, shape)),),
         None,
     )
 
 
 def _names(name: str, source: Path) -> tuple[str, str, str]:
-    """Module and leaf in Hugging Face's words, and the name inside its block."""
+    """Hugging Face's names of module and leaf, and GGUF's name inside its block."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     block, local, leaf = match.groups() if match else (None, name, "")
     known = OUTSIDE_BLOCKS if block is None else IN_BLOCK
     if local not in known:
-        raise ModelError(f"{source}: tensor {name} has no place in a Llama-family model")
-    place = "" if block is None else f"model.layers.{block}."
-    return f"{place}{known[local]}", leaf, local
+        raise ModelError(f"{source}: tensor {name} is not part of a Llama-family model")
+    prefix = "" if block is None else f"model.layers.{block}."
+    return f"{prefix}{known[local]}", leaf, local
 
 
 def _repack(kind: str, data: Array) -> tuple[Array, Array, Array]:
-    """Packed weights, scales and biases of blocks of 32 (ggml-common.h: block_q4_0, …)."""
+    """Packed weights, scales and biases of blocks of 32.
+
+    The formats are ggml's (ggml-common.h: block_q4_0, block_q4_1, block_q8_0).
+    """
     import numpy as np
 
     rows = data.shape[0]
@@ -195,16 +194,8 @@ def _pack_nibbles(codes: Array) -> Array:
     return packed
 
 
-def _dtype_of(tensor: ReaderTensor, main_dtype: str) -> str:
-    """Norms and biases, always float32 in GGUF, take the matrices' type if that loses nothing:
-    otherwise they would pull every activation up to float32."""
-    dtype = STORED.get(tensor.tensor_type.name, "F16")
-    if dtype == "F32" and len(tensor.shape) == 1 and _fits(tensor.data, main_dtype):
-        return main_dtype
-    return dtype
-
-
-def _fits(values: Array, dtype: str) -> bool:
+def _is_exact_in(dtype: str, values: Array) -> bool:
+    """Whether float32 `values` survive conversion to `dtype`."""
     import numpy as np
 
     if dtype == "F16":
@@ -213,8 +204,8 @@ def _fits(values: Array, dtype: str) -> bool:
     return dtype == "F32" or not np.any(values.view(np.uint32) & np.uint32(0xFFFF))
 
 
-def _plain(tensor: ReaderTensor, dtype: str, shape: tuple[int, ...]) -> Array:
-    """The tensor's numbers in `dtype`; bfloat16 as its 16 bits."""
+def _values(tensor: ReaderTensor, dtype: str, shape: tuple[int, ...]) -> Array:
+    """The tensor in `dtype`; bfloat16 as its 16 bits."""
     import numpy as np
     from gguf.quants import dequantize
 
@@ -228,29 +219,29 @@ def _plain(tensor: ReaderTensor, dtype: str, shape: tuple[int, ...]) -> Array:
     return values.astype(np.float16 if dtype == "F16" else np.float32)
 
 
-def _write_safetensors(file: BinaryIO, pieces: Sequence[Piece]) -> None:
-    """The format of https://huggingface.co/docs/safetensors: a header's length, the header as
-    JSON, the tensors' bytes. Written here because the library wants all tensors at once."""
-    header = json.dumps(dict(_entries(pieces)), separators=(",", ":")).encode()
+def _write_safetensors(file: BinaryIO, tensors: Sequence[ConvertedTensor]) -> None:
+    """Write the format of https://huggingface.co/docs/safetensors.
+
+    That is the header's length, the header as JSON, and the tensors' bytes. The library is not
+    used because it wants all tensors at once.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    offset = 0
+    for output in (output for tensor in tensors for output in tensor.outputs):
+        end = offset + output.nbytes
+        entries[output.name] = {
+            "dtype": output.dtype,
+            "shape": output.shape,
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)
-    for piece in pieces:
-        for part, array in zip(piece.parts, piece.make(), strict=True):
+    for tensor in tensors:
+        for output, array in zip(tensor.outputs, tensor.convert(), strict=True):
             data = array.tobytes()
-            if len(data) != part.nbytes:
-                raise AssertionError(f"{part.name}: {len(data)} bytes, {part.nbytes} announced")
+            if len(data) != output.nbytes:
+                raise AssertionError(f"{output.name}: {len(data)} bytes, not {output.nbytes}")
             file.write(data)
-
-
-def _entries(pieces: Sequence[Piece]) -> Iterator[tuple[str, Any]]:
-    yield "__metadata__", {"format": "mlx"}
-    offset = 0
-    for piece in pieces:
-        for part in piece.parts:
-            end = offset + part.nbytes
-            yield (
-                part.name,
-                {"dtype": part.dtype, "shape": part.shape, "data_offsets": [offset, end]},
-            )
-            offset = end

@@ -1,4 +1,4 @@
-"""What is told of a run while it is on, and to trackio."""
+"""What a running training reports, to listeners and to trackio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nanodistill.training.metrics_log import (
     ProgressFollower,
     ProgressSnapshot,
     Record,
-    keep_until,
     progress_snapshot,
     read_records,
+    truncate_after,
 )
 
 TRAINED: Record = {
@@ -41,7 +41,7 @@ def finish(): note("finish")
 """
 
 
-def told(*records: Record) -> list[Event]:
+def events_of(*records: Record) -> list[Event]:
     events: list[Event] = []
     with ProgressFollower(events.append, None, "project", "run") as follower:
         for record in records:
@@ -50,19 +50,19 @@ def told(*records: Record) -> list[Event]:
 
 
 def test_records_become_events() -> None:
-    assert told(VALIDATED, TRAINED) == [
-        Notice("after update 3: validation loss 1.2500, score 50.0%, the best so far"),
+    assert events_of(VALIDATED, TRAINED) == [
+        Notice("after update 3: validation loss 1.2500, score 50.0%, best so far"),
         Progress(
             "train", 3, 9, "updates", 12.0,
             {"loss": 1.5, "smoothed": 1.6, "valid": 1.25, "learning rate": 0.1, "tokens/s": 50.0,
              "memory GiB": 1.25},
         ),
     ]  # fmt: skip
-    assert told({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
+    assert events_of({"kind": "said", "update": 1, "text": "paused", "level": "warning"}) == [
         Notice("paused", "warning")
     ]
-    assert told(TRAINED | {"kind": "tick"}) == told(TRAINED)
-    assert told({"kind": "checkpoint", "update": 1, "path": "x"}) == []
+    assert events_of(TRAINED | {"kind": "tick"}) == events_of(TRAINED)
+    assert events_of({"kind": "checkpoint", "update": 1, "path": "x"}) == []
 
 
 def test_metrics_go_to_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,29 +94,29 @@ def write(path: Path, pid: int, *updates: int) -> None:
 def test_a_reader_hands_out_one_childs_records_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     reader = MetricsReader(path, pid=2)
-    assert reader.new() == []
+    assert reader.new_records() == []
     write(path, 1, 1, 2, 3)
-    assert reader.new() == [], "another child's"
-    keep_until(path, 2)
+    assert reader.new_records() == [], "another child's"
+    truncate_after(path, 2)
     write(path, 2, 3)
-    assert [r["update"] for r in reader.new()] == [3]
-    assert reader.new() == []
+    assert [r["update"] for r in reader.new_records()] == [3]
+    assert reader.new_records() == []
     write(path, 2, 4)
-    assert [r["update"] for r in reader.new()] == [4]
+    assert [r["update"] for r in reader.new_records()] == [4]
 
 
 def test_a_torn_line_waits_for_its_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, 2, 1)
     reader = MetricsReader(path, pid=2)
-    assert len(reader.new()) == 1
+    assert len(reader.new_records()) == 1
     with path.open("ab") as file:
         file.write(b'{"kind": "train", "upda')
         file.flush()
-        assert reader.new() == []
+        assert reader.new_records() == []
         file.write(b'te": 2}\n')
         file.flush()
-        assert [r["update"] for r in reader.new()] == [2]
+        assert [r["update"] for r in reader.new_records()] == [2]
 
 
 def test_what_a_crash_lost_is_taken_out(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_a_crash_lost_is_taken_out(tmp_path: Path) -> None:
     write(path, 1, 1, 2, 3)
     with path.open("ab") as file:
         file.write(b'{"kind": "tr')
-    keep_until(path, 2)
+    truncate_after(path, 2)
     assert [r["update"] for r in read_records(path) if r["kind"] == "train"] == [1, 2]
 
 

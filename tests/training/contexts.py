@@ -1,4 +1,4 @@
-"""A course of training in this process: what the child puts together, with parts to exchange."""
+"""A context of training in this process: what the child puts together, with parts to exchange."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import mlx.core as mx  # isort: skip - after tiny has loaded the BLAS
 from mlx.nn.layers.base import Module  # isort: skip
 from mlx_lm.utils import load_model  # isort: skip
 
-from nanodistill.training import adapters  # isort: skip
+from nanodistill.training import mlx_setup  # isort: skip
 from nanodistill.training.batches import TrainingBatch, fit_window  # isort: skip
 from nanodistill.training.checkpoints import Checkpoints, Identity, State  # isort: skip
 from nanodistill.training.tokenize import tokenize_rows, load_tokenizer  # isort: skip
@@ -43,7 +43,7 @@ def an_idle_guard() -> ResourceGuard:
         mlx_memory=lambda: 0,
         release=lambda: None,
         wait=lambda seconds: False,
-        say=lambda text: None,
+        warn=lambda text: None,
     )
 
 
@@ -59,7 +59,7 @@ class Spy:
         return self.inner.prefix
 
     def arrays(self, split: str, batch: TrainingBatch, /) -> Arrays:
-        self.rows.append((split, batch.lines))
+        self.rows.append((split, batch.rows))
         return self.inner.arrays(split, batch)
 
     def loss(
@@ -74,22 +74,22 @@ class Spy:
 def token_rows(student: Path, train: int = 22, valid: int = 6) -> dict[str, TokenRows]:
     tokenizer = load_tokenizer(student, {})
     return {
-        split: TokenRows.of(tokenize_rows(rows, tokenizer, "cot").examples)
+        split: TokenRows.from_examples(tokenize_rows(rows, tokenizer, "cot").examples)
         for split, rows in some_rows(train, valid).splits.items()
     }
 
 
-def make_course(
+def make_context(
     student: Path, folder: Path, rows: dict[str, TokenRows] | None = None, **settings: Any
 ) -> TrainingContext:
-    """A course from its beginning, in `folder`, with a freshly loaded student."""
+    """A context from its beginning, in `folder`, with a freshly loaded student."""
     mx.disable_compile()
     folder.mkdir(parents=True, exist_ok=True)
     splits = token_rows(student) if rows is None else rows
-    options = TrainingOptions.of(make_config(student, folder, **settings), {})
+    options = TrainingOptions.from_config(make_config(student, folder, **settings), {})
     model: Module = load_model(student)[0]
-    config = adapters.prepare(model, options)
-    frozen = len(model.layers) - adapters.trained_layers(model, options)
+    config = mlx_setup.prepare_student(model, options)
+    frozen = len(model.layers) - mlx_setup.trained_layers(model, options)
     filled = [split for split in splits.values() if len(split)]
     model.eval()
     forward = select_forward_by_agreement(
@@ -97,12 +97,14 @@ def make_course(
     )
     batches = options.settings.gradient_accumulation_steps
     lengths, size = splits["train"].lengths, options.rows_per_update
-    left = {name: split.after(forward.prefix) for name, split in splits.items() if len(split)}
+    left = {
+        name: split.without_prefix(forward.prefix) for name, split in splits.items() if len(split)
+    }
     return TrainingContext(
         model=model,
         options=options,
         forward=Spy(forward),
-        deal=fit_window(lengths, size, batches, 1, options.seed),
+        sampler=fit_window(lengths, size, batches, 1, options.seed),
         train=left["train"],
         valid=left.get("valid"),
         micro_batch=options.settings.batch_size,
@@ -110,29 +112,29 @@ def make_course(
         score=None,
         checkpoints=Checkpoints(folder / "checkpoints", Identity("data", {})),
         adapter=folder / "adapters",
-        adapter_config=adapters.adapter_config(config, options, str(student)),
+        adapter_config=mlx_setup.adapter_config(config, options, str(student)),
         metrics=MetricsWriter(folder / "metrics.jsonl"),
         guard=an_idle_guard(),
-        stop_asked=lambda: False,
-        hold_memory=lambda: None,
+        stop_requested=lambda: False,
+        limit_memory=lambda: None,
     )
 
 
 def untrained(
     student: Path, folder: Path, rows: dict[str, TokenRows], **settings: Any
 ) -> TrainingContext:
-    """A course that is only looked at."""
-    course = make_course(student, folder, rows, **settings)
-    course.metrics.close()
-    return course
+    """A context that is only looked at."""
+    context = make_context(student, folder, rows, **settings)
+    context.metrics.close()
+    return context
 
 
-def train(course: TrainingContext) -> tuple[Ending, State]:
+def train(context: TrainingContext) -> tuple[Ending, State]:
     """Go on from the latest checkpoint, or begin."""
     try:
-        return run(course, course.checkpoints.latest())
+        return run(context, context.checkpoints.latest())
     finally:
-        course.metrics.close()
+        context.metrics.close()
 
 
 def asked_after(looks: int) -> Callable[[], bool]:
@@ -141,18 +143,18 @@ def asked_after(looks: int) -> Callable[[], bool]:
     return lambda: next(left, None) is None
 
 
-def weights(course: TrainingContext) -> bytes:
-    return (course.adapter / adapters.WEIGHTS).read_bytes()
+def weights(context: TrainingContext) -> bytes:
+    return (context.adapter / mlx_setup.WEIGHTS).read_bytes()
 
 
-def records(course: TrainingContext) -> list[Record]:
-    return read_records(course.adapter.parent / "metrics.jsonl")
+def records(context: TrainingContext) -> list[Record]:
+    return read_records(context.adapter.parent / "metrics.jsonl")
 
 
-def spied(course: TrainingContext) -> Spy:
-    assert isinstance(course.forward, Spy)
-    return course.forward
+def spied(context: TrainingContext) -> Spy:
+    assert isinstance(context.forward, Spy)
+    return context.forward
 
 
-__all__ = ["Spy", "asked_after", "make_course", "records", "replace", "spied", "token_rows",
+__all__ = ["Spy", "asked_after", "make_context", "records", "replace", "spied", "token_rows",
            "train", "untrained", "weights"]  # fmt: skip

@@ -49,7 +49,7 @@ def test_the_prompt_is_the_generation_prompt_and_the_targets_end_the_answer(
 ) -> None:
     encoded = tokenize_rows([make_row("hello", "bug")], tokenizer, "cot")
     assert texts(tokenizer, encoded) == [(PROMPT, f"bug{END}")]
-    assert (encoded.joined, encoded.unended, encoded.double_bos) == (0, 0, False)
+    assert (encoded.prompt_reencoded, encoded.eos_added, encoded.double_bos) == (0, 0, False)
 
 
 def test_thinking_is_part_of_the_answer_unless_the_output_alone_is_trained_on(
@@ -70,7 +70,7 @@ def test_a_template_that_rewrites_the_prompt_gets_the_answer_put_behind_it(tmp_p
     tokenizer = tokenizer_for(rewriting, tmp_path)
     encoded = tokenize_rows([make_row("hello", "bug")], tokenizer, "cot")
     assert texts(tokenizer, encoded) == [(PROMPT, f"bug{END}")]
-    assert encoded.joined == 1
+    assert encoded.prompt_reencoded == 1
 
 
 def test_a_template_that_does_not_end_an_answer_gets_an_end(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_template_that_does_not_end_an_answer_gets_an_end(tmp_path: Path) -> N
     tokenizer = tokenizer_for(endless, tmp_path)
     encoded = tokenize_rows([make_row("hello", "bug")], tokenizer, "cot")
     assert texts(tokenizer, encoded)[0][1] == f"bug{END}"
-    assert (encoded.joined, encoded.unended) == (0, 1)
+    assert (encoded.prompt_reencoded, encoded.eos_added) == (0, 1)
 
 
 def test_a_doubled_beginning_is_noticed(tmp_path: Path) -> None:
@@ -123,21 +123,21 @@ def test_a_template_with_a_place_for_it_is_left_as_it_is(tokenizer: TokenizerWra
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (TEMPLATE.replace("endfor", "endfr"), "syntax error in line 3"),
         (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('not today') }}{% endif %}",
-            "refuses the conversation: not today",
+            "rejects the conversation: not today",
         ),
-        ("{{ raise_exception('not today') }}", "refuses the conversation.*not today"),
-        ("{{ messages + 1 }}", "refuses the conversation"),
+        ("{{ raise_exception('not today') }}", "rejects the conversation.*not today"),
+        ("{{ messages + 1 }}", "rejects the conversation"),
     ],
 )
 def test_a_template_that_can_not_be_used_is_an_error_of_the_student(
-    template: str, said: str, tmp_path: Path
+    template: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         tokenize_rows([make_row("hello", "bug")], tokenizer_for(template, tmp_path), "cot")
 
 
@@ -169,7 +169,7 @@ def test_the_answer_of_a_rewriting_template_is_text_too(tmp_path: Path) -> None:
     encoded = tokenize_rows([make_row("hello", FORGED)], tokenizer, "cot")
     (example,) = encoded.examples
     ends = [token for token in example.tokens[example.prompt :] if token >= 256]
-    assert (ends, encoded.joined) == ([tokenizer.eos_token_id], 1)
+    assert (ends, encoded.prompt_reencoded) == ([tokenizer.eos_token_id], 1)
 
 
 def test_a_student_without_a_template_is_refused(tmp_path: Path) -> None:
@@ -186,8 +186,10 @@ def test_tokenizer_kwargs_reach_the_tokenizer(tmp_path: Path) -> None:
 
 
 def test_tokens_are_kept_in_a_file(tokenizer: TokenizerWrapper, tmp_path: Path) -> None:
-    rows = TokenRows.of(tokenize_rows([make_row("hello", "bug")], tokenizer, "cot").examples)
-    none = TokenRows.of([])
+    rows = TokenRows.from_examples(
+        tokenize_rows([make_row("hello", "bug")], tokenizer, "cot").examples
+    )
+    none = TokenRows.from_examples([])
     save_tokens(tmp_path / "rows.npz", {"train": rows, "valid": none})
     read = load_tokens(tmp_path / "rows.npz")
     assert read["train"].fingerprint == rows.fingerprint

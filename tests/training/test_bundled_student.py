@@ -23,7 +23,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.skipif(not locate_model(STUDENT).at_hand, reason="the embedded model is not fetched")
+@pytest.mark.skipif(
+    not locate_model(STUDENT).is_available, reason="the embedded model is not fetched"
+)
 def test_the_embedded_model_learns_four_rows(tmp_path: Path) -> None:
     config = make_config(
         Path(STUDENT),

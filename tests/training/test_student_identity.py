@@ -27,7 +27,7 @@ DROPPING = TEMPLATE.replace("for m in messages", "for m in messages if m['role']
 SETTINGS: dict[str, Any] = {"mlx_lm_kwargs": {"max_steps": 1}}
 
 
-class Made:
+class StudentRun:
     """A student, a run and a dataset version in it."""
 
     def __init__(self, root: Path, template: str = TEMPLATE) -> None:
@@ -52,13 +52,13 @@ class Made:
         from nanodistill.training.preflight import identify
 
         write_json(self.run.training / "student.json", {})
-        by_weights = resolve_model(str(self.student)).by_weights
+        weights_identity = resolve_model(str(self.student)).weights_identity
         known = identify(self.config, self.dataset, ignore)
-        assert by_weights is not None
-        former = known.options.run_id(self.dataset.fingerprint, by_weights, None)
+        assert weights_identity is not None
+        former = known.options.run_id(self.dataset.fingerprint, weights_identity, None)
         (self.run.training / run).rename(self.run.training / former)
         index = json.loads((self.run.training / "index.json").read_text())
-        index["runs"][-1] |= {"run": former, "student_identity": by_weights}
+        index["runs"][-1] |= {"run": former, "student_identity": weights_identity}
         write_json(self.run.training / "index.json", index | {"latest": former})
         (self.run.training / "student.json").unlink()
         return former
@@ -93,74 +93,74 @@ def test_each_file_that_shapes_prompts_or_answers_is_in_the_identity(
     change(folder, name)
     after = resolve_model(str(folder))
     assert after.identity != before.identity
-    assert after.by_weights == before.by_weights
+    assert after.weights_identity == before.weights_identity
 
 
 def test_another_chat_template_is_another_run_and_the_former_comes_back(tmp_path: Path) -> None:
-    made = Made(tmp_path)
-    first = made.train()
-    made.write(TEMPLATE.replace("assistant", "model"))
-    second = made.train()
+    student_run = StudentRun(tmp_path)
+    first = student_run.train()
+    student_run.write(TEMPLATE.replace("assistant", "model"))
+    second = student_run.train()
     assert second != first
-    made.write(TEMPLATE)
-    assert made.train() == first
-    assert [entry.run for entry in read_index(made.run)] == [second, first]
+    student_run.write(TEMPLATE)
+    assert student_run.train() == first
+    assert [entry.run for entry in read_index(student_run.run)] == [second, first]
 
 
 def test_a_run_of_an_earlier_release_is_found_by_its_files(tmp_path: Path) -> None:
-    made = Made(tmp_path)
-    former = made.as_by_an_earlier_release(made.train())
-    by_weights = resolve_model(str(made.student)).by_weights
-    assert find_student(made.config, made.run, ignore).identity == by_weights
-    assert made.train() == former
-    made.write(TEMPLATE.replace("assistant", "model"))
-    assert find_student(made.config, made.run, ignore).identity != by_weights
-    assert made.train() != former
-    made.write(TEMPLATE)
-    assert made.train() == former
+    student_run = StudentRun(tmp_path)
+    former = student_run.as_by_an_earlier_release(student_run.train())
+    weights_identity = resolve_model(str(student_run.student)).weights_identity
+    assert find_student(student_run.config, student_run.run, ignore).identity == weights_identity
+    assert student_run.train() == former
+    student_run.write(TEMPLATE.replace("assistant", "model"))
+    assert find_student(student_run.config, student_run.run, ignore).identity != weights_identity
+    assert student_run.train() != former
+    student_run.write(TEMPLATE)
+    assert student_run.train() == former
 
 
 def test_a_run_of_an_earlier_release_with_other_files_since_is_not_taken(tmp_path: Path) -> None:
-    made = Made(tmp_path)
-    former = made.as_by_an_earlier_release(made.train())
-    made.write(TEMPLATE.replace("assistant", "model"))
-    assert made.train() != former
+    student_run = StudentRun(tmp_path)
+    former = student_run.as_by_an_earlier_release(student_run.train())
+    student_run.write(TEMPLATE.replace("assistant", "model"))
+    assert student_run.train() != former
 
 
 def test_the_date_of_a_dated_template_is_that_of_the_run(tmp_path: Path) -> None:
-    made = Made(tmp_path, DATED)
-    first = made.train()
-    kept = made.rows(first)
-    folder = training_folder(made.run, first)
+    student_run = StudentRun(tmp_path, DATED)
+    first = student_run.train()
+    kept = student_run.rows(first)
+    folder = training_folder(student_run.run, first)
     folder.result.unlink()
     folder.rows.unlink()
-    assert made.train() == first  # the checkpoint is refused where the tokens are others
-    assert made.rows(first) == kept
-    date = read_json(made.run.training / "student.json")["template_date"]
-    settings = tokenizer_settings({}, made.student, made.run)
+    assert student_run.train() == first  # the checkpoint is refused where the tokens are others
+    assert student_run.rows(first) == kept
+    date = read_json(student_run.run.training / "student.json")["template_date"]
+    settings = tokenizer_settings({}, student_run.student, student_run.run)
     assert date.replace("T", " ")[:4] in settings["chat_template"]
-    assert tokenizer_settings(settings, made.student, made.run) == settings
+    assert tokenizer_settings(settings, student_run.student, student_run.run) == settings
 
 
 def test_the_date_of_a_run_of_an_earlier_release_is_the_day_its_rows_were_made(
     tmp_path: Path,
 ) -> None:
-    made = Made(tmp_path, DATED)
-    first = made.train()
-    (made.run.training / "student.json").unlink()
-    os.utime(training_folder(made.run, first).rows, (1e9, 1e9))
-    assert "2001" in tokenizer_settings({}, made.student, made.run)["chat_template"]
+    student_run = StudentRun(tmp_path, DATED)
+    first = student_run.train()
+    (student_run.run.training / "student.json").unlink()
+    os.utime(training_folder(student_run.run, first).rows, (1e9, 1e9))
+    assert "2001" in tokenizer_settings({}, student_run.student, student_run.run)["chat_template"]
 
 
 def test_a_template_without_a_date_is_the_tokenizers_own(tmp_path: Path) -> None:
-    made = Made(tmp_path)
-    assert tokenizer_settings({}, made.student, made.run) == {}
-    assert not (made.run.training / "student.json").exists()
+    student_run = StudentRun(tmp_path)
+    assert tokenizer_settings({}, student_run.student, student_run.run) == {}
+    assert not (student_run.run.training / "student.json").exists()
 
 
 def test_preflight_says_where_the_instruction_stands(tmp_path: Path) -> None:
-    made = Made(tmp_path, DROPPING)
-    planned = train(made.config, made.dataset, made.run, dry_run=True)
+    student_run = StudentRun(tmp_path, DROPPING)
+    planned = train(student_run.config, student_run.dataset, student_run.run, dry_run=True)
     assert planned.preflight["instruction_in_user_turn"]
     assert any("chat template" in remark for remark in planned.preflight["remarks"])
 
@@ -170,10 +170,10 @@ def test_the_adapter_names_a_model_that_mlx_lm_loads(
 ) -> None:
     from mlx_lm import load
 
-    made = Made(tmp_path)
+    student_run = StudentRun(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = make_config(Path("student"), tmp_path / "out", **SETTINGS)
-    done = train(config, made.dataset, made.run)
+    done = train(config, student_run.dataset, student_run.run)
     assert done.adapter is not None
     named = read_json(Path(done.adapter) / "adapter_config.json")["model"]
     monkeypatch.chdir("/")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanodistill.models.batching import KEPT, SHARED_BY, WORTH, PrefixCache
+from nanodistill.models.batching import KEPT, MIN_SAVED, SHARED_BY, PrefixCache
 from nanodistill.models.generation import generate_batch
 from nanodistill.models.sampling import Sampling
 
@@ -65,26 +65,26 @@ def test_the_answers_are_the_same(tiny_model: LoadedModel, penalty: float) -> No
 def test_a_whole_prompt_that_is_kept_leaves_a_token_to_read(tiny_model: LoadedModel) -> None:
     prefixes = PrefixCache(tiny_model.model)
     for _ in range(SHARED_BY):
-        assert prefixes.of(BEGINNING) == (None, 0)
-    _, length = prefixes.of(BEGINNING)
+        assert prefixes.lookup(BEGINNING) == (None, 0)
+    _, length = prefixes.lookup(BEGINNING)
     assert length == len(BEGINNING) - 1
-    assert prefixes.of(BEGINNING[: length + 1])[1] == length
-    assert prefixes.of(BEGINNING[:length])[1] < length
+    assert prefixes.lookup(BEGINNING[: length + 1])[1] == length
+    assert prefixes.lookup(BEGINNING[:length])[1] < length
 
 
 def test_what_few_prompts_share_is_not_read_by_itself(tiny_model: LoadedModel) -> None:
     prefixes = PrefixCache(tiny_model.model)
-    short = BEGINNING[: WORTH - 1]
-    assert [prefixes.of([*short, i, i + 1])[1] for i in range(50, 60)] == [0] * 10
+    short = BEGINNING[: MIN_SAVED - 1]
+    assert [prefixes.lookup([*short, i, i + 1])[1] for i in range(50, 60)] == [0] * 10
     others = [[i] * 60 for i in range(10)]
-    assert [prefixes.of(other)[1] for other in others] == [0] * 10
+    assert [prefixes.lookup(other)[1] for other in others] == [0] * 10
 
 
 def test_only_the_last_used_are_kept(tiny_model: LoadedModel) -> None:
     prefixes = PrefixCache(tiny_model.model)
 
     def use(i: int) -> int:
-        return prefixes.of([*([60 + i] * 40), 7, 8])[1]
+        return prefixes.lookup([*([60 + i] * 40), 7, 8])[1]
 
     for i in range(KEPT + 1):
         for _ in range(SHARED_BY + 1):
