@@ -22,7 +22,8 @@ from typing import Any
 
 import httpx
 
-from nanodistill.errors import NanoDistillError
+from nanodistill.config.access import address_problem, key_problem
+from nanodistill.errors import InputError, NanoDistillError
 from nanodistill.evaluation.worker import GeneratedAnswer, TaskPrompt
 
 KEY = "NANODISTILL_ENDPOINT_KEY"
@@ -49,8 +50,13 @@ def find_endpoint(url: str, model: str | None) -> Endpoint:
     """The endpoint's model of that name; where none is named, the only one it has.
 
     Raises:
+        InputError: `url`, or the key that goes there, can't be one.
         EndpointFailed: nobody answers there, or there is not exactly one model.
     """
+    if wrong := address_problem(url):
+        raise InputError(f"--endpoint {wrong}.")
+    if wrong := key_problem(os.environ.get(KEY, ""), placeholders=False):
+        raise InputError(f"The environment variable {KEY} {wrong}.")
     if model is not None:
         return Endpoint(url.rstrip("/"), model)
     with _client(url) as client:
@@ -116,7 +122,7 @@ def _fields(response: httpx.Response, field: str) -> list[dict[str, Any]]:
 @contextmanager
 def _client(url: str) -> Iterator[httpx.Client]:
     """A client for `url`. What goes wrong in here becomes an error of ours."""
-    key = os.environ.get(KEY)
+    key = os.environ.get(KEY, "").strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(base_url=f"{url.rstrip('/')}/", headers=headers, timeout=PATIENCE) as own:

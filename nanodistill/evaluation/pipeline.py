@@ -80,7 +80,7 @@ def evaluate(
     choice = choose_metric(config, facts, judged.golds)
     on_event(_announcement(judged, choice))
     base = find_student(config, run, on_event)
-    named = find_endpoint(endpoint, model) if endpoint else model or adapter
+    named = find_endpoint(endpoint, model) if endpoint is not None else model or adapter
     candidate = find_student_ref(config, run, base, named, on_event)
     kwargs = tokenizer_settings(config.tokenizer_kwargs, base.path, run)
     _warn_of_overlap(judged, dataset, candidate, run, on_event)
