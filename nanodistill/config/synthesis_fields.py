@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,24 @@ RESERVED_NAMES = frozenset(
 
 
 Rows = list[dict[str, Any]] | str | Path
+
+
+def reference_to(function: Callable[..., Any]) -> str:
+    """`python:module:function` for a function that was given itself.
+
+    A run goes by its teacher's name: what was asked is found again by it.
+    """
+    name = getattr(function, "__qualname__", "")  # an instance has none
+    found: Any = sys.modules.get(function.__module__)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        raise PydanticCustomError(
+            "no_name",
+            "is {is}, which no import would find; define a function at the top of a module or cell",
+            {"is": shown(function)},
+        )
+    return f"python:{function.__module__}:{name}"
 
 
 class TaskSettings(Settings):
@@ -114,6 +133,11 @@ class TaskSettings(Settings):
             told = {"is": shown(str(output_dir)), "wrong": wrong}
             raise PydanticCustomError("no_folder", "{is} {wrong}", told)
         return output_dir
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _function_by_name(cls, teacher: Any) -> Any:
+        return reference_to(teacher) if callable(teacher) else teacher
 
     @field_validator("teacher", "student")
     @classmethod

@@ -14,7 +14,7 @@ from nanodistill.curation.labels import find_labels, listed_labels, match_label,
 from nanodistill.curation.response_model import Response, load_response, object_schema
 from nanodistill.errors import ConfigError, DataError, Problem
 from nanodistill.events import Listener, Notice
-from nanodistill.plugins import ResponseParser, load_object
+from nanodistill.plugins import ResponseParser, instantiated, load_object
 from nanodistill.prompts import Prompts, make_prompts, text_or_file
 from nanodistill.providers.lazy_imports import quiet
 from nanodistill.seeds import Row, load_rows
@@ -234,7 +234,7 @@ def _check_outputs(rows: Sequence[Row], labels: tuple[str, ...], response: Respo
 
 def _parser(config: DistillationConfig) -> ResponseParser | None:
     found = _object(config.response_parser, "response_parser")
-    parser = found() if isinstance(found, type) else found
+    parser = instantiated(found, field="response_parser")
     if parser is None or isinstance(parser, ResponseParser):
         return parser
     what = f"{type(parser).__name__} lacks `parse_synthetic_examples(text)`"
