@@ -332,7 +332,7 @@ class DistillationResult:
 
 def distill(
     name: str,
-    seed: Rows,
+    seed: Rows | Iterable[Any],
     instruction: str,
     teacher: str | Callable[..., Any] = "claude-sonnet-4-5",
     student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
@@ -348,7 +348,7 @@ def distill(
 
     Args:
         name: of the run and of its folder under `output_dir`.
-        seed: input/output rows, or a file or Hub dataset of them.
+        seed: input/output rows (dicts, pairs, models, a data frame), or a file or Hub dataset.
         instruction: what the student is to do.
         teacher: a LiteLLM model id, `mlx/MODEL`, `python:module:function`, or a function.
         student: a Hub id, an MLX folder, a GGUF file or an embedded name.

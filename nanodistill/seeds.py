@@ -17,16 +17,17 @@ line and field. Nothing is skipped, and a column that is not read is mentioned.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from nanodistill.config.rows import is_datasets_object
 from nanodistill.config.settings import suggest
 from nanodistill.config.wording import shown
 from nanodistill.data_files import (
+    READERS,
     HubDataset,
     Record,
     RecordOrProblem,
@@ -169,7 +170,7 @@ def records_of(source: Any, *, what: InputKind, on_event: Listener) -> Iterator[
     """The rows of `source` as they are given, each with its place."""
     if isinstance(source, str | Path):
         return _named_records(source, what, on_event)
-    if _is_datasets_object(source):
+    if is_datasets_object(source):
         return split_records(source, what=what, on_event=on_event)
     if isinstance(source, list | tuple):
         return _listed(source)
@@ -197,19 +198,17 @@ def _is_hub_id(source: str | Path) -> bool:
     return HubDataset.looks_like(source)
 
 
-def _is_datasets_object(source: Any) -> bool:
-    library = sys.modules.get("datasets")
-    if library is None:
-        return False
-    return isinstance(source, (library.Dataset, library.IterableDataset, library.DatasetDict))
-
-
 def _listed(rows: Iterable[Any]) -> Iterator[RecordOrProblem]:
     for number, row in enumerate(rows, start=1):
-        if isinstance(row, dict):
-            yield Record(f"row {number}", row)
+        if not isinstance(row, dict):
+            what = f"should be a dict with named fields, is {row!r:.60}"
+            is_file = isinstance(row, str | Path) and Path(row).suffix.lower() in READERS
+            many = "; rows come from one file: name it alone" if is_file else ""
+            yield Problem(f"row {number}", what + many)
+        elif odd := next((name for name in row if not isinstance(name, str)), None):
+            yield Problem(f"row {number}", f"has a field called {odd!r:.60}, which is no text")
         else:
-            yield Problem(f"row {number}", f"should be a dict with named fields, is {row!r:.60}")
+            yield Record(f"row {number}", row)
 
 
 def _row(record: Record) -> tuple[Row | None, list[Problem]]:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from nanodistill.config.access import ADDRESSES, address_problem, header_problem, key_problem
+from nanodistill.config.rows import rows_or_path
 from nanodistill.config.settings import InputPath, ObjectRef, Range, Settings, is_named, multi_error
 from nanodistill.config.wording import shown
 from nanodistill.text_files import path_problem
@@ -54,7 +55,7 @@ class TaskSettings(Settings):
     """Name, seed, instruction, models and output of a run."""
 
     name: str = Field(description="Name of the run and of its folder: 1 to 100 characters.")
-    seed: Annotated[Rows, InputPath()] = Field(
+    seed: Annotated[Rows, InputPath(), WrapValidator(rows_or_path)] = Field(
         description="Seed examples: a list of input/output rows, a file "
         "(JSONL, JSON, CSV, parquet) or a Hub dataset id."
     )
@@ -477,7 +478,7 @@ class DataSettings(Settings):
     min_rows: Annotated[int, Range(1)] = Field(
         default=10, description="Fewer new rows than this make no dataset; seeds do not count."
     )
-    test: Annotated[str | Path | list[dict[str, Any]] | None, InputPath()] = Field(
+    test: Annotated[Rows | None, InputPath(), WrapValidator(rows_or_path)] = Field(
         default=None, description="Held-out test rows, in the forms that `seed` takes."
     )
     holdout_seeds: Annotated[int, Range(0)] = Field(
@@ -486,7 +487,7 @@ class DataSettings(Settings):
     val_split: Annotated[float, Range(0, 0.5, overridable=False)] = Field(
         default=0.2, description="Share of the kept rows that is the validation split."
     )
-    training_data: Annotated[Any, InputPath()] = Field(
+    training_data: Annotated[Rows | None, InputPath(), WrapValidator(rows_or_path)] = Field(
         default=None,
         description="Rows of your own (input/thinking/output or messages), curated without a "
         "teacher, in the forms that `seed` takes.",

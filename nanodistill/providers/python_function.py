@@ -30,7 +30,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -38,6 +38,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError
+from nanodistill.jsontext import SupportsToList, plain_number
 from nanodistill.providers.base import Reply
 from nanodistill.providers.error_classifier import ErrorClassifier
 from nanodistill.secrets import Redactor
@@ -293,12 +294,5 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Iterator):
         raise TypeError(f"a {type(value).__name__} is no JSON value")
     if isinstance(value, SupportsToList):
-        return value.tolist()
+        return plain_number(value)
     return to_jsonable_python(value)
-
-
-@runtime_checkable
-class SupportsToList(Protocol):
-    """NumPy's scalars and arrays, and tensors."""
-
-    def tolist(self) -> Any: ...
