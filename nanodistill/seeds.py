@@ -110,6 +110,7 @@ def load_rows(source: Any, *, what: InputKind, on_event: Listener = ignore) -> l
         _mention_contradictions(rows, called, on_event)
     _mention_unread(dict.fromkeys(chain(*(record.fields for record in records))), called, on_event)
     _mention_unread_in_chats(records, called, on_event)
+    _mention_blank_thinking(records, called, on_event)
     return rows
 
 
@@ -136,6 +137,23 @@ def _mention_contradictions(rows: Sequence[Row], called: str, on_event: Listener
     if several := sum(len(said) > 1 for said in outputs.values()):
         text = f"{called}: {several} inputs occur with more than one output."
         on_event(Notice(text, "warning"))
+
+
+def _mention_blank_thinking(records: Sequence[Record], called: str, on_event: Listener) -> None:
+    """An empty cell means no thinking; white space may have been meant for something."""
+    found = [record.where for record in records if _is_blank(record.fields.get("thinking"))]
+    if found:
+        text = f"{called}: thinking is nothing but white space, and taken as none: "
+        on_event(Notice(text + _places(found), "warning"))
+
+
+def _is_blank(thinking: Any) -> bool:
+    return isinstance(thinking, str) and bool(thinking) and not thinking.strip()
+
+
+def _places(found: Sequence[str]) -> str:
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"{', '.join(found[:5])}{more}"
 
 
 def _mention_unread_in_chats(records: Sequence[Record], called: str, on_event: Listener) -> None:
@@ -278,9 +296,8 @@ def _distinct(rows: list[Row], on_event: Listener) -> tuple[list[Row], list[Prob
             what = f"has the same input as {earlier.where} and another output"
             problems.append(Problem(f"{row.where}: output", what))
     if repeated:
-        places = ", ".join(row.where for row in repeated[:5])
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        on_event(Notice(f"Seeds that repeat an earlier one count once: {places}{more}."))
+        places = _places([row.where for row in repeated])
+        on_event(Notice(f"Seeds that repeat an earlier one count once: {places}."))
     return list(first.values()), problems
 
 

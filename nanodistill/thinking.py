@@ -163,10 +163,19 @@ def has_thinking(chosen: Format) -> bool:
     return not isinstance(chosen, NoThinking)
 
 
-def round_trips(chosen: Format, thinking: str | None, output: str) -> bool:
-    """Whether what the format writes of this pair reads back the same."""
+def round_trips(
+    chosen: Format, thinking: str | None, output: str, *, ends_count: bool = True
+) -> bool:
+    """Whether what the format writes of this pair reads back the same.
+
+    Args:
+        ends_count: whether white space at the ends does. A user's own text keeps it; formats
+            read without it, and so does the evaluation.
+    """
     if not has_thinking(chosen):
         thinking = None
+    if not ends_count:
+        thinking, output = thinking and thinking.strip(), output.strip()
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 
 

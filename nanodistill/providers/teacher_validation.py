@@ -70,14 +70,14 @@ def load_teacher_function(teacher: str) -> Any:
     Raises:
         ConfigError: there is none, or it can't be asked as a teacher.
     """
-    named = load_object(teacher.removeprefix(PYTHON), field="teacher")
-    found = instantiated(named, field="teacher")
-    if not callable(found):
-        what = f"'{teacher}' is a {type(found).__name__} and no function"
-        if found is not named:
-            what = f"'{teacher}' is a class without __call__; name a function"
-    else:
+    named: object = load_object(teacher.removeprefix(PYTHON), field="teacher")
+    found: object = instantiated(named, field="teacher")
+    if callable(found):
         what = signature_problem(found)
+    elif found is named:
+        what = f"'{teacher}' is a {type(found).__name__} and no function"
+    else:
+        what = f"'{teacher}' is a class without __call__; name a function"
     if what is not None:
         raise ConfigError("The teacher can't be used:", [Problem("teacher", what)])
     return found

@@ -145,6 +145,8 @@ def load_task(config: DistillationConfig, on_event: Listener) -> Task:
     test = load_rows(config.test, what="test", on_event=on_event) if config.test is not None else []
     given = _given(config, form, on_event)
     _check_outputs([*seeds, *held_out, *test, *given], labels, response)
+    if not has_thinking(form):
+        _mention_thinking([*seeds, *given], on_event)
     return Task(
         config=config,
         seeds=tuple(seeds),
@@ -203,6 +205,14 @@ def _given(config: DistillationConfig, form: Format, on_event: Listener) -> list
         return []
     rows = load_rows(config.training_data, what="training_data", on_event=on_event)
     return [_with_thinking(row, form) for row in rows]
+
+
+def _mention_thinking(rows: Sequence[Row], on_event: Listener) -> None:
+    """What rows without thinking leave out of those that bring some."""
+    found = [row.where for row in rows if row.thinking]
+    if found:
+        text = f"{len(found)} rows bring thinking (the first: {found[0]}), which the thinking "
+        on_event(Notice(text + "format, none, leaves out.", "warning"))
 
 
 def _labels(

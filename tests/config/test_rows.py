@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from pydantic import BaseModel
 

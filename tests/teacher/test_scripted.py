@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import numpy as np
@@ -242,8 +242,8 @@ def endless() -> list[Any]:
     "given",
     [
         object(), b"\xff", endless(), {("a", "b"): 1}, {"x": object()}, iter("ab"),
-        Completion(3, "stop", Usage()), Completion("x", "stop", None), threading.Lock(),
-        Completion("x", "stop", Usage(), reasoning=b"x"),
+        Completion(cast(str, 3), "stop", Usage()), Completion("x", "stop", cast(Usage, None)),
+        Completion("x", "stop", Usage(), reasoning=cast(str, b"x")), threading.Lock(),
     ],
 )  # fmt: skip
 async def test_an_answer_that_is_neither_text_nor_json_is_its_rows_failure(given: Any) -> None:
