@@ -148,6 +148,9 @@ class TaskSettings(Settings):
         return name.strip()
 
 
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+"""What a limit on an answer's tokens is called; a call has one of them at most."""
+
 REFUSED_LITELLM_KWARGS = {
     "model": "set `teacher`",
     "messages": "prompts are set by `prompt_templates` and the custom_*_prompt fields",
@@ -164,6 +167,12 @@ REFUSED_LITELLM_KWARGS = {
     "function_call": "set `structured_output`",
     "mock_response": "use a python:module:function teacher",
 }
+
+BODY = "extra_body"
+"""What goes into a request's body past LiteLLM, over all else that stands there."""
+REFUSED_IN_BODY = dict.fromkeys(
+    LIMIT_NAMES, "set it in litellm_kwargs itself, where a cut answer gets more room"
+) | {"stream_options": "answers are journaled whole"}
 
 NUMBERS = "a number"
 WHOLE = "a whole number"
@@ -221,6 +230,18 @@ def wrong_form(name: str, value: object) -> str | None:
     return None
 
 
+def wrong_parameters(
+    kwargs: Mapping[str, Any], refused: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Each parameter that has a setting of its own or another type than it takes, and why."""
+    return [
+        (name, what)
+        for name, value in kwargs.items()
+        if (what := f"can't be set here: {refused[name]}" if name in refused else None)
+        or (what := wrong_form(name, value))
+    ]
+
+
 def wrong_key(kwargs: Mapping[str, Any]) -> str | None:
     """Why `api_key` can't be one; a placeholder may stand before a server of one's own."""
     key = kwargs.get("api_key")
@@ -244,10 +265,6 @@ def _is_number_as_text(value: object, forms: tuple[str, ...]) -> bool:
     digits = isinstance(value, str) and value.strip().replace(".", "", 1).lstrip("-").isdecimal()
     numbers = digits and bool({NUMBERS, WHOLE} & set(forms))
     return numbers or (isinstance(value, str) and value.strip().lower() in words)
-
-
-LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
-"""What a limit on an answer's tokens is called; a call has one of them at most."""
 
 
 class TeacherPrice(BaseModel):
@@ -326,11 +343,11 @@ class TeacherSettings(Settings):
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         own = {name: _without_ends(name, value) for name, value in kwargs.items()}
-        refused = own.keys() & REFUSED_LITELLM_KWARGS.keys()
-        each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
-        for name, value in own.items():
-            if name not in refused and (what := wrong_form(name, value)):
-                each.append((name, what))
+        each = wrong_parameters(own, REFUSED_LITELLM_KWARGS)
+        body = own.get(BODY)
+        if isinstance(body, Mapping):
+            told = wrong_parameters(body, REFUSED_LITELLM_KWARGS | REFUSED_IN_BODY)
+            each += [(f"{BODY}.{name}", what) for name, what in told]
         if what := wrong_key(own):
             each.append(("api_key", what))
         if each:
