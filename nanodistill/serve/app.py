@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -68,6 +68,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 FIELD = {"thinking": "reasoning_content", "content": "content"}
 SMOOTHING = 0.2
+SHUTTING_DOWN = "The server is shutting down."
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Queue:
     def place(self) -> Iterator[None]:
         """Raises Refused if there is none."""
         if self.draining:
-            raise APIError(503, "The server is shutting down.", retry_after=5)
+            raise APIError(503, SHUTTING_DOWN, retry_after=5)
         if self.inside >= self.limits.requests:
             waiting = self.inside - self.limits.batch
             wait = self.seconds * waiting / self.limits.batch
@@ -113,6 +114,8 @@ class Service:
     ) -> None:
         self.queue = Queue(limits)
         self.busy: set[RequestHandler] = set()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._end = math.inf
         self._choice = choice
         self._answering = answering
         self._limits = limits
@@ -132,6 +135,23 @@ class Service:
         app.router.add_get("/health", self.health)
         return app
 
+    def drain(self) -> None:
+        """Take no new request, and give those inside the grace that they have left."""
+        self.queue.draining = True
+        self._end = anyio.current_time() + self._limits.grace
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, self._end)
+
+    @contextmanager
+    def _until(self, deadline: float) -> Iterator[None]:
+        """Raises TimeoutError once `deadline`, or the grace of a shutdown, has passed."""
+        with anyio.fail_after(min(deadline, self._end) - anyio.current_time()) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
     async def health(self, _: web.Request) -> web.Response:
         state = "draining" if self.queue.draining else "ok"
         told = {"status": state, "model": self._choice.name, "requests": self.queue.inside}
@@ -150,7 +170,7 @@ class Service:
         with self.queue.place():
             deadline = anyio.current_time() + self._limits.seconds
             try:
-                with _until(deadline):
+                with self._until(deadline):
                     ask = await self._answering.prepare(asked)
                     if not asked.stream:
                         return await self._whole(ask)
@@ -177,14 +197,14 @@ class Service:
         """Server-sent events. What goes wrong before the first piece still has a status."""
         envelope = self._envelope()
         async with aclosing(self._answering.pieces(ask)) as pieces:
-            with _until(deadline):
+            with self._until(deadline):
                 first = await anext(pieces)
             response = web.StreamResponse(
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
             )
             await response.prepare(request)
             try:
-                with _until(deadline):
+                with self._until(deadline):
                     await _send(response, envelope.chunk({"role": "assistant", "content": ""}))
                     await self._send_pieces(response, envelope, asked, first, pieces)
             except ConnectionResetError:
@@ -247,6 +267,8 @@ class Service:
         return ResponseBuilder(self._choice.name, self._fingerprint)
 
     def _late(self) -> APIError:
+        if anyio.current_time() >= self._end:
+            return APIError(503, SHUTTING_DOWN, code="shutting_down", retry_after=5)
         seconds = self._limits.seconds
         return APIError(
             503, f"The answer was not there after {seconds:g} s.", code="timeout", retry_after=5
@@ -361,11 +383,6 @@ def _with_key(api_key: str | None) -> Any:
         return await handler(request)
 
     return check
-
-
-def _until(deadline: float) -> AbstractContextManager[object]:
-    """Raises TimeoutError once `deadline` has passed."""
-    return anyio.fail_after(deadline - anyio.current_time())
 
 
 async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 PORT = 8080
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECONDS_TO_TELL = 5.0
+"""After the grace, for requests that it ends to say so: a client may read slowly."""
 SWEEPS = 4
 """How often, in the time that headers may take, connections are looked through."""
 
@@ -133,7 +135,7 @@ async def serve_async(
             service.app(api_key, callers_of(host, api_key, allowed_hosts)),
             access_log=None,
             handler_cancellation=True,
-            shutdown_timeout=limits.grace,
+            shutdown_timeout=limits.grace + SECONDS_TO_TELL,
         )
         await runner.setup()
         try:
@@ -142,7 +144,7 @@ async def serve_async(
             ready(url)
             async with _closing_slow(runner, service, limits.header_seconds):
                 await stop.wait()
-            service.queue.draining = True
+            service.drain()
             on_event(Notice(f"stopping; {service.queue.inside} requests are being answered"))
         finally:
             await runner.cleanup()

@@ -294,6 +294,29 @@ def test_a_stop_does_not_wait_for_ever(endless: Student) -> None:
     assert server.failed is None
 
 
+def test_what_a_stop_cuts_is_told(endless: Student) -> None:
+    with running(endless.config, endless.run, limits=Limits(batch=2, grace=0.2)) as server:
+        body = {"model": "tiny", "messages": ASK, **LONG, "stream": True}
+        whole: list[httpx.Response] = []
+        url = f"{server.url}/v1/chat/completions"
+        asking = threading.Thread(
+            target=lambda: whole.append(httpx.post(url, json=body | {"stream": False}, timeout=60))
+        )
+        asking.start()
+        with httpx.stream("POST", url, json=body, timeout=60) as stream:
+            lines = (line for line in stream.iter_lines() if line)
+            next(lines)
+            wait_for(server, 2)
+            server.stop()
+            *_, last, done = lines
+        asking.join()
+    assert done == "data: [DONE]"
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert (error["code"], error["message"]) == ("shutting_down", "The server is shutting down.")
+    assert (whole[0].status_code, whole[0].json()["error"]["code"]) == (503, "shutting_down")
+    assert server.failed is None
+
+
 def test_no_key_is_asked_for_where_none_is_set(student: Student) -> None:
     with running(student.config, student.run) as server:
         assert server.client("anything").models.list().data[0].id == "tiny"
