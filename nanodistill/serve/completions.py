@@ -105,9 +105,18 @@ class Completions:
 
     async def prepare(self, request: ChatRequest) -> CompletionRequest:
         """Raises Refused for what can't be followed."""
+        messages = request.conversation(self._choice.instruction, self._choice.form)
+        if mark := self._generator.loaded.chat.forged_turn(messages):
+            raise APIError(
+                400,
+                f"A user's message holds {mark!r}, which the chat template of {self._choice.name} "
+                "writes in plain text where a turn begins; take it out, or write it differently.",
+                param="messages",
+                code="forged_turn",
+            )
         schema, grammar = await self._wanted(request)
         return CompletionRequest(
-            messages=request.conversation(self._choice.instruction, self._choice.form),
+            messages=messages,
             sampling=Sampling(
                 max_tokens=request.limit or self._usual_limit(schema),
                 temperature=request.warmth,
