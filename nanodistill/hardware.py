@@ -151,7 +151,8 @@ class Confines:
     """What control groups leave to this process; None is no limit.
 
     `cores` may be a fraction. `memory` and `memory_left` are bytes: the smallest limit, and the
-    least that is left under any. `cpu_seconds` is what the group that limits the cores has
+    least that is left under any, beside all that is in its group: our processes and others,
+    which the kernel counts alike. `cpu_seconds` is what the group that limits the cores has
     computed so far, others in the container included.
     """
 
@@ -220,6 +221,8 @@ def _unescaped(path: str) -> str:
 def _memory_limits(group: Path) -> list[int]:
     names = ("memory.max", "memory.high", "memory.limit_in_bytes")
     found = [_number(group / name) for name in names]
+    # Version 1 tells the limit of groups above, which a container can't see by their folders.
+    found.append(_table(group / "memory.stat").get("hierarchical_memory_limit"))
     return [limit for limit in found if limit is not None and 0 < limit < NO_LIMIT]
 
 

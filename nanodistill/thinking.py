@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.plugins import ThinkingFormat, load_object, user_code
+from nanodistill.plugins import ThinkingFormat, instantiated, load_object, user_code
 from nanodistill.types import canonical_json
 
 Parts = tuple[str | None, str]
@@ -151,7 +151,7 @@ def resolve_format(chosen: str | Any) -> Format:
     if isinstance(chosen, str) and chosen in FORMATS:
         return FORMATS[chosen]
     found = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
-    own = found() if isinstance(found, type) else found
+    own = instantiated(found, field="thinking_format")
     if not isinstance(own, ThinkingFormat):
         what = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
         raise ConfigError("The thinking format can't be used:", [Problem("thinking_format", what)])
@@ -163,10 +163,19 @@ def has_thinking(chosen: Format) -> bool:
     return not isinstance(chosen, NoThinking)
 
 
-def round_trips(chosen: Format, thinking: str | None, output: str) -> bool:
-    """Whether what the format writes of this pair reads back the same."""
+def round_trips(
+    chosen: Format, thinking: str | None, output: str, *, ends_count: bool = True
+) -> bool:
+    """Whether what the format writes of this pair reads back the same.
+
+    Args:
+        ends_count: whether white space at the ends does. A user's own text keeps it; formats
+            read without it, and so does the evaluation.
+    """
     if not has_thinking(chosen):
         thinking = None
+    if not ends_count:
+        thinking, output = thinking and thinking.strip(), output.strip()
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 
 

@@ -11,14 +11,18 @@ in what is asked also the other added tokens that the template writes itself, su
 as marks of turns. In an answer these stay tokens: a model may write
 `<think>`.
 
-What no token stands for is beyond this: `[INST]` where the tokenizer spells it out
-reads the same whoever writes it.
+What no token stands for can't be told apart: `[/INST]` or `### Assistant:` where the
+tokenizer spells it out reads the same whoever writes it. `forged_turn` finds such marks
+in what a user says: training leaves those rows out, and the server refuses them. Marks
+are found by rendering a conversation, so a line that is one only together with a control
+token, or that the template writes under conditions, is not known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nanodistill.errors import InputError
@@ -28,6 +32,14 @@ if TYPE_CHECKING:
 
 PRIVATE_USE = range(0xE000, 0xF900)
 """Characters without a meaning: two that a conversation does not use mark what is text in it."""
+
+
+PROBE = (
+    {"role": "system", "content": "qsystemq"},
+    {"role": "user", "content": "quserq"},
+    {"role": "assistant", "content": "qanswerq"},
+    {"role": "user", "content": "qagainq"},
+)
 
 
 class Chat:
@@ -45,6 +57,40 @@ class Chat:
         self._ids = {added[text] for text in special | ends | marks}
         self._answered = _any_of(special | ends)
         self._asked = _any_of(special | ends | marks)
+
+    def forged_turn(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """What a user says that the template writes, in plain text, where a turn begins."""
+        said = (message["content"] for message in messages if message["role"] == "user")
+        for content in said:
+            if isinstance(content, str) and (found := self._turns.search(content)):
+                return found[0].strip()
+        return None
+
+    @cached_property
+    def _turns(self) -> re.Pattern[str]:
+        return re.compile("|".join(sorted(set(self._plain_turns()))) or r"(?!)", re.MULTILINE)
+
+    def _plain_turns(self) -> Iterator[str]:
+        """Patterns of the lines with which turns begin, where no control token is beside them."""
+        rendered = self._rendered(PROBE) or self._rendered(PROBE[1:])
+        if rendered is None:
+            return
+        begin = self._tokenizer.bos_token or ""
+        contents = "|".join(message["content"] for message in PROBE)
+        for between in re.split(contents, rendered.removeprefix(begin)):
+            if between.strip() and self._asked.search(between) is None:
+                yield _turn_pattern(between)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, KeyError, ValueError):
+            return None
+        return text
 
     def tokens(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> list[int]:
         """The template's tokens for `messages`; `options` are those of `apply_chat_template`.
@@ -119,6 +165,16 @@ class Chat:
             return whole[len(lead) :]
         alone: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return alone
+
+
+def _turn_pattern(between: str) -> str:
+    """Finds the line that begins a turn, `between` two messages: at the start of a line where the
+    template has it there, with any blanks in it, and not within a word."""
+    *before, line = between.rstrip().split("\n")
+    words = r"[ \t]+".join(map(re.escape, line.split()))
+    left = r"^[ \t]*" if before else r"(?<!\w)" if line.lstrip()[0].isalnum() else ""
+    right = r"(?!\w)" if line[-1].isalnum() else ""
+    return f"{left}{words}{right}"
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -104,7 +104,7 @@ def load_model(
     numbers, note = _choose_dtype(model, as_stored=as_stored)
     _widen(model, numbers)
     if adapter is not None:
-        _apply(model, adapter, source)
+        apply_adapter(model, adapter, source.name)
     _evaluate(model)
     listener(Notice(f"{source.name}: {note}"))
     tokenizer = load_tokenizer(source.path, config, tokenizer_kwargs)
@@ -214,14 +214,19 @@ def _widen(model: Module, numbers: Dtype) -> None:
         model.set_dtype(mx.float32)
 
 
-def _apply(model: Module, adapter: Path, source: ResolvedModel) -> None:
+def apply_adapter(model: Module, adapter: Path, name: str) -> None:
+    """Put the adapter in the folder `adapter` on `model`, which messages call `name`.
+
+    Raises:
+        ModelError: it is no adapter, or another model's.
+    """
     from mlx_lm.utils import load_adapters
 
     try:
         load_adapters(model, str(adapter))
-    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"The adapter in {adapter} doesn't fit {source.name}: {error}",
+            f"The adapter in {adapter} doesn't fit {name}: {error}",
             next_step="Name the model that the adapter was trained on.",
         ) from error
     model.eval()

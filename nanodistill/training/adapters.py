@@ -131,6 +131,8 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
     except (OSError, ValueError, struct.error) as broken:
         raise ModelError(f"{path} can't be read: {broken}") from broken

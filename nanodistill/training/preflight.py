@@ -137,7 +137,8 @@ class Preflight:
     @property
     def rows(self) -> dict[str, int]:
         kept = {name: len(report.rows) for name, report in self.splits.items()}
-        return kept | {"dropped": sum(report.too_long for report in self.splits.values())}
+        every = sum(len(report.all_lengths) for report in self.splits.values())
+        return kept | {"dropped": every - sum(kept.values())}
 
     @property
     def token_rows(self) -> dict[str, TokenRows]:
@@ -191,6 +192,7 @@ class Preflight:
             "longest_tokens": max(n for report in reports for n in report.all_lengths),
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
+            "forged_turns": {name: len(report.forged) for name, report in self.splits.items()},
             "no_room": {name: report.no_room for name, report in self.splits.items()},
             "empty": sum(report.empty for report in reports),
             "joined": sum(report.joined for report in reports),

@@ -157,8 +157,8 @@ MOST_DROPPED = 0.1
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split under the student's tokenizer. `too_long` rows are dropped; `numbers` are the
-    places of the others in the split."""
+    """One split under the student's tokenizer. `too_long` and `forged` rows are dropped; `numbers`
+    are the places of the others in the split."""
 
     rows: TokenRows
     numbers: Sequence[int]
@@ -170,19 +170,22 @@ class SplitReport:
     unended: int
     double_bos: bool
     moves_system: bool
+    forged: Sequence[str]
 
     @classmethod
     def of(cls, encoded: TokenizedSplit, longest: int, *, mask_prompt: bool) -> SplitReport:
         """`no_room` counts those of the too long whose prompt alone fills `longest`."""
         examples = encoded.examples
-        numbers = [n for n, example in enumerate(examples) if len(example.tokens) <= longest]
+        short = [n for n, example in enumerate(examples) if len(example.tokens) <= longest]
+        numbers = [n for n in short if n not in encoded.forged]
         fits = [examples[n] for n in numbers]
         kept = fits if mask_prompt else [example.unmasked() for example in fits]
         return cls(
             rows=TokenRows.of(kept),
             numbers=numbers,
             all_lengths=[len(example.tokens) for example in encoded.examples],
-            too_long=len(encoded.examples) - len(fits),
+            too_long=len(encoded.examples) - len(short),
+            forged=tuple(encoded.forged.values()),
             no_room=sum(example.prompt >= longest for example in encoded.examples),
             empty=encoded.empty,
             joined=encoded.joined,
@@ -218,6 +221,16 @@ def problems_of(
                 "max_seq_length",
                 f"is {settings.max_seq_length}: {dropped} of {total} rows are longer ({why}), "
                 f"{prompts} of them in the prompt alone; max_seq_length = {longest} holds them all",
+            )
+        )
+    forged = [mark for report in splits.values() for mark in report.forged]
+    if len(forged) > MOST_DROPPED * total:
+        problems.append(
+            Problem(
+                "student",
+                f"writes turns in plain text, such as '{forged[0]}', and {len(forged)} of {total} "
+                "rows hold that in their input (more than a tenth): choose a student whose turns "
+                "are marked by tokens of their own, or take such text out of the rows",
             )
         )
     if not splits["valid"].rows.prompts.size:
@@ -262,7 +275,8 @@ def rows_found(splits: Mapping[str, SplitReport], options: TrainingOptions) -> l
             found.append(Finding(f"{name} rows", "0", _without_valid() if name == "valid" else ""))
             continue
         middle, high = np.percentile(report.all_lengths, [50, 95])
-        rows = f"{len(report.rows)}" + f" of {len(report.all_lengths)}" * (report.too_long > 0)
+        all_rows = len(report.all_lengths)
+        rows = f"{len(report.rows)}" + f" of {all_rows}" * (len(report.rows) < all_rows)
         said = f"{rows}; median {middle:.0f} tokens, 95% up to {high:.0f}, longest "
         said += f"{max(report.all_lengths)}; {int(report.rows.targets.sum())} to learn from"
         found.append(Finding(f"{name} rows", said, _rows_remark(report, longest)))
@@ -275,6 +289,11 @@ def _rows_remark(report: SplitReport, longest: int) -> str:
         left_out = f"{report.too_long} longer than max_seq_length = {longest} left out"
         no_room = f", {report.no_room} of them with no room for an answer" * (report.no_room > 0)
         remarks.append(left_out + no_room)
+    if report.forged:
+        remarks.append(
+            f"{len(report.forged)} left out whose input begins a turn of its own: "
+            f"'{report.forged[0]}', which the chat template writes in plain text"
+        )
     if report.empty:
         remarks.append(f"{report.empty} with an empty output, of which silence is learned")
     return "; ".join(remarks)

@@ -154,6 +154,8 @@ TrainOn = Literal["cot", "answer"]
 class TokenizedSplit:
     """Rows as tokens, and what was met on the way.
 
+    `forged` are the places of rows in which the user's text holds what the template writes
+    where a turn begins, with an example of such a text: see `models.chat`.
     `empty` rows have an output of nothing or blanks; `joined` ones got their answer
     put behind the prompt; `unended` ones got an end-of-text token that the
     template does not write. `double_bos` says that the template begins with two
@@ -167,6 +169,7 @@ class TokenizedSplit:
     unended: int
     double_bos: bool
     moves_system: bool
+    forged: Mapping[int, str]
 
 
 def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper:
@@ -194,7 +197,10 @@ def tokenize_rows(
     chat = Chat(tokenizer)
     examples: list[Example] = []
     empty = joined = unended = 0
-    for row in rows:
+    forged: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        if mark := chat.forged_turn(row["messages"]):
+            forged[number] = mark
         empty += not row["output"].strip()
         example, was_joined, was_unended = _tokenize_row(row, tokenizer, chat, train_on)
         examples.append(example)
@@ -206,7 +212,7 @@ def tokenize_rows(
     )
     template = tokenizer.chat_template
     moved = isinstance(template, str) and moves_system(template)
-    return TokenizedSplit(tuple(examples), empty, joined, unended, double, moved)
+    return TokenizedSplit(tuple(examples), empty, joined, unended, double, moved, forged)
 
 
 def _tokenize_row(
