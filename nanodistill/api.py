@@ -384,9 +384,9 @@ class DistillationResult:
 
 def distill(
     name: str,
-    seed: Rows,
+    seed: Rows | Iterable[Any],
     instruction: str,
-    teacher: str = "claude-sonnet-4-5",
+    teacher: str | Callable[..., Any] = "claude-sonnet-4-5",
     student: str = "mlx-community/Llama-3-8B-Instruct-4bit",
     augment_factor: int = 50,
     output_dir: str | Path = "./outputs",
@@ -400,9 +400,9 @@ def distill(
 
     Args:
         name: of the run and of its folder under `output_dir`.
-        seed: input/output rows, or a file or Hub dataset of them.
+        seed: input/output rows (dicts, pairs, models, a data frame), or a file or Hub dataset.
         instruction: what the student is to do.
-        teacher: a LiteLLM model id, `mlx/MODEL`, or `python:module:function`.
+        teacher: a LiteLLM model id, `mlx/MODEL`, `python:module:function`, or a function.
         student: a Hub id, an MLX folder, a GGUF file or an embedded name.
         augment_factor: rows wanted for each seed.
         output_dir: folder that holds the run's folder.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nanodistill.errors import DataError, Problem
+from nanodistill.jsontext import plain_number
 from nanodistill.text_files import LONE_SURROGATE
 
 BOM = b"\xef\xbb\xbf"
@@ -368,9 +369,9 @@ def as_text(value: Any) -> str:
         ValueError: it has no JSON (a date, bytes, NaN).
     """
     if isinstance(value, str):
-        return value
+        return str.__str__(value)  # less what a subclass adds: an enum, NumPy's text
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_number)
     except (TypeError, ValueError, RecursionError) as bad:
         raise ValueError(f"can't be written as text ({bad})") from bad
 

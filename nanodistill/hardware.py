@@ -166,6 +166,9 @@ class CgroupLimits:
     cpu_seconds: float | None = None
 
 
+MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+
+
 def cgroup_limits(process: Path = Path("/proc/self")) -> CgroupLimits:
     """The limits of this process's control groups and all visible groups above them, v1 or v2.
 
@@ -180,8 +183,10 @@ def cgroup_limits(process: Path = Path("/proc/self")) -> CgroupLimits:
         used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
         stat = _table(group / "memory.stat")
         used -= stat.get("total_inactive_file", stat.get("inactive_file", 0))
-        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            limit = _number(group / name)
+        # v1 names the limit of groups above, whose folders a container can't see.
+        limits = [stat.get("hierarchical_memory_limit")]
+        limits += [_number(group / name) for name in MEMORY_LIMITS]
+        for limit in limits:
             if limit is not None and 0 < limit < NO_LIMIT:
                 memory = limit if memory is None else min(memory, limit)
                 room = max(0, limit - max(0, used))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 MAX_DEPTH = 100
 """Deeper JSON is refused. Real answers stay below 20; Python's readers give up near 1,000."""
@@ -185,3 +185,21 @@ _DECODER = json.JSONDecoder(
     parse_int=_fits_a_float,
     object_pairs_hook=_unique,
 )
+
+
+@runtime_checkable
+class SupportsToList(Protocol):
+    """NumPy's scalars and arrays, and tensors."""
+
+    def tolist(self) -> Any: ...
+
+
+def plain_number(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, for `json.dumps(…, default=plain_number)`.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, SupportsToList):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is no JSON value")

@@ -76,6 +76,21 @@ def load_object(reference: str, *, field: str) -> Any:
     return found
 
 
+def instantiated(found: Any, *, field: str) -> Any:
+    """`found`, or where it is a class, an instance of it, made without arguments.
+
+    Raises:
+        ConfigError: it can't be made; `field` is the configuration field that names it.
+    """
+    if not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except (Exception, SystemExit) as raised:
+        what = f"{found.__name__}() raised {_in_short(raised)}; a class is made without arguments"
+        raise _refused(field, what) from raised
+
+
 class UserCodeError(RunIncompleteError):
     """A user's own function raised what nobody expected of it."""
 
@@ -85,7 +100,7 @@ def user_code(what: str) -> Iterator[None]:
     """Anything raised inside, `sys.exit` included, is told with the user's own file and line.
 
     Raises:
-        UserCodeFailed: in its place.
+        UserCodeError: in its place.
     """
     try:
         yield

@@ -17,16 +17,17 @@ line and field. Nothing is skipped, and a column that is not read is mentioned.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from nanodistill.config.rows import is_datasets_object
 from nanodistill.config.settings import suggest
 from nanodistill.config.wording import shown
 from nanodistill.data_files import (
+    READERS,
     HubDataset,
     Record,
     RecordOrProblem,
@@ -109,6 +110,7 @@ def load_rows(source: Any, *, what: InputKind, on_event: Listener = ignore) -> l
         _mention_contradictions(rows, called, on_event)
     _mention_unread(dict.fromkeys(chain(*(record.fields for record in records))), called, on_event)
     _mention_unread_in_chats(records, called, on_event)
+    _mention_blank_thinking(records, called, on_event)
     return rows
 
 
@@ -135,6 +137,23 @@ def _mention_contradictions(rows: Sequence[Row], called: str, on_event: Listener
     if several := sum(len(said) > 1 for said in outputs.values()):
         text = f"{called}: {several} inputs occur with more than one output."
         on_event(Notice(text, "warning"))
+
+
+def _mention_blank_thinking(records: Sequence[Record], called: str, on_event: Listener) -> None:
+    """An empty cell means no thinking; white space may have been meant for something."""
+    found = [record.where for record in records if _is_blank(record.fields.get("thinking"))]
+    if found:
+        text = f"{called}: thinking is nothing but white space, and taken as none: "
+        on_event(Notice(text + _places(found), "warning"))
+
+
+def _is_blank(thinking: Any) -> bool:
+    return isinstance(thinking, str) and bool(thinking) and not thinking.strip()
+
+
+def _places(found: Sequence[str]) -> str:
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"{', '.join(found[:5])}{more}"
 
 
 def _mention_unread_in_chats(records: Sequence[Record], called: str, on_event: Listener) -> None:
@@ -169,7 +188,7 @@ def records_of(source: Any, *, what: InputKind, on_event: Listener) -> Iterator[
     """The rows of `source` as they are given, each with its place."""
     if isinstance(source, str | Path):
         return _named_records(source, what, on_event)
-    if _is_datasets_object(source):
+    if is_datasets_object(source):
         return split_records(source, what=what, on_event=on_event)
     if isinstance(source, list | tuple):
         return _listed(source)
@@ -197,19 +216,17 @@ def _is_hub_id(source: str | Path) -> bool:
     return HubDataset.looks_like(source)
 
 
-def _is_datasets_object(source: Any) -> bool:
-    library = sys.modules.get("datasets")
-    if library is None:
-        return False
-    return isinstance(source, (library.Dataset, library.IterableDataset, library.DatasetDict))
-
-
 def _listed(rows: Iterable[Any]) -> Iterator[RecordOrProblem]:
     for number, row in enumerate(rows, start=1):
-        if isinstance(row, dict):
-            yield Record(f"row {number}", row)
+        if not isinstance(row, dict):
+            what = f"should be a dict with named fields, is {row!r:.60}"
+            is_file = isinstance(row, str | Path) and Path(row).suffix.lower() in READERS
+            many = "; rows come from one file: name it alone" if is_file else ""
+            yield Problem(f"row {number}", what + many)
+        elif odd := next((name for name in row if not isinstance(name, str)), None):
+            yield Problem(f"row {number}", f"has a field called {odd!r:.60}, which is no text")
         else:
-            yield Problem(f"row {number}", f"should be a dict with named fields, is {row!r:.60}")
+            yield Record(f"row {number}", row)
 
 
 def _row(record: Record) -> tuple[Row | None, list[Problem]]:
@@ -279,9 +296,8 @@ def _distinct(rows: list[Row], on_event: Listener) -> tuple[list[Row], list[Prob
             what = f"has the same input as {earlier.where} and another output"
             problems.append(Problem(f"{row.where}: output", what))
     if repeated:
-        places = ", ".join(row.where for row in repeated[:5])
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        on_event(Notice(f"Seeds that repeat an earlier one count once: {places}{more}."))
+        places = _places([row.where for row in repeated])
+        on_event(Notice(f"Seeds that repeat an earlier one count once: {places}."))
     return list(first.values()), problems
 
 

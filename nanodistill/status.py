@@ -20,7 +20,7 @@ from nanodistill.formatting import dollars
 from nanodistill.journal import UsageTotals, read_journal
 from nanodistill.run_dir import RunFolder, bytes_in
 from nanodistill.training.metrics_log import progress_snapshot
-from nanodistill.training.runs import read_index, training_folder
+from nanodistill.training.runs import list_runs, training_folder
 
 HALVES = {"synth": "synthesis", "train": "training", "eval": "evaluation"}
 
@@ -107,7 +107,7 @@ def _version(entry: Any) -> dict[str, Any]:
 
 
 def _trainings(run: RunFolder) -> Iterable[dict[str, Any]]:
-    entries = read_index(run)
+    entries = list_runs(run)
     for entry in entries:
         folder = training_folder(run, entry.run)
         going_on = run.is_locked("train") and entry == entries[-1]

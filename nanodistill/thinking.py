@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from nanodistill import jsontext
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.plugins import ThinkingFormat, load_object, user_code
+from nanodistill.plugins import ThinkingFormat, instantiated, load_object, user_code
 from nanodistill.types import canonical_json
 
 Parts = tuple[str | None, str]
@@ -150,9 +150,8 @@ def resolve_format(chosen: str | Any) -> Format:
     """
     if isinstance(chosen, str) and chosen in FORMATS:
         return FORMATS[chosen]
-    own = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
-    if isinstance(own, type):
-        own = own()
+    loaded = load_object(chosen, field="thinking_format") if isinstance(chosen, str) else chosen
+    own = instantiated(loaded, field="thinking_format")
     if not isinstance(own, ThinkingFormat):
         problem = f"{type(own).__name__} lacks `format(thinking, output)` or `parse(response)`"
         raise ConfigError("Invalid thinking format:", [Problem("thinking_format", problem)])
@@ -164,10 +163,19 @@ def has_thinking(chosen: Format) -> bool:
     return not isinstance(chosen, NoThinking)
 
 
-def round_trips(chosen: Format, thinking: str | None, output: str) -> bool:
-    """Whether the format parses what it writes of this pair."""
+def round_trips(
+    chosen: Format, thinking: str | None, output: str, *, ends_count: bool = True
+) -> bool:
+    """Whether the format parses what it writes of this pair.
+
+    Args:
+        ends_count: whether white space at the ends has to survive. A user's own text keeps it,
+            while formats and the evaluation read without it.
+    """
     if not has_thinking(chosen):
         thinking = None
+    if not ends_count:
+        thinking, output = thinking and thinking.strip(), output.strip()
     return chosen.parse(chosen.format(thinking, output)) == (thinking, output)
 
 

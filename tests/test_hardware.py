@@ -136,6 +136,47 @@ def test_the_groups_of_version_1(tmp_path: Path) -> None:
     assert found == CgroupLimits(0.5, 2 * GIB, 0, 7.0)
 
 
+def test_what_others_hold_in_a_group_counts_under_its_limit(tmp_path: Path) -> None:
+    """A pod of 8 GiB with two boxes: ours holds 1 GiB of its own 4, the other one 5."""
+    found = confined(
+        tmp_path,
+        "0::/pod/ours\n",
+        UNIFIED,
+        {
+            "a b/pod/memory.max": str(8 * GIB),
+            "a b/pod/memory.current": str(6 * GIB),
+            "a b/pod/ours/memory.max": str(4 * GIB),
+            "a b/pod/ours/memory.current": str(GIB),
+            "a b/pod/other/memory.max": str(GIB),
+            "a b/pod/other/memory.current": str(5 * GIB),
+        },
+    )
+    assert (found.memory, found.memory_left) == (4 * GIB, 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("stat", "memory", "left"),
+    [
+        ("total_inactive_file 0", 4 * GIB, GIB),
+        (f"total_inactive_file {GIB}\ninactive_file 7", 4 * GIB, 2 * GIB),
+        (f"hierarchical_memory_limit {7 * GIB // 2}", 7 * GIB // 2, GIB // 2),
+        (f"hierarchical_memory_limit {MANY}", 4 * GIB, GIB),
+    ],
+)
+def test_the_same_in_version_1(stat: str, memory: int, left: int, tmp_path: Path) -> None:
+    found = confined(
+        tmp_path,
+        "2:memory:/docker/box\n",
+        [("/docker/box", "memory", "cgroup", "rw,memory")],
+        {
+            "memory/memory.limit_in_bytes": str(4 * GIB),
+            "memory/memory.usage_in_bytes": str(3 * GIB),
+            "memory/memory.stat": stat,
+        },
+    )
+    assert (found.memory, found.memory_left) == (memory, left)
+
+
 @pytest.mark.parametrize(
     "files",
     [

@@ -9,6 +9,7 @@ import pytest
 
 from nanodistill.errors import ConfigError
 from nanodistill.plugins import ResponseParser, ThinkingFormat, load_object
+from nanodistill.thinking import resolve_format
 
 
 @pytest.fixture
@@ -78,3 +79,23 @@ def test_the_protocols_are_those_of_the_analysis() -> None:
     assert isinstance(Mine(), ThinkingFormat)
     assert isinstance(Mine(), ResponseParser)
     assert not isinstance("text", ResponseParser)
+
+
+class NeedsMore:
+    """A class that can't be made without arguments, as a thinking format or a parser."""
+
+    def __init__(self, style: str) -> None: ...
+
+    def format(self, thinking: str, output: str) -> str:
+        return thinking + output
+
+    def parse(self, response: str) -> tuple[str, str]:
+        return response, response
+
+    def parse_synthetic_examples(self, text: str) -> list[dict[str, str]]:
+        return [{"input": text}]
+
+
+def test_a_class_that_takes_arguments_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"thinking_format: NeedsMore\(\) raised TypeError"):
+        resolve_format(NeedsMore)

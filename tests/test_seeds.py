@@ -94,6 +94,14 @@ def test_a_row_is_a_seed() -> None:
     assert row.id == Seed("a cat", "animal").id
 
 
+def test_blank_thinking_is_mentioned_with_its_place() -> None:
+    given = [ROWS[0] | {"thinking": " \n"}, ROWS[1] | {"thinking": ""}]
+    told: list[Any] = []
+    rows = load_rows(given, what="training_data", on_event=told.append)
+    assert [row.thinking for row in rows] == [None, None]
+    assert [event.text.endswith(": row 1") for event in told] == [True]
+
+
 def test_thinking_comes_along_where_there_is_one() -> None:
     given = [ROWS[0] | {"thinking": "It purrs."}, ROWS[1] | {"thinking": ""}]
     assert [row.thinking for row in load_rows(given, what="training_data")] == ["It purrs.", None]

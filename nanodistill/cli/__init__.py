@@ -16,6 +16,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -73,9 +74,16 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it by itself
     sys.stdout, sys.stderr = outlives_its_reader(sys.stdout), outlives_its_reader(sys.stderr)
     code = run(sys.argv[1:] or ["--help"])
-    if code == INTERRUPTED or not SLOW_TO_LEAVE.isdisjoint(sys.modules):
+    if code == INTERRUPTED or not SLOW_TO_LEAVE.isdisjoint(sys.modules) or _is_held_up():
         _leave(code)
     sys.exit(code)
+
+
+def _is_held_up() -> bool:
+    """Whether a thread is left that the interpreter would wait for: a teacher function that was
+    given up at its timeout, and may never return."""
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    return not all(thread.daemon for thread in others)
 
 
 def _leave(code: int) -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from nanodistill.config.distillation import AdvancedConfig
-from nanodistill.config.synthesis_fields import PromptTemplates, TeacherPrice
+from nanodistill.config.synthesis_fields import PromptTemplates, Rows, TeacherPrice
 
 
 class DistillOptions(TypedDict, total=False):
@@ -67,7 +67,7 @@ class DistillOptions(TypedDict, total=False):
     test: str | Path | list[dict[str, Any]] | None
     holdout_seeds: int
     val_split: float
-    training_data: Any
+    training_data: Rows | None
     batch_size: int
     learning_rate: float
     num_train_epochs: int

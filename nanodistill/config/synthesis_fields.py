@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from nanodistill.config.access import ADDRESSES, address_problem, header_problem, key_problem
+from nanodistill.config.rows import rows_or_path
 from nanodistill.config.settings import InputPath, ObjectRef, Range, Settings, is_named, multi_error
 from nanodistill.config.wording import shown
 from nanodistill.text_files import path_problem
@@ -31,11 +33,29 @@ RESERVED_NAMES = frozenset(
 Rows = list[dict[str, Any]] | str | Path
 
 
+def reference_to(function: Callable[..., Any]) -> str:
+    """`python:module:function` for a function that was given itself.
+
+    A run goes by its teacher's name: what was asked is found again by it.
+    """
+    name = getattr(function, "__qualname__", "")  # an instance has none
+    found: Any = sys.modules.get(function.__module__)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        raise PydanticCustomError(
+            "no_name",
+            "is {is}, which no import would find; define a function at the top of a module or cell",
+            {"is": shown(function)},
+        )
+    return f"python:{function.__module__}:{name}"
+
+
 class TaskSettings(Settings):
     """Name, seed, instruction, models and output of a run."""
 
     name: str = Field(description="Name of the run and of its folder: 1 to 100 characters.")
-    seed: Annotated[Rows, InputPath()] = Field(
+    seed: Annotated[Rows, InputPath(), WrapValidator(rows_or_path)] = Field(
         description="Seed examples: a list of input/output rows, a file "
         "(JSONL, JSON, CSV, parquet) or a Hub dataset id."
     )
@@ -115,6 +135,11 @@ class TaskSettings(Settings):
             raise PydanticCustomError("no_folder", "{is} {wrong}", told)
         return output_dir
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _function_by_name(cls, teacher: Any) -> Any:
+        return reference_to(teacher) if callable(teacher) else teacher
+
     @field_validator("teacher", "student")
     @classmethod
     def _names_a_model(cls, name: str) -> str:
@@ -122,6 +147,9 @@ class TaskSettings(Settings):
             raise PydanticCustomError("no_model", "is empty, must name a model")
         return name.strip()
 
+
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+"""What a limit on an answer's tokens is called; a call has one of them at most."""
 
 REFUSED_LITELLM_KWARGS = {
     "model": "set `teacher`",
@@ -139,6 +167,12 @@ REFUSED_LITELLM_KWARGS = {
     "function_call": "set `structured_output`",
     "mock_response": "use a python:module:function teacher",
 }
+
+BODY = "extra_body"
+"""What goes into a request's body past LiteLLM, over all else that stands there."""
+REFUSED_IN_BODY = dict.fromkeys(
+    LIMIT_NAMES, "set it in litellm_kwargs itself, where a cut answer gets more room"
+) | {"stream_options": "answers are journaled whole"}
 
 NUMBERS = "a number"
 WHOLE = "a whole number"
@@ -196,6 +230,18 @@ def wrong_form(name: str, value: object) -> str | None:
     return None
 
 
+def wrong_parameters(
+    kwargs: Mapping[str, Any], refused: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Each parameter that has a setting of its own or another type than it takes, and why."""
+    return [
+        (name, what)
+        for name, value in kwargs.items()
+        if (what := f"can't be set here: {refused[name]}" if name in refused else None)
+        or (what := wrong_form(name, value))
+    ]
+
+
 def wrong_key(kwargs: Mapping[str, Any]) -> str | None:
     """Why `api_key` can't be one; a placeholder may stand before a server of one's own."""
     key = kwargs.get("api_key")
@@ -219,10 +265,6 @@ def _is_number_as_text(value: object, forms: tuple[str, ...]) -> bool:
     digits = isinstance(value, str) and value.strip().replace(".", "", 1).lstrip("-").isdecimal()
     numbers = digits and bool({NUMBERS, WHOLE} & set(forms))
     return numbers or (isinstance(value, str) and value.strip().lower() in words)
-
-
-LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
-"""What a limit on an answer's tokens is called; a call has one of them at most."""
 
 
 class TeacherPrice(BaseModel):
@@ -301,11 +343,11 @@ class TeacherSettings(Settings):
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         own = {name: _without_ends(name, value) for name, value in kwargs.items()}
-        refused = own.keys() & REFUSED_LITELLM_KWARGS.keys()
-        each = [(key, f"can't be set here: {REFUSED_LITELLM_KWARGS[key]}") for key in refused]
-        for name, value in own.items():
-            if name not in refused and (what := wrong_form(name, value)):
-                each.append((name, what))
+        each = wrong_parameters(own, REFUSED_LITELLM_KWARGS)
+        body = own.get(BODY)
+        if isinstance(body, Mapping):
+            told = wrong_parameters(body, REFUSED_LITELLM_KWARGS | REFUSED_IN_BODY)
+            each += [(f"{BODY}.{name}", what) for name, what in told]
         if what := wrong_key(own):
             each.append(("api_key", what))
         if each:
@@ -477,7 +519,7 @@ class DataSettings(Settings):
     min_rows: Annotated[int, Range(1)] = Field(
         default=10, description="Fewer new rows than this make no dataset; seeds do not count."
     )
-    test: Annotated[str | Path | list[dict[str, Any]] | None, InputPath()] = Field(
+    test: Annotated[Rows | None, InputPath(), WrapValidator(rows_or_path)] = Field(
         default=None, description="Held-out test rows, in the forms that `seed` takes."
     )
     holdout_seeds: Annotated[int, Range(0)] = Field(
@@ -486,7 +528,7 @@ class DataSettings(Settings):
     val_split: Annotated[float, Range(0, 0.5, overridable=False)] = Field(
         default=0.2, description="Share of the kept rows that is the validation split."
     )
-    training_data: Annotated[Any, InputPath()] = Field(
+    training_data: Annotated[Rows | None, InputPath(), WrapValidator(rows_or_path)] = Field(
         default=None,
         description="Rows of your own (input/thinking/output or messages), curated without a "
         "teacher, in the forms that `seed` takes.",

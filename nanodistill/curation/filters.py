@@ -195,18 +195,15 @@ Verifier = Callable[[str, str], Any]
 class RoundTripFilter:
     """Refuses rows whose text would not read back the same in the thinking format.
 
-    A user's own output keeps the blanks and line breaks at its ends: formats read without them,
-    and so does the evaluation.
+    A user's own output keeps the blanks and line breaks at its ends.
     """
 
     form: Format
     name: str = "renderable"
 
     def __call__(self, row: Trace) -> Trace | Rejected:
-        thinking, output = row.thinking, row.output
-        if row.source in ("seed", "user"):
-            thinking, output = thinking and thinking.strip(), output.strip()
-        if round_trips(self.form, thinking, output):
+        is_own = row.source in ("seed", "user")
+        if round_trips(self.form, row.thinking, row.output, ends_count=not is_own):
             return row
         return Rejected("unrenderable", "holds marks of the thinking format, or blank ends")
 

@@ -1,9 +1,10 @@
 """Mending a version by hand: out to a file, back as a child.
 
-The file is JSON lines: `id`, `split`, `input`, `thinking`, `output`. A person
+What goes out is JSON lines: `id`, `split`, `input`, `thinking`, `output`. A person
 changes texts, moves a row to another split, deletes a line to drop its row, or
-adds a line without `id`. What comes back is checked as a whole, with every
-problem named by its line.
+adds a line without `id`. What comes back, in any form that rows are read in, is
+checked as a whole, with every problem named by its line. A CSV file has no null:
+an empty `id` or `thinking` is none.
 
 A line that still says what its row says keeps that row as it was. One whose input
 or output was changed is the person's own from then on: its source is `user`, it
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanodistill.data_files import Record, as_text, invalid_text, read_jsonl
+from nanodistill.data_files import READERS, Record, as_text, invalid_text, read_jsonl, read_records
 from nanodistill.dataset.manifest import Manifest, StageCount, VersionFacts
 from nanodistill.dataset.read import DatasetVersion
 from nanodistill.dataset.rows import SPLITS, trace_of
@@ -30,8 +31,10 @@ from nanodistill.thinking import Format, has_thinking, resolve_format, round_tri
 from nanodistill.types import Rejection, Split, Trace, canonical_text
 
 COLUMNS = ("id", "split", "input", "thinking", "output")
+OPTIONAL = ("id", "thinking")
 DROPPED = "dropped_by_hand"
-FLAG_COLUMNS = "or output holds the thinking format's own marks, or begins or ends with white space"
+MARKS = "or output holds the thinking format's own marks"
+NO_THINKING = "is kept by no row of this version, whose thinking format is none; leave it out"
 
 Placed = tuple[Split, Trace]
 
@@ -54,8 +57,12 @@ def export_for_edit(version: DatasetVersion, path: Path) -> int:
     """Write the rows of `version` as a file to mend. Returns how many there are.
 
     Raises:
-        InputError: the file is there already, or can't be written.
+        InputError: the file is there already, can't be written, or is called something else.
     """
+    if READERS.get(path.suffix.lower()) is not read_jsonl:
+        raise InputError(
+            f"{path}: rows are written as JSON lines; name a file that ends in .jsonl."
+        )
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             written = 0
@@ -83,9 +90,7 @@ def read_edit(version: DatasetVersion, path: Path) -> Edit:
     """
     parent = {row["id"]: (split, trace_of(row)) for split in SPLITS for row in version.rows(split)}
     reading = _Reading(parent, resolve_format(version.manifest.thinking_format), version.manifest)
-    if not path.exists():
-        raise DataError("The edit can't be read:", [Problem(str(path), "there is no such file")])
-    for found in read_jsonl(path):
+    for found in read_records(path):
         reading.take(found)
     if reading.problems:
         raise DataError(f"{path} can't be used as it is:", reading.problems)
@@ -110,17 +115,20 @@ class _Reading:
         if isinstance(found, Problem):
             self.problems.append(found)
             return
-        wrong = list(_faults(found.fields, self._parent, self._kept))
+        fields = {n: v for n, v in found.fields.items() if not (n in OPTIONAL and v == "")}
+        wrong = list(_faults(fields, self._parent, self._kept))
+        if fields.get("thinking") is not None and not has_thinking(self._shape):
+            wrong.append(Problem("thinking", NO_THINKING))
         if not wrong:
-            id = found.fields.get("id")
-            placed = found.fields["split"], self._trace(found.fields)
+            id = fields.get("id")
+            placed = fields["split"], self._trace(fields)
             wrong += self._conflicts(placed, self._parent.get(str(id)), found.where)
             self._note(id, placed, found.where)
         self.problems += [Problem(f"{found.where}: {p.where}", p.what) for p in wrong]
 
     def _trace(self, fields: dict[str, Any]) -> Trace:
         input, output = as_text(fields["input"]), as_text(fields["output"])
-        thinking = (fields.get("thinking") or None) if has_thinking(self._shape) else None
+        thinking = fields.get("thinking")
         if fields.get("id") is None:
             return _owned(Trace(input, output, "user"), thinking)
         _, before = self._parent[fields["id"]]
@@ -132,8 +140,10 @@ class _Reading:
 
     def _conflicts(self, placed: Placed, before: Placed | None, where: str) -> Iterator[Problem]:
         split, trace = placed
-        if placed != before and not round_trips(self._shape, trace.thinking, trace.output):
-            yield Problem("thinking", FLAG_COLUMNS)
+        if placed != before and not round_trips(
+            self._shape, trace.thinking, trace.output, ends_count=False
+        ):
+            yield Problem("thinking", MARKS)
         if before is None or trace.output != before[1].output:
             yield from _unlike_others(trace.output, self._manifest)
         earlier = self._ids.setdefault(trace.id, where)
@@ -202,7 +212,7 @@ def _faults(
     thinking = fields.get("thinking")
     if thinking is not None and not isinstance(thinking, str):
         yield Problem("thinking", "should be text or null")
-    elif thinking and (wrong := invalid_text(thinking)):
+    elif thinking is not None and (wrong := invalid_text(thinking)):
         yield Problem("thinking", wrong)
     if fields.get("split") not in SPLITS:
         yield Problem("split", f"should be one of {', '.join(SPLITS)}")

@@ -88,7 +88,7 @@ def evaluate(
     )
     on_event(_announcement(examples, choice))
     base = find_student(config, run, on_event)
-    override = find_endpoint(endpoint, model) if endpoint else model or adapter
+    override = find_endpoint(endpoint, model) if endpoint is not None else model or adapter
     student = find_student_ref(config, run, base, override, on_event)
     _warn_of_overlap(examples, dataset, student, run, on_event)
     thinking_format = output_format(

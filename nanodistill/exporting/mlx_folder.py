@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.utils import dequantize_model, load_adapters, load_model
+from mlx_lm.utils import dequantize_model, load_model
 
 from nanodistill.errors import ModelError
 from nanodistill.exporting.worker import MlxForm
+from nanodistill.models.loading import apply_adapter
 from nanodistill.models.resolve import BESIDE_WEIGHTS
 from nanodistill.run_dir import sync_folder
 
@@ -95,10 +96,7 @@ def fused(base: Path, adapter: Path) -> Fused:
     usual = _usual_dtype(model)
     stored = {path: _stored(modules[path], usual) for path in touched}
     _replace(model, {path: to_plain_weights(modules[path]) for path in touched})
-    try:
-        load_adapters(model, str(adapter))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"The adapter in {adapter} doesn't fit {base}: {error}") from error
+    apply_adapter(model, adapter, str(base))
     adapted = {p: m.fuse() for p, m in model.named_modules() if hasattr(m, "fuse")}
     _replace(model, adapted)
     return Fused(model, config, stored, usual)
@@ -115,7 +113,13 @@ def dequantized(fused: Fused) -> Fused:
 
 def touched_modules(weights: Path) -> list[str]:
     """The paths of the modules that an adapter file has weights for."""
-    held: Mapping[str, Any] = mx.load(str(weights))  # type: ignore[assignment]
+    try:
+        held: Mapping[str, Any] = mx.load(str(weights))  # type: ignore[assignment]
+    except (RuntimeError, ValueError) as broken:
+        raise ModelError(
+            f"{weights} can't be read: {broken}.",
+            next_step="Train again: nanodistill train RUN.toml",
+        ) from broken
     return sorted({name.rpartition(".")[0] for name in held})
 
 

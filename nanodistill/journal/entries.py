@@ -10,9 +10,10 @@ from nanodistill.types import Completion, Usage
 Cause = Literal["first", "retry", "longer", "repair"]
 Outcome = Literal["answered", "refused", "failed", "row_failed", "stopped"]
 
-ASKED_AGAIN = frozenset({"bad_request"})
+ASKED_AGAIN = frozenset({"bad_request", "function"})
 """Failures that say nothing of the request itself: the key, the server or a setting may have
-been the reason. None of today's is kept as a response; those of earlier releases do not count."""
+been the reason, or a mistake in a teacher function. None of today's is kept as a response; those
+of earlier releases do not count."""
 
 
 @dataclass(frozen=True, slots=True)

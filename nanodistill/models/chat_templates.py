@@ -20,8 +20,9 @@ byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,6 +61,12 @@ DIRECTIVE = re.compile(r"%[-_0^#]?[aAbBcCdDeFgGhHIjklmMnpPrRSTuUVwWxXyYzZ]")
 PERCENT_PLACEHOLDER = "\ue000"
 FIXED_DATE = "{%- macro strftime_now(format='') -%}"
 SYSTEM_MARK, USER_MARK = "qsystemq", "quserq"
+PROBE = (
+    {"role": "system", "content": SYSTEM_MARK},
+    {"role": "user", "content": USER_MARK},
+    {"role": "assistant", "content": "qanswerq"},
+    {"role": "user", "content": "qagainq"},
+)
 
 
 class Chat:
@@ -81,6 +88,40 @@ class Chat:
         self._control_ids = {added[text] for text in special | ends | markers}
         self._in_answers = _any_of(special | ends)
         self._in_prompts = _any_of(special | ends | markers)
+
+    def forged_turn(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """What a user says that the template writes, in plain text, where a turn begins."""
+        said = (message["content"] for message in messages if message["role"] == "user")
+        for content in said:
+            if isinstance(content, str) and (found := self._turns.search(content)):
+                return str(found[0]).strip()
+        return None
+
+    @cached_property
+    def _turns(self) -> re.Pattern[str]:
+        return re.compile("|".join(sorted(set(self._plain_turns()))) or r"(?!)", re.MULTILINE)
+
+    def _plain_turns(self) -> Iterator[str]:
+        """Patterns of the lines with which turns begin, where no control token is beside them."""
+        rendered = self._rendered(PROBE) or self._rendered(PROBE[1:])
+        if rendered is None:
+            return
+        begin = self._tokenizer.bos_token or ""
+        contents = "|".join(message["content"] for message in PROBE)
+        for between in re.split(contents, rendered.removeprefix(begin)):
+            if between.strip() and self._in_prompts.search(between) is None:
+                yield _turn_pattern(between)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, KeyError, ValueError):
+            return None
+        return text
 
     def tokens(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> list[int]:
         """Tokenize `messages` with the template.
@@ -165,6 +206,16 @@ class Chat:
             return whole[len(lead) :]
         alone: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return alone
+
+
+def _turn_pattern(between: str) -> str:
+    """Finds the line that begins a turn, `between` two messages: at the start of a line where the
+    template has it there, with any blanks in it, and not within a word."""
+    *before, line = between.rstrip().split("\n")
+    words = r"[ \t]+".join(map(re.escape, line.split()))
+    left = r"^[ \t]*" if before else r"(?<!\w)" if line.lstrip()[0].isalnum() else ""
+    right = r"(?!\w)" if line[-1].isalnum() else ""
+    return f"{left}{words}{right}"
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

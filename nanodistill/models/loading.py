@@ -118,7 +118,7 @@ def load_model(
     dtype, note = _choose_dtype(model, as_stored=as_stored)
     _convert(model, dtype)
     if adapter is not None:
-        _apply_adapter(model, adapter, source)
+        apply_adapter(model, adapter, source.name)
     _evaluate(model)
     on_event(Notice(f"{source.name}: {note}"))
     tokenizer = load_tokenizer(source.path, config, tokenizer_kwargs)
@@ -214,14 +214,19 @@ def _convert(model: Module, dtype: Dtype) -> None:
         model.set_dtype(mx.float32)
 
 
-def _apply_adapter(model: Module, adapter: Path, source: ResolvedModel) -> None:
+def apply_adapter(model: Module, adapter: Path, name: str) -> None:
+    """Apply the adapter in a folder to a model, which messages call `name`.
+
+    Raises:
+        ModelError: the folder holds no adapter, or another model's.
+    """
     from mlx_lm.utils import load_adapters
 
     try:
         load_adapters(model, str(adapter))
-    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"The adapter in {adapter} doesn't fit {source.name}: {error}",
+            f"The adapter in {adapter} doesn't fit {name}: {error}",
             next_step="Use the model that the adapter was trained on.",
         ) from error
     model.eval()

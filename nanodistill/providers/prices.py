@@ -56,6 +56,18 @@ def price_of(model: str, teacher_price: TeacherPrice | None = None) -> Price | N
     return Price(given, output, given if cached is None else cached)
 
 
+def batch_price_of(model: str, teacher_price: TeacherPrice | None = None) -> Price | None:
+    """What the same tokens cost at the provider's batch endpoint; None where none is known."""
+    if teacher_price is not None or model.startswith((ON_THIS_MACHINE, USERS_OWN)):
+        return None
+    known = entry_of(model) or {}
+    given = known.get("input_cost_per_token_batches")
+    output = known.get("output_cost_per_token_batches")
+    if given is None or output is None:
+        return None
+    return Price(given, output, known.get("cache_read_input_token_cost_batches", given))
+
+
 def entry_of(model: str) -> Mapping[str, Any] | None:
     """LiteLLM's entry for a model, under its id with or without the provider."""
     litellm = load_litellm()

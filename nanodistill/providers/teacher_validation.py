@@ -17,9 +17,10 @@ from typing import Any
 from nanodistill.config import DistillationConfig
 from nanodistill.config.synthesis_fields import LIMIT_NAMES
 from nanodistill.errors import CallError, ConfigError, Problem
-from nanodistill.plugins import load_object
+from nanodistill.plugins import instantiated, load_object
 from nanodistill.providers.lazy_imports import load_instructor, load_litellm
 from nanodistill.providers.model_resolution import MLX, Resolved, resolve, wrong_access
+from nanodistill.providers.python_function import signature_problem
 from nanodistill.providers.request_params import is_transport, params_for
 from nanodistill.providers.structured_output import MODES, mode_named
 from nanodistill.providers.unsupported_params import named_in
@@ -64,10 +65,20 @@ def check_teacher(config: DistillationConfig, *, needs_key: bool = True) -> None
 
 
 def load_teacher_function(teacher: str) -> Any:
-    """The callable that `python:module:function` names."""
-    found = load_object(teacher.removeprefix(PYTHON), field="teacher")
-    if not callable(found):
+    """The callable that `python:module:function` names; of a class, an instance.
+
+    Raises:
+        ConfigError: there is none, or it can't be asked as a teacher.
+    """
+    named: object = load_object(teacher.removeprefix(PYTHON), field="teacher")
+    found: object = instantiated(named, field="teacher")
+    if callable(found):
+        what = signature_problem(found)
+    elif found is named:
         what = f"'{teacher}' is a {type(found).__name__} and no function"
+    else:
+        what = f"'{teacher}' is a class without __call__; name a function"
+    if what is not None:
         raise ConfigError("The teacher can't be used:", [Problem("teacher", what)])
     return found
 

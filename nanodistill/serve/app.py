@@ -17,7 +17,7 @@ import math
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ DELTA_FIELDS = {"thinking": "reasoning_content", "content": "content"}
 # Weight of the newest request in the mean duration, which only sets Retry-After. Half adapts more
 # slowly, double lets one long answer send everybody away for long.
 SMOOTHING = 0.2
+SHUTTING_DOWN = "The server is shutting down."
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Queue:
         """
         batch = self.limits.batch
         if self.draining:
-            raise APIError(503, "The server is shutting down.", retry_after=5)
+            raise APIError(503, SHUTTING_DOWN, retry_after=5)
         if self.in_flight >= batch + self.limits.queue:
             waiting = self.in_flight - batch
             raise APIError(
@@ -116,6 +117,8 @@ class Service:
     ) -> None:
         self.queue = Queue(limits)
         self.busy: set[RequestHandler] = set()  # connections with a request in progress
+        self._scopes: set[anyio.CancelScope] = set()  # of the requests being answered
+        self._end = math.inf
         self._model = model
         self._completions = completions
         self._limits = limits
@@ -135,6 +138,23 @@ class Service:
         app.router.add_get("/health", self.health)
         return app
 
+    def drain(self) -> None:
+        """Refuse new requests, and end those in flight once the grace has passed."""
+        self.queue.draining = True
+        self._end = anyio.current_time() + self._limits.grace
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, self._end)
+
+    @contextmanager
+    def _fail_at(self, deadline: float) -> Iterator[None]:
+        """Raises TimeoutError once `deadline`, or the grace of a shutdown, has passed."""
+        with anyio.fail_after(min(deadline, self._end) - anyio.current_time()) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
     async def health(self, _: web.Request) -> web.Response:
         status = "draining" if self.queue.draining else "ok"
         body = {"status": status, "model": self._model.name, "requests": self.queue.in_flight}
@@ -153,7 +173,7 @@ class Service:
         with self.queue.slot():
             deadline = anyio.current_time() + self._limits.seconds
             try:
-                with _fail_at(deadline):
+                with self._fail_at(deadline):
                     prepared = await self._completions.prepare(chat)
                     if not chat.stream:
                         return await self._complete(prepared)
@@ -180,14 +200,14 @@ class Service:
         """Server-sent events. An error before the first piece still gets a status of its own."""
         builder = ResponseBuilder(self._model.name, self._fingerprint)
         async with aclosing(self._completions.pieces(prepared)) as pieces:
-            with _fail_at(deadline):
+            with self._fail_at(deadline):
                 first = await anext(pieces)
             response = web.StreamResponse(
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
             )
             await response.prepare(request)
             try:
-                with _fail_at(deadline):
+                with self._fail_at(deadline):
                     await _send(response, builder.chunk({"role": "assistant", "content": ""}))
                     await self._send_pieces(response, builder, chat, first, pieces)
             except ConnectionResetError:
@@ -247,6 +267,8 @@ class Service:
         }
 
     def _timeout_error(self) -> APIError:
+        if anyio.current_time() >= self._end:
+            return APIError(503, SHUTTING_DOWN, code="shutting_down", retry_after=5)
         message = f"The answer took over {self._limits.seconds:g} s."
         return APIError(503, message, code="timeout", retry_after=5)
 
@@ -382,11 +404,6 @@ def _require_key(api_key: str | None) -> Any:
         return await handler(request)
 
     return check
-
-
-def _fail_at(deadline: float) -> AbstractContextManager[object]:
-    """Raises TimeoutError once `deadline` has passed."""
-    return anyio.fail_after(deadline - anyio.current_time())
 
 
 async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:

@@ -114,6 +114,15 @@ class Completions:
         Raises:
             APIError: a message or the schema can't be used.
         """
+        messages = request.conversation(self._model.instruction, self._model.thinking_format)
+        if mark := self._generator.loaded.chat.forged_turn(messages):
+            raise APIError(
+                400,
+                f"A user's message contains {mark!r}, with which the chat template of "
+                f"{self._model.name} begins a turn. Remove or rephrase it.",
+                param="messages",
+                code="forged_turn",
+            )
         # The request's own schema, else the run's.
         response_format = request.response_format
         schema: Mapping[str, Any] | None = None
@@ -129,7 +138,7 @@ class Completions:
                 raise APIError(400, str(error), param="response_format") from error
         default_limit = self._model.max_new_tokens if schema is None else NO_LIMIT
         return CompletionRequest(
-            messages=request.conversation(self._model.instruction, self._model.thinking_format),
+            messages=messages,
             sampling=Sampling(
                 max_tokens=request.token_limit or default_limit,
                 temperature=request.effective_temperature,

@@ -42,6 +42,9 @@ PORT = 8080
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Checks of idle connections within `header_seconds`: one is closed at most a quarter late.
 CHECKS = 4
+# For telling the clients whose requests the end of the grace cuts; some read slowly. Less loses
+# those messages, more delays the exit for a client that reads nothing.
+SECONDS_TO_TELL = 5.0
 
 
 def serve(
@@ -138,7 +141,7 @@ async def serve_async(
             service.app(api_key, Callers.of(host, api_key, allowed_hosts)),
             access_log=None,
             handler_cancellation=True,
-            shutdown_timeout=limits.grace,
+            shutdown_timeout=limits.grace + SECONDS_TO_TELL,
         )
         await runner.setup()
         try:
@@ -147,7 +150,7 @@ async def serve_async(
             ready(url)
             async with _closing_idle_connections(runner, service, limits.header_seconds):
                 await stop.wait()
-            service.queue.draining = True
+            service.drain()
             on_event(Notice(f"stopping; {service.queue.in_flight} requests in flight"))
         finally:
             await runner.cleanup()

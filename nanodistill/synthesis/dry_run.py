@@ -35,7 +35,7 @@ from nanodistill.engine.usage import UsageStats
 from nanodistill.events import Listener, ignore
 from nanodistill.journal import UsageTotals
 from nanodistill.providers.base import Provider
-from nanodistill.providers.prices import Price, price_of
+from nanodistill.providers.prices import Price, batch_price_of, price_of
 from nanodistill.run_dir import RunFolder
 from nanodistill.synthesis.axes import check_plan
 from nanodistill.synthesis.coverage import iter_slots
@@ -146,7 +146,10 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class PlanEstimate:
-    """What `nanodistill plan` shows. Dollars are None where no price is known."""
+    """What `nanodistill plan` shows. Dollars are None where no price is known.
+
+    `batch_cost_usd` is what the same calls cost at the provider's batch endpoint.
+    """
 
     wanted: int
     kept: int
@@ -154,6 +157,7 @@ class PlanEstimate:
     cost_usd: tuple[float, float] | None
     minutes: tuple[float, float]
     prompts: tuple[str, ...] = ()
+    batch_cost_usd: tuple[float, float] | None = None
 
     @property
     def calls(self) -> tuple[int, int]:
@@ -172,17 +176,18 @@ class PlanEstimate:
         return {
             "wanted": self.wanted,
             "kept": self.kept,
-            "calls": {"to_ask": list(self.calls), "reused": self.reused},
+            "calls": {**_low_high(self.calls), "reused": self.reused},
             "stages": {
-                stage.stage: {"reused": stage.reused, "to_ask": [stage.fewest, stage.most]}
+                stage.stage: {**_low_high((stage.fewest, stage.most)), "reused": stage.reused}
                 for stage in self.stages
             },
-            "tokens": {
-                "prompt": [usage.prompt_tokens for usage in self.usage],
-                "completion": [usage.completion_tokens for usage in self.usage],
+            "usage": {
+                "prompt_tokens": _low_high([usage.prompt_tokens for usage in self.usage]),
+                "completion_tokens": _low_high([usage.completion_tokens for usage in self.usage]),
             },
-            "cost_usd": list(self.cost_usd) if self.cost_usd else None,
-            "minutes": list(self.minutes),
+            "cost_usd": self.cost_usd and _low_high(self.cost_usd),
+            "batch_cost_usd": self.batch_cost_usd and _low_high(self.batch_cost_usd),
+            "minutes": _low_high(self.minutes),
             **({"prompts": list(self.prompts)} if self.prompts else {}),
         }
 
@@ -237,10 +242,10 @@ async def plan(
     task = await to_thread.run_sync(load_task, config, on_event)
     check_plan(task)
     if config.training_data is not None:
-        return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+        return _nothing_to_ask(task)
     run = RunFolder(config.run_folder)
     if await to_thread.run_sync(finished_version, run, task) is not None:
-        return PlanEstimate(task.wanted, task.wanted, (), (0.0, 0.0), (0.0, 0.0))
+        return _nothing_to_ask(task)
     shown = await to_thread.run_sync(first_prompts, run, task, prompts)
     with RowSpool() as kept, RowSpool() as rejected:
         ledger = Ledger(kept, rejected)
@@ -252,8 +257,8 @@ async def plan(
                 met = curtain
             left = RemainingWork(bench, rehearsal, ledger, met)
             stages = tuple([stage async for stage in left.stages()])
-    prices = await to_thread.run_sync(_prices, config)
-    return replace(_summed(task, left.rows_kept, stages, prices), prompts=shown)
+        kept_rows = left.rows_kept
+    return replace(await to_thread.run_sync(_summed, task, kept_rows, stages), prompts=shown)
 
 
 @asynccontextmanager
@@ -413,37 +418,51 @@ def _comes_after(stage: str, other: str) -> bool:
     return STAGES_OF_ROWS.index(stage) > STAGES_OF_ROWS.index(other)
 
 
-def _prices(config: DistillationConfig) -> tuple[Price | None, Price | None]:
+Prices = tuple[Price | None, Price | None]
+
+
+def _prices(config: DistillationConfig, *, in_batches: bool = False) -> Prices:
     """The teacher's price, and the judge's."""
-    teacher = price_of(config.teacher, config.teacher_price)
+    price = batch_price_of if in_batches else price_of
+    teacher = price(config.teacher, config.teacher_price)
     if config.judge in (None, config.teacher):
         return teacher, teacher
-    return teacher, price_of(config.judge, config.judge_price)
+    return teacher, price(config.judge, config.judge_price)
 
 
-def _summed(
-    task: Task,
-    kept: int,
-    stages: tuple[StageEstimate, ...],
-    prices: tuple[Price | None, Price | None],
-) -> PlanEstimate:
+def _nothing_to_ask(task: Task) -> PlanEstimate:
+    nothing = (0.0, 0.0)
+    return PlanEstimate(task.wanted, task.wanted, (), nothing, nothing, batch_cost_usd=nothing)
+
+
+def _summed(task: Task, kept: int, stages: tuple[StageEstimate, ...]) -> PlanEstimate:
     """The plan of some stages, at the teacher's price and the judge's."""
+    config = task.config
     estimate = PlanEstimate(task.wanted, kept, stages, None, (0.0, 0.0))
-    cost: tuple[float, float] | None = (0.0, 0.0)
-    for stage in stages:
-        price = prices[1] if stage.stage == JUDGE else prices[0]
-        if not stage.most or cost is None:
-            continue
-        if price is None:
-            cost = None
-        else:
-            each = price.of(stage.each)
-            cost = (cost[0] + each * stage.fewest, cost[1] + each * stage.most)
     minutes = tuple(
-        _minutes(task.config, calls, usage)
+        _minutes(config, calls, usage)
         for calls, usage in zip(estimate.calls, estimate.usage, strict=True)
     )
-    return replace(estimate, cost_usd=cost, minutes=(minutes[0], minutes[1]))
+    return replace(
+        estimate,
+        cost_usd=_cost(stages, _prices(config)),
+        batch_cost_usd=_cost(stages, _prices(config, in_batches=True)),
+        minutes=(minutes[0], minutes[1]),
+    )
+
+
+def _cost(stages: Iterable[StageEstimate], prices: Prices) -> tuple[float, float] | None:
+    """What the stages cost at least and at most; None where a price is not known."""
+    low = high = 0.0
+    for stage in stages:
+        price = prices[1] if stage.stage == JUDGE else prices[0]
+        if not stage.most:
+            continue
+        if price is None:
+            return None
+        each = price.of(stage.each)
+        low, high = low + each * stage.fewest, high + each * stage.most
+    return low, high
 
 
 def _minutes(config: DistillationConfig, calls: int, usage: Usage) -> float:
@@ -456,6 +475,10 @@ def _minutes(config: DistillationConfig, calls: int, usage: Usage) -> float:
     by_requests = calls / config.requests_per_minute if config.requests_per_minute else 0.0
     by_tokens = usage.total_tokens / config.tokens_per_minute if config.tokens_per_minute else 0.0
     return max(seconds / 60, by_requests, by_tokens)
+
+
+def _low_high(bounds: Sequence[float]) -> dict[str, float]:
+    return dict(zip(("low", "high"), bounds, strict=True))
 
 
 def _range(low: int, high: int) -> str:

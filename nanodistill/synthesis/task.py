@@ -14,7 +14,7 @@ from nanodistill.curation.labels import find_labels, listed_labels, match_label,
 from nanodistill.curation.response_model import Response, load_response, object_schema
 from nanodistill.errors import ConfigError, DataError, Problem
 from nanodistill.events import Listener, Notice
-from nanodistill.plugins import ResponseParser, load_object
+from nanodistill.plugins import ResponseParser, instantiated, load_object
 from nanodistill.prompts import Prompts, make_prompts, text_or_file
 from nanodistill.providers.lazy_imports import quiet
 from nanodistill.seeds import Row, load_rows
@@ -159,6 +159,8 @@ def load_task(config: DistillationConfig, on_event: Listener) -> Task:
     test = load_rows(config.test, what="test", on_event=on_event) if config.test is not None else []
     given = _given(config, form, on_event)
     _check_outputs([*seeds, *held_out, *test, *given], labels, response)
+    if not has_thinking(form):
+        _mention_thinking([*seeds, *given], on_event)
     return Task(
         config=config,
         seeds=tuple(seeds),
@@ -219,6 +221,14 @@ def _given(config: DistillationConfig, form: Format, on_event: Listener) -> list
     return [_with_thinking(row, form) for row in rows]
 
 
+def _mention_thinking(rows: Sequence[Row], on_event: Listener) -> None:
+    """What rows without thinking leave out of those that bring some."""
+    found = [row.where for row in rows if row.thinking]
+    if found:
+        text = f"{len(found)} rows bring thinking (the first: {found[0]}), which the thinking "
+        on_event(Notice(text + "format, none, leaves out.", "warning"))
+
+
 def _labels(
     config: DistillationConfig, rows: Sequence[Row], response: Response | None, on_event: Listener
 ) -> tuple[str, ...]:
@@ -248,7 +258,7 @@ def _check_outputs(rows: Sequence[Row], labels: tuple[str, ...], response: Respo
 
 def _parser(config: DistillationConfig) -> ResponseParser | None:
     found = _object(config.response_parser, "response_parser")
-    parser = found() if isinstance(found, type) else found
+    parser = instantiated(found, field="response_parser")
     if parser is None or isinstance(parser, ResponseParser):
         return parser
     what = f"{type(parser).__name__} lacks `parse_synthetic_examples(text)`"

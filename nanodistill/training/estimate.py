@@ -134,6 +134,8 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{path} can't be read: {error}") from error

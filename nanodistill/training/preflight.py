@@ -129,12 +129,14 @@ class SplitReport:
         indices: their places in the dataset's split.
         all_lengths: tokens of every row, those that don't fit included.
         no_room: rows that are too long because of the prompt alone.
+        too_long: rows that are too long.
     """
 
     rows: TokenRows
     indices: Sequence[int]
     all_lengths: Sequence[int]
     no_room: int
+    too_long: int
     tokenized: TokenizedSplit
 
     @classmethod
@@ -142,19 +144,17 @@ class SplitReport:
         cls, tokenized: TokenizedSplit, max_length: int, *, mask_prompt: bool
     ) -> SplitReport:
         examples = tokenized.examples
-        indices = [n for n, example in enumerate(examples) if len(example.tokens) <= max_length]
+        short = [n for n, example in enumerate(examples) if len(example.tokens) <= max_length]
+        indices = [n for n in short if n not in tokenized.forged]
         fits = [examples[n] for n in indices]
         return cls(
             rows=TokenRows.from_examples(fits if mask_prompt else [e.unmasked() for e in fits]),
             indices=indices,
             all_lengths=[len(example.tokens) for example in examples],
             no_room=sum(example.prompt >= max_length for example in examples),
+            too_long=len(examples) - len(short),
             tokenized=tokenized,
         )
-
-    @property
-    def too_long(self) -> int:
-        return len(self.all_lengths) - len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,8 @@ class Preflight:
     @property
     def rows(self) -> dict[str, int]:
         kept = {name: len(report.rows) for name, report in self.splits.items()}
-        return kept | {"dropped": sum(report.too_long for report in self.splits.values())}
+        every = sum(len(report.all_lengths) for report in self.splits.values())
+        return kept | {"dropped": every - sum(kept.values())}
 
     @property
     def token_rows(self) -> dict[str, TokenRows]:
@@ -246,6 +247,9 @@ class Preflight:
             "longest_tokens": max(n for r in self.splits.values() for n in r.all_lengths),
             "max_seq_length": self.options.settings.max_seq_length,
             "too_long": {name: report.too_long for name, report in self.splits.items()},
+            "forged_turns": {
+                name: len(report.tokenized.forged) for name, report in self.splits.items()
+            },
             "no_room": {name: report.no_room for name, report in self.splits.items()},
             "empty": sum(split.empty for split in tokenized),
             "joined": sum(split.prompt_reencoded for split in tokenized),
@@ -380,6 +384,14 @@ def _problems(
             f"{sum(report.no_room for report in reports)} of them in the prompt alone; set "
             f"max_seq_length = {max(n for r in reports for n in r.all_lengths)} to keep all rows",
         )
+    forged = [mark for report in reports for mark in report.tokenized.forged.values()]
+    if len(forged) > MAX_DROPPED * total:
+        yield Problem(
+            "student",
+            f"writes turns in plain text, such as '{forged[0]}', and {len(forged)} of {total} rows "
+            "hold that in their input (more than a tenth); choose a student whose turns are marked "
+            "by special tokens, or remove such text from the rows",
+        )
     if not len(splits["valid"].rows):
         by_validation = {
             "early_stopping_patience": settings.early_stopping_patience is not None,
@@ -414,7 +426,7 @@ def _rows_finding(name: str, report: SplitReport, max_length: int) -> Finding:
         remark = "no validation rows: the final weights are kept, not the best"
         return Finding(f"{name} rows", "0", remark if name == "valid" else "")
     median, high = np.percentile(report.all_lengths, [50, 95])
-    count = f"{len(report.rows)} of {total}" if report.too_long else f"{total}"
+    count = f"{len(report.rows)} of {total}" if len(report.rows) < total else f"{total}"
     value = (
         f"{count}; median {median:.0f} tokens, 95% up to {high:.0f}, longest "
         f"{max(report.all_lengths)}; {int(report.rows.targets.sum())} target tokens"
@@ -423,6 +435,11 @@ def _rows_finding(name: str, report: SplitReport, max_length: int) -> Finding:
     if report.too_long:
         prompts = f" ({report.no_room} of them in the prompt alone)" if report.no_room else ""
         remarks.append(f"{report.too_long} longer than max_seq_length = {max_length}{prompts}")
+    if forged := report.tokenized.forged:
+        remarks.append(
+            f"{len(forged)} skipped whose input starts a turn: '{next(iter(forged.values()))}', "
+            "which the chat template writes in plain text"
+        )
     if report.tokenized.empty:
         remarks.append(f"{report.tokenized.empty} with an empty output teach an empty answer")
     return Finding(f"{name} rows", value, "; ".join(remarks))

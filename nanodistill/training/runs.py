@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
 
 from nanodistill.run_dir import RunFolder, checked, read_json, safe_name, write_json
 
+T = TypeVar("T")
 REBUILT = "Delete it: the next training run writes it again."
 
 
@@ -102,6 +103,15 @@ class RunEntry:
     train_on: str
 
 
+@dataclass(frozen=True)
+class ListedRun:
+    """What `status` shows of an entry."""
+
+    run: Annotated[str, AfterValidator(safe_name)]
+    dataset: str
+    student: str
+
+
 def training_folder(run: RunFolder, run_id: str) -> TrainingFolder:
     return TrainingFolder(run.training / run_id)
 
@@ -111,12 +121,24 @@ def index_path(run: RunFolder) -> Path:
 
 
 def read_index(run: RunFolder) -> list[RunEntry]:
-    """All runs, the latest last."""
+    """All runs, the latest last.
+
+    Raises:
+        CorruptFileError: the index does not list runs.
+    """
+    return _entries(run, list[RunEntry])
+
+
+def list_runs(run: RunFolder) -> list[ListedRun]:
+    """All runs, the latest last, for a reader that only shows them."""
+    return _entries(run, list[ListedRun])
+
+
+def _entries(run: RunFolder, kind: type[list[T]]) -> list[T]:
     path = index_path(run)
     if not path.exists():
         return []
-    runs = read_json(path).get("runs")
-    return checked(path, runs, list[RunEntry], next_step=REBUILT)
+    return checked(path, read_json(path).get("runs"), kind, next_step=REBUILT)
 
 
 def latest_run(run: RunFolder) -> tuple[RunEntry, TrainingFolder] | None:

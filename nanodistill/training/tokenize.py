@@ -153,6 +153,8 @@ class TokenizedSplit:
         eos_added: rows that got an end token because the template writes none.
         double_bos: whether prompts start with two beginning-of-text tokens.
         moves_system: whether the system message is prepended to the first user turn.
+        forged: rows, by their place, whose user text holds what the template writes where a turn
+            begins, with that text; see `Chat.forged_turn`.
     """
 
     examples: tuple[Example, ...]
@@ -161,6 +163,7 @@ class TokenizedSplit:
     eos_added: int
     double_bos: bool
     moves_system: bool
+    forged: Mapping[int, str]
 
 
 def load_tokenizer(folder: Path, options: Mapping[str, Any]) -> TokenizerWrapper:
@@ -203,7 +206,10 @@ def tokenize_rows(
     chat = Chat(tokenizer)
     examples: list[Example] = []
     empty = prompt_reencoded = eos_added = 0
-    for row in rows:
+    forged: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        if mark := chat.forged_turn(row["messages"]):
+            forged[number] = mark
         *prompt_messages, last = row["messages"]
         answer = last["content"] if train_on == "cot" else row["output"]
         prompt = _apply_template(chat, prompt_messages, add_generation_prompt=True)
@@ -225,6 +231,7 @@ def tokenize_rows(
         double_bos=bos is not None
         and any(list(example.tokens[:2]) == [bos, bos] for example in examples[:1]),
         moves_system=isinstance(template, str) and moves_system(template),
+        forged=forged,
     )
 
 

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from evaluation.tiny import make_adapter, make_model
+from huggingface_hub import constants
 from reporting.factories import RunFactory
 
 from nanodistill.cli import run as command
-from nanodistill.run_dir import write_json
+from nanodistill.errors import InputError, ModelError
+from nanodistill.evaluation.endpoint import KEY_VARIABLE, find_endpoint
+from nanodistill.exporting.mlx_folder import touched_modules
+from nanodistill.models.loading import load_model
+from nanodistill.run_dir import RunFolder, write_json
 from nanodistill.synthesis.policy import TaskPolicy, hash_of
+from nanodistill.training.estimate import read_model_metadata
+from nanodistill.training.runs import index_path
 
 SEEDS = [{"input": f"word {n}", "output": ("animal", "plant")[n % 2]} for n in range(8)]
 RUN_FILE = """\
@@ -183,7 +191,7 @@ def test_an_odd_file_is_named_and_is_no_fault(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
     here = tmp_path / "here"
     wrong = {}
@@ -203,3 +211,50 @@ def test_an_odd_file_is_named_and_is_no_fault(
         if not fine or "fault of NanoDistill" in told or "Traceback" in told:
             wrong[name] = (code, told[-600:])
     assert wrong == {}
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapters.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[1]", b'{"num_layers": "x"}', b"\xff" * 64], ids=range(5)
+)
+def test_an_adapter_that_is_none(file: str, content: bytes, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    adapter = make_adapter(tmp_path / "adapter", model)
+    (adapter / file).write_bytes(content)
+    with pytest.raises(ModelError, match="adapter"):
+        load_model(str(model), adapter=adapter)
+    if file.endswith(".safetensors"):
+        with pytest.raises(ModelError, match=file):
+            touched_modules(adapter / file)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://h/v1", "http://[", '"http://h/v1"', ""])
+def test_an_endpoint_that_is_none(url: str) -> None:
+    with pytest.raises(InputError, match="--endpoint"):
+        find_endpoint(url, "model")
+
+
+def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "abc\n123")
+    with pytest.raises(InputError, match=KEY_VARIABLE) as refused:
+        find_endpoint("http://127.0.0.1:9/v1", "model")
+    assert "abc" not in str(refused.value)
+
+
+@pytest.mark.parametrize("length", [2**60, 10**6], ids=["absurd", "cut"])
+def test_a_safetensors_header_longer_than_its_file(length: int, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    (weights,) = model.glob("model*.safetensors")
+    weights.write_bytes(length.to_bytes(8, "little") + b'{"a": ')
+    with pytest.raises(ModelError, match=weights.name):
+        read_model_metadata(model)
+
+
+def test_status_needs_of_the_training_index_what_it_shows(whole: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(whole, tmp_path / "here", symlinks=True)
+    index = index_path(RunFolder(here / "words"))
+    runs = [{"run": "run1", "dataset": "owner/elsewhere@main", "student": "tiny-student"}]
+    write_json(index, {"latest": "run1", "runs": runs})
+    assert command(["status", str(here / "run.toml")]) == 0
+    write_json(index, {"latest": "run1", "runs": [{**runs[0], "run": "../../away"}]})
+    assert command(["status", str(here / "run.toml")]) == 2

@@ -181,6 +181,20 @@ def test_litellm_parameters_that_would_break_a_promise_are_refused_with_the_way_
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stream", True), ("messages", []), ("n", 2), ("model", "other"), ("tools", []),
+     ("response_format", {}), ("stream_options", {}), ("max_tokens", 5), ("seed", "42"),
+     ("max_completion_tokens", 5), ("temperature", True), ("top_k", 1.5), ("stop", 5)],
+)  # fmt: skip
+def test_what_goes_past_litellm_is_looked_at_too(name: str, value: object) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(litellm_kwargs={"extra_body": {name: value, "num_ctx": 4096, "mine": [1]}})
+    assert [problem.where for problem in refused.value.problems] == [
+        f"litellm_kwargs.extra_body.{name}"
+    ]
+
+
 def test_their_litellm_parameters_go_over_ours() -> None:
     config = make(temperature=0.3, litellm_kwargs={"temperature": 1.1, "timeout": 5})
     assert config.get_litellm_synthesis_kwargs()["temperature"] == 1.1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import Table, parquet
 
 from dataset.drafts import Placed, draft, placed, trace
 from nanodistill.dataset import (
@@ -142,6 +144,7 @@ def test_every_bad_line_is_named_at_once(version: DatasetVersion, file: Path) ->
         lines[5]["label"] = "x"
         del lines[6]["input"]
         lines[7]["thinking"] = "so </thinking> it ends"
+        lines[8]["thinking"] = " \n"
         lines.append({"split": "test", "input": lines[4]["input"], "output": "animal"})
 
     with pytest.raises(DataError) as caught:
@@ -154,8 +157,8 @@ def test_every_bad_line_is_named_at_once(version: DatasetVersion, file: Path) ->
         f":5: id: is that of {file}:4 too; a new row has none",
         ":6: label: is no field of a row: id, split, input, thinking, output",
         ":7: input: is missing",
-        ":8: thinking: or output holds the thinking format's own marks, "
-        "or begins or ends with white space",
+        ":8: thinking: or output holds the thinking format's own marks",
+        ":9: thinking: is empty",
     ]
 
 
@@ -225,3 +228,86 @@ def test_a_repeated_test_row_goes_out_and_comes_back(run: RunFolder, tmp_path: P
 def test_a_missing_file_is_said(version: DatasetVersion, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_edit(version, tmp_path / "nothing.jsonl")
+
+
+def as_csv(lines: Lines, path: Path, delimiter: str = ",") -> None:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictWriter(file, list(lines[0]), delimiter=delimiter)
+        rows.writeheader()
+        rows.writerows(lines)
+
+
+FORMS: dict[str, Callable[[Lines, Path], Any]] = {
+    ".csv": as_csv,
+    ".tsv": lambda lines, path: as_csv(lines, path, "\t"),
+    ".json": lambda lines, path: path.write_text(json.dumps(lines)),
+    ".ndjson": lambda lines, path: path.write_text("\n".join(map(json.dumps, lines))),
+    ".parquet": lambda lines, path: parquet.write_table(Table.from_pylist(lines), path),
+}
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_rows_come_back_in_every_form_that_rows_have(
+    version: DatasetVersion, file: Path, suffix: str
+) -> None:
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    path = file.with_suffix(suffix)
+    FORMS[suffix](lines, path)
+    assert read_edit(version, path).is_empty
+    new = {"id": None, "split": "train", "input": "mine", "thinking": None, "output": "plant"}
+    FORMS[suffix]([*lines, new], path)
+    edit = read_edit(version, path)
+    assert (edit.changed, edit.dropped, edit.added) == (0, 0, 1)
+    assert [row.thinking for _, row in edit.draft.rows if row.input == "mine"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.txt", b"{}"), ("rows", b"{}"), ("rows.csv", b"PK\x03\x04"), ("rows.jsonl", None)],
+)
+def test_what_is_no_file_of_rows_is_named(
+    version: DatasetVersion, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_edit(version, path)
+
+
+def test_what_goes_out_can_come_back(version: DatasetVersion, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="jsonl"):
+        export_for_edit(version, tmp_path / "rows.csv")
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_white_space_at_the_ends_stays(version: DatasetVersion, file: Path) -> None:
+    def mend(lines: Lines) -> None:
+        lines.append({"split": "train", "input": " mine ", "thinking": " so ", "output": "plant"})
+        lines[0]["thinking"] = "Looked again.\n"
+
+    edit = read_edit(version, mended(file, mend))
+    assert (edit.changed, edit.added) == (1, 1)
+    assert [row.thinking for _, row in edit.draft.rows if row.input == " mine "] == [" so "]
+
+
+def test_an_output_may_end_in_a_line_break(run: RunFolder, tmp_path: Path) -> None:
+    version = write_version(run, draft(placed(), labels=None))
+    export_for_edit(version, tmp_path / "out.jsonl")
+
+    def mend(lines: Lines) -> None:
+        lines[0]["output"] = "def f(): ...\n"
+
+    edit = read_edit(version, mended(tmp_path / "out.jsonl", mend))
+    assert "def f(): ...\n" in [row.output for _, row in edit.draft.rows]
+
+
+def test_thinking_that_would_be_lost_is_named(run: RunFolder, tmp_path: Path) -> None:
+    rows: list[Placed] = [("train", trace(n, thinking=None)) for n in range(4)]
+    version = write_version(run, draft(rows, shape="none"))
+    export_for_edit(version, tmp_path / "out.jsonl")
+
+    def mend(lines: Lines) -> None:
+        lines[1]["thinking"] = "It has leaves."
+
+    with pytest.raises(DataError, match=r"out.jsonl:2: thinking: is kept by no row"):
+        read_edit(version, mended(tmp_path / "out.jsonl", mend))

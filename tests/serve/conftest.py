@@ -98,9 +98,11 @@ class Student:
     run: RunFolder
 
 
-def make_student(root: Path, **shape: Any) -> Student:
+def make_student(root: Path, template: str | None = None, **shape: Any) -> Student:
     """A student whose config.json has `shape` for its own."""
     model = make_model(root / "model", **shape)
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template)
     run = RunFolder(root / "tiny")
     dataset = make_dataset(run, some_rows())
     make_adapter(run.training / "r1" / "adapters", model)

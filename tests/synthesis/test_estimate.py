@@ -84,9 +84,34 @@ def test_dollars_are_a_range_or_unknown(tmp_path: Path) -> None:
     usage = known.usage[0]
     assert low == pytest.approx((usage.prompt_tokens + 10 * usage.completion_tokens) / 1e6)
     assert low < high
-    assert known.to_json()["cost_usd"] == [low, high]
+    assert known.to_json()["cost_usd"] == {"low": low, "high": high}
 
 
 def test_limits_of_the_provider_count_into_the_minutes(tmp_path: Path) -> None:
     slow = planned(config_in(tmp_path, requests_per_minute=1))
     assert slow.minutes[0] == slow.calls[0] == 85
+
+
+RANGE = {"low", "high"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "priced", "batched"),
+    [
+        ({}, False, False),
+        ({"teacher": "gpt-4o-mini"}, True, True),
+        ({"teacher": "mlx/any"}, True, False),
+        ({"teacher_price": TeacherPrice(input=1, output=1)}, True, False),
+    ],
+)
+def test_a_plan_as_json(
+    tmp_path: Path, fields: dict[str, Any], priced: bool, batched: bool
+) -> None:
+    told = planned(config_in(tmp_path, **fields)).to_json()
+    assert told["calls"].keys() == {*RANGE, "reused"}
+    assert told["usage"].keys() == {"prompt_tokens", "completion_tokens"}
+    assert told["usage"]["prompt_tokens"].keys() == told["minutes"].keys() == RANGE
+    assert (told["cost_usd"] is not None) == priced
+    assert (told["batch_cost_usd"] is not None) == batched
+    if batched:
+        assert told["batch_cost_usd"]["high"] == pytest.approx(told["cost_usd"]["high"] / 2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nanodistill.errors import ConfigError, DataError
+from nanodistill.synthesis.task import load_task
 from synthesis.runs import Notices, config_in, rejected_of, rows_of, run
 from synthesis.writer import LABELS, SEEDS, WORDS, Writer
 
@@ -89,3 +90,10 @@ def test_a_configuration_that_cannot_work_costs_nothing(
         run(config_in(tmp_path, **fields), teacher)
     assert says in str(refused.value)
     assert teacher.asked == []
+
+
+def test_thinking_that_the_format_leaves_out_is_mentioned(tmp_path: Path) -> None:
+    seeds = [dict(SEEDS[0], thinking="It says so."), *SEEDS[1:]]
+    heard = Notices()
+    load_task(config_in(tmp_path, seed=seeds, thinking_format="none"), heard)
+    assert any("bring thinking" in text and "row 1" in text for text in heard.texts)

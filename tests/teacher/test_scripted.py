@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import datetime
+import enum
 import functools
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from nanodistill.errors import CallError, FatalProviderError, RequestRejectedError, TransientError
+from nanodistill.errors import (
+    CallError,
+    ConfigError,
+    FatalProviderError,
+    RequestRejectedError,
+    TransientError,
+)
+from nanodistill.journal import ASKED_AGAIN
 from nanodistill.providers.python_function import ScriptedProvider
+from nanodistill.providers.teacher_validation import check_teacher
 from nanodistill.types import Completion, Message, Request, Usage
 from teacher.opened import SCHEMA, config, opened, request
 
@@ -48,6 +63,24 @@ class Counter:
         return f"{len(messages)} {text}"
 
 
+@dataclasses.dataclass
+class Point:
+    x: Any
+    y: Any
+
+
+class Animal(enum.Enum):
+    CAT = "cat"
+
+
+class Plant(enum.StrEnum):
+    OAK = "oak"
+
+
+def keyword_only(*, prompt: str) -> str:
+    return prompt
+
+
 def first(text: str, /) -> str:
     return f"got {text}"
 
@@ -67,6 +100,20 @@ def first(text: str, /) -> str:
         (lambda request: request.stage, "test"),
         (lambda text: {"a": [1, "ü"]}, '{"a": [1, "ü"]}'),
         (lambda text: Label(label="x"), '{"label":"x"}'),
+        (lambda *texts: texts[0], "hello"),
+        (lambda prompt, schema=None: f"{prompt} {schema}", "hello None"),
+        (keyword_only, "hello"),
+        (lambda text: an_async_one(text), "HELLO"),
+        (lambda text: Point(1, Label(label="x")), '{"x": 1, "y": {"label": "x"}}'),
+        (lambda text: {"point": Point(1, 2)}, '{"point": {"x": 1, "y": 2}}'),
+        (lambda text: [Label(label="x")], '[{"label": "x"}]'),
+        (lambda text: b"hello", "hello"),
+        (lambda text: Animal.CAT, "cat"),
+        (lambda text: Plant.OAK, "oak"),
+        (lambda text: {"n": np.float32(0.5), "all": np.array([1, 2])}, '{"n": 0.5, "all": [1, 2]}'),
+        (lambda text: np.int64(3), "3"),
+        (lambda text: datetime.date(2024, 1, 2), "2024-01-02"),
+        (lambda text: [], "[]"),
     ],
 )
 async def test_what_functions_get_and_give(teacher: Callable[..., Any], text: str) -> None:
@@ -131,9 +178,118 @@ async def test_nothing_is_empty() -> None:
     assert (await failure(lambda text: " ")).kind == "empty"
 
 
-def test_a_function_that_can_not_be_asked_is_refused() -> None:
-    with pytest.raises(TypeError, match="takes text, number"):
-        ScriptedProvider(lambda text, number: text)
+def yields(text: str) -> Iterator[str]:
+    yield text
+
+
+async def yields_later(text: str) -> AsyncIterator[str]:
+    yield text
+
+
+class Unready:
+    def __init__(self, path: str) -> None: ...
+
+    def __call__(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        (lambda text, number: text, "takes text, number"),
+        (lambda a, b: a, "takes a, b"),
+        (lambda: "", "takes nothing"),
+        (lambda **named: "", "takes nothing"),
+        (yields, "yields"),
+        (yields_later, "yields"),
+        (functools.partial(yields), "yields"),
+        (Counter.__call__, "method"),
+    ],
+)
+def test_a_function_that_can_not_be_asked_is_refused(teacher: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        ScriptedProvider(teacher)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yields", "yields_later", "Unready", "Label", "Point", "Animal", "Counter.__call__", "SCHEMA"],
+)
+def test_what_a_run_file_names_is_looked_at_before_anything_is_asked(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_teacher(config(teacher=f"python:{__name__}:{name}"))
+    assert [problem.where for problem in refused.value.problems] == ["teacher"]
+
+
+async def test_a_class_is_instantiated() -> None:
+    async with opened(config(teacher=f"python:{__name__}:Counter")) as provider:
+        assert (await provider.complete(request("hello"))).completion.text == "2 hello"
+
+
+def test_a_function_goes_by_its_name() -> None:
+    assert config(teacher=first).teacher == f"python:{__name__}:first"
+    with pytest.raises(ConfigError, match="teacher"):
+        config(teacher=lambda text: text)
+
+
+def endless() -> list[Any]:
+    held: list[Any] = []
+    held.append(held)
+    return held
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        object(), b"\xff", endless(), {("a", "b"): 1}, {"x": object()}, iter("ab"),
+        Completion(cast(str, 3), "stop", Usage()), Completion("x", "stop", cast(Usage, None)),
+        Completion("x", "stop", Usage(), reasoning=cast(str, b"x")), threading.Lock(),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_is_neither_text_nor_json_is_its_rows_failure(given: Any) -> None:
+    caught = await failure(lambda text: given)
+    assert (type(caught), caught.kind) == (RequestRejectedError, "function")
+    assert caught.kind in ASKED_AGAIN
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), GeneratorExit(), StopIteration(), asyncio.CancelledError(), BaseException("x")],
+    ids=repr,
+)
+async def test_what_is_no_exception_stops_the_run_and_no_more(
+    error: BaseException, is_async: bool
+) -> None:
+    async def teach(text: str) -> str:
+        raise error
+
+    caught = await failure(teach if is_async else raising(error))
+    assert (type(caught), caught.kind) == (FatalProviderError, "function")
+
+
+async def test_a_call_that_is_cancelled_is_cancelled() -> None:
+    async def teach(text: str) -> str:
+        scope.cancel()
+        await anyio.sleep_forever()
+        return text
+
+    with anyio.CancelScope() as scope:
+        await ScriptedProvider(teach).complete(request())
+    assert scope.cancelled_caught
+
+
+def test_a_function_that_never_returns_does_not_keep_the_command(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import time\ndef teach(text): time.sleep(10_000)\n")
+    (tmp_path / "seeds.jsonl").write_text('{"input": "a b c", "output": "x"}\n' * 3)
+    (tmp_path / "run.toml").write_text(
+        'name = "run"\nseed = "seeds.jsonl"\ninstruction = "Answer with the sum."\n'
+        'teacher = "python:mine.py:teach"\nextract_policy = false\n'
+        "timeout_seconds = 1\nmax_retries = 0\n"
+    )
+    words = [sys.executable, "-m", "nanodistill", "synth", "run.toml"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    assert ended.returncode == 3
 
 
 async def test_plain_functions_run_beside_each_other() -> None:
