@@ -40,11 +40,16 @@ MOST_VALUES = 12
 """Values of an enum that is planned; of a larger one the teacher chooses."""
 SHORTEST_BOUNDARY = 12
 """Words below which a text rarely has room for the rule that decides it."""
-NARROWEST = 1.8
+NARROWEST = 1.6
 """Upper end over lower end of a range of words, at least: a narrower one makes teachers count."""
-WIDER = 1.5
-"""How far ranges of length reach beyond the shortest and the longest seed: ten seeds show neither
-end of what comes."""
+SHORTER, LONGER = 2.0, 1.25
+"""How far ranges of length reach beyond the shortest and the longest seed. People who write seeds
+write whole sentences; most real inputs are shorter than theirs."""
+ANY = "any"
+"""The value of an axis that asks for nothing."""
+FREE_SHARE = 0.5
+"""Share of rows without a persona, and without a style. With both on every row, a capable teacher
+wrote about the person and in the manner more than about the matter."""
 
 
 def make_axes(task: Task, policy: TaskPolicy) -> list[Axis]:
@@ -61,6 +66,13 @@ def make_axes(task: Task, policy: TaskPolicy) -> list[Axis]:
         for name, values in task.config.axes.items()
     }
     return sorted((own | users).values(), key=lambda axis: axis.name != LABEL)
+
+
+def untold_meanings(task: Task, policy: TaskPolicy) -> Mapping[str, str]:
+    """What labels mean, where the instruction does not say it in the same words."""
+    hints = label_hints(task, policy)
+    told = set(words_of(task.instruction))
+    return {} if all(told.issuperset(words_of(hint)) for hint in hints.values()) else hints
 
 
 def label_hints(task: Task, policy: TaskPolicy) -> Mapping[str, str]:
@@ -87,10 +99,10 @@ def _axes(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
         elif policy.output_kinds:
             yield Axis.of(OUTPUT, _distinct(policy.output_kinds))
         yield _lengths(task.seeds)
-    if policy.personas:
-        yield Axis.of("persona", _distinct(policy.personas))
-    if policy.styles:
-        yield Axis.of("style", _distinct(policy.styles))
+    for name, values in (("persona", policy.personas), ("style", policy.styles)):
+        if distinct := _distinct(values):
+            each = (1 - FREE_SHARE) / len(distinct)
+            yield Axis.of(name, dict.fromkeys(distinct, each) | {ANY: FREE_SHARE}, {ANY: ""})
 
 
 def _distinct(values: Sequence[str]) -> tuple[str, ...]:
@@ -113,7 +125,7 @@ def _topics(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
 
 
 def _neighbours(task: Task, policy: TaskPolicy) -> Axis:
-    """The answer that a boundary row comes close to: those that a rule parts from it, if any."""
+    """The label that a boundary row comes close to: one that a rule parts from it, if any."""
     tables: dict[tuple[str, ...], Mapping[str, float]] = {}
     for label in task.labels:
         others = [other for other in task.labels if other != label]
@@ -132,15 +144,15 @@ def rules_between(task: Task, policy: TaskPolicy, one: str, other: str) -> list[
 
 
 def _lengths(seeds: Sequence[Seed]) -> Axis:
-    """Three ranges of words that overlap, by the seeds' quartiles; boundary rows need some room."""
+    """Three ranges of words around the seeds' quartiles; boundary rows need some room."""
     lengths = sorted(len(words_of(seed.input)) for seed in seeds)
-    low, middle, high = (
+    low, _, high = (
         statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else lengths * 3
     )
     ranges = {
-        "short": (lengths[0] / WIDER, middle),
+        "short": (lengths[0] / SHORTER, low),
         "medium": (low, high),
-        "long": (middle, lengths[-1] * WIDER),
+        "long": (high, lengths[-1] * LONGER),
     }
     ranges = {name: _at_least(NARROWEST, *ends) for name, ends in ranges.items()}
     hints = {name: f"{low:.0f} to {high:.0f} words" for name, (low, high) in ranges.items()}

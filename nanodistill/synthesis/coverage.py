@@ -129,11 +129,11 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
         taken: rows that exist already, by their value on the first axis (the seeds' labels);
             the sequence makes up for them.
     """
-    overall: dict[tuple[str, tuple[str, ...] | None], Counter[str]] = {}
+    overall: dict[tuple[str, tuple[str, ...]], Counter[str]] = {}
     by_answer: dict[tuple[str, tuple[str, str]], Counter[str]] = {}
     within: dict[tuple[tuple[str, str], ...], Counter[str]] = {}
     if axes:
-        overall[axes[0].name, None] = Counter(taken)
+        overall[axes[0].name, tuple(axes[0].shares)] = Counter(taken)
         within[()] = Counter(taken)
     number = 0
     while True:
@@ -142,7 +142,9 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
             table, shares = axis.shares_at(path)
             if not shares:
                 continue
-            counts = overall.setdefault((axis.name, table), Counter())
+            # Tables with the same values are counted as one: a topic of plain rows is due later
+            # among middling ones.
+            counts = overall.setdefault((axis.name, tuple(shares)), Counter())
             here = within.setdefault(path, Counter())
             answers = [
                 by_answer.setdefault((axis.name, pair), Counter())

@@ -15,9 +15,9 @@ from nanodistill.synthesis.axes import (
     LENGTH,
     MIDDLING,
     NEIGHBOUR,
-    label_hints,
     make_axes,
     rules_between,
+    untold_meanings,
 )  # fmt: skip
 from nanodistill.synthesis.coverage import LABEL, OUTPUT, Axis, Cell, Slot
 from nanodistill.synthesis.generation import GenerationCall
@@ -110,7 +110,7 @@ class PromptBuilder:
     @functools.cached_property
     def _system_prompt(self) -> str:
         policy = self.policy.for_writers(self.task.config.decision_rules)
-        meanings = label_hints(self.task, self.policy)
+        meanings = untold_meanings(self.task, self.policy)
         if meanings:
             listed = "\n".join(f"- {meanings.get(label, label)}" for label in self.task.labels)
             policy = f"The labels:\n{listed}\n\n{policy}"
@@ -145,7 +145,7 @@ class PromptBuilder:
             listed = "\n".join(f"- {_first_words(text)}" for text in call.avoid)
             yield f"These are written already; take other situations and openings:\n{listed}"
         if call.elsewhere:
-            yield f"Others write about: {'; '.join(call.elsewhere)}. Leave that to them."
+            yield f"Other calls write about: {'; '.join(call.elsewhere)}."
         if call.cues:
             yield "So many inputs with this answer have it already, do without: " + (
                 "; ".join(call.cues) + "."
@@ -183,7 +183,7 @@ class PromptBuilder:
                 parts += self._difficulty(cell)
             elif axis == OUTPUT or axis.startswith(f"{OUTPUT}."):
                 parts.append(self._says(axis, value))
-            elif axis != NEIGHBOUR:
+            elif axis != NEIGHBOUR and self._says(axis, value):
                 parts.append(f"{FIRST_WORDS.get(axis, axis)}: {self._says(axis, value)}")
         parts += [f"an earlier attempt was rejected: {why}" for why in slot.rejected]
         return "; ".join(part for part in parts if part)
