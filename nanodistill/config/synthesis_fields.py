@@ -1,8 +1,4 @@
-"""What is to be learned, from what, by whom, and where it goes.
-
-How the teacher is called: sampling, limits, budget, structured output.
-
-What the dataset is made of: stages, coverage, curation, split.
+"""Fields of a synthesis: the task, how the teacher is called, what the dataset is made of.
 """
 
 from __future__ import annotations

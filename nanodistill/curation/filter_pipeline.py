@@ -1,15 +1,11 @@
-"""Every candidate row ends once, and the sums show it.
+"""A run's curation as a list of filters, and the account of where every candidate row ended.
 
-A candidate is issued (a slot of a generation call, a seed, a row of the user's,
-a top-up) and then kept, rejected with a reason, or failed with the class of the
-teacher call that brought nothing. `requested = kept + rejected + failed` holds
-whenever no candidate is under way, for the whole run and for each cell.
+A candidate is issued (a slot of a generation call, a seed, a row of the user's, a refill) and then
+kept, rejected with a reason, or failed with the class of the call that brought nothing. `requested =
+kept + rejected + failed` holds whenever no candidate is in flight, for the run and for each cell.
 
-A run's curation reads as a list of steps, and a row ends at the first that refuses it.
-
-A step is anything with a name that takes a row and gives it back (as it was, or
-mended) or a `Rejected`. A step may remember rows; it then sees them in plan
-order, because whoever calls the sieve does so at the end of a round.
+A filter has a name and returns a row (as it was, or repaired) or a `Rejected`. It may remember rows;
+it sees them in plan order, because the pipeline is called at the end of a round.
 """
 
 from __future__ import annotations

@@ -1,13 +1,7 @@
-"""Generated inputs by themselves: tidied of what models wrap round them, and fit to be one.
+"""Filters of single rows: is it a usable input, is it new, is it valid.
 
-None of these steps knows the task. Limits come from the seeds.
-
-Duplicates: a row whose input has been seen, exactly or nearly.
-
-What counts is the input alone: two answers to one question are no variety
-either. Whoever comes first in plan order stays.
-
-Checks of one row by itself: can it be written, is it valid, does it please the user's code.
+None of these filters knows the task; limits come from the seeds. Duplicates are judged by the input
+alone, since two answers to one question are no variety either; the first in plan order stays.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""How long the wanted rows will still take, and what they will have cost.
-
-What a run is about to reuse, ask and spend: said before it does.
+"""What a run is about to reuse, ask and spend, and how long the wanted rows will take.
 """
 
 from __future__ import annotations

@@ -1,16 +1,11 @@
-"""A run without a single call: the stages go on for as long as the journal has the answers.
+"""What a run would ask and cost, without asking.
 
-The stages can't tell it from a real one. At the first call that would have to
-be made it ends, and what is known by then says what is left.
-
-What a run would ask and cost, worked out without asking.
-
-The run is rehearsed on what the journal holds. Where it would have to ask, the
-rest is counted from the plan: the fewest calls are those that do if every row
-is good, the most allow for losing every third. Tokens of a call are those of
-the stage's calls so far, and before there are any those of a call like it. So
-calls, dollars and minutes come as a range, and where no price is known that is
-said instead.
+The run is rehearsed on what the journal holds: the stages run as they are, and their teacher answers
+from the journal alone. At the first call that would have to be made it stops, and the rest is counted
+from the plan. The fewest calls are those needed if every row is good; the most allow for losing every
+third. Tokens of a call are the average of the stage's calls so far, and before there are any, those
+of a call like it. So calls, dollars and minutes come as ranges, and an unknown price is said to be
+unknown.
 """
 
 from __future__ import annotations

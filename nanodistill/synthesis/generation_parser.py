@@ -1,18 +1,12 @@
-"""Reading generated examples out of a teacher's answer.
+"""Rows from the answers of generation calls, each slot accounted for.
 
-Strategies are tried in order, and the first that finds any row has the answer:
-the user's own parser, the parsed structured answer, JSON anywhere in the text
-(whole rows of a list that broke off are kept), `## Example` blocks, and
-`Input:` / `Output:` lines. Values may run over several lines.
+Strategies are tried in order, and the first that finds a row reads the answer: the user's own
+parser, the parsed structured answer, JSON anywhere in the text (complete rows of a list that broke
+off are kept), `## Example` blocks, and `Input:` / `Output:` lines. Values may span several lines. A
+row that can't be used is returned as `InvalidExample`, so that it is counted.
 
-A row that can't be used is not dropped here: it comes back as `InvalidExample`, so that
-whoever counts can count it.
-
-From the answers of generation calls to rows in their slots, each slot accounted for.
-
-A call that failed fails all of its slots, unless its text holds rows that can be
-saved (cut off, or JSON that would not be mended): then those are taken and the
-others are `missing`, as in any short batch.
+A failed call fails all of its slots, unless its text holds rows that can be saved (it was cut off, or
+its JSON could not be repaired): those are taken, and the others are `missing`, as in any short batch.
 """
 
 from __future__ import annotations

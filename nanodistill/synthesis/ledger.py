@@ -1,6 +1,6 @@
-"""Rows put aside on disk, in order, so that a run's memory does not grow with its rows.
+"""Where rows end: kept, rejected with a reason, or failed with their call.
 
-Where rows end: kept, rejected with a reason, or failed with their call.
+Rows are spooled to disk in order, so a run's memory does not grow with its rows.
 """
 
 from __future__ import annotations

@@ -1,37 +1,28 @@
-"""How many slots each round of structured generation takes.
+"""Rounds of generation: ask, read, filter, count, until the rows are there.
 
-Rounds begin small, so that calls soon know of earlier rows to keep away from, and grow by a
-quarter of what was taken before. How many rows are wanted in all has no part in that: a run
-that wants more later takes the same first rounds, and their answers are in the journal. Only
-where growing alone would not be through in three quarters of `max_rounds` are all rounds larger.
+A round takes the open slots in plan order and asks for all of them. When every call of the round
+has its result, the rows are read in plan order and filtered. A row that passes fills its slot; any
+other is counted with its reason and leaves the slot open for a later round. Nothing in a round
+depends on when an answer arrived.
 
-Calls that a finished run did without.
+While new slots are left, two rounds run at once: when one completes, the one after next is built
+and asked, so the teacher waits neither for the slowest answer of a round nor for its rows to be
+read. What a round says therefore depends on the rounds up to the last but one, always. A round that
+only refills slots waits for the round before it, because how many are missing is not known sooner.
 
-A call that failed too often in a session leaves no answer in the journal, so
-another session would ask it again. As long as rows are wanted that is right. A
-run that has got its rows elsewhere is finished: asking would cost money and
-make another dataset of the same configuration. So the end of a run notes in
-the journal what it did without, and the same run again leaves it at that. With
-other settings or inputs it is another run, and asks.
+Rounds start small, so that calls soon know of earlier rows to keep away from, and grow by a quarter
+of what was taken before. The number of rows wanted has no part in that: a run that later wants more
+takes the same first rounds, whose answers are in the journal. Only where growth alone would not
+finish in three quarters of `max_rounds` are all rounds larger.
 
-Round after round until the rows are there: ask, read, sift, count.
+Rounds end when no slot is open, after `max_rounds`, or when they stop bringing anything new. If the
+rows of the last rounds were lost for another reason than being known already (the provider refuses,
+answers are cut off, a check rejects them), the run fails, with the reason and what was said.
 
-A round takes the slots that are still open, in plan order, and asks for all of
-them. When every call of the round has its outcome, the rows are read in plan
-order and go through the steps; what is left fills its slot, and what is not is
-counted with its reason and leaves the slot open for a later round. Nothing in
-a round looks at when an answer came.
-
-While new slots are left, two rounds are under way: when one is complete, the one
-after next is made and asked, so that the teacher need not wait for the slowest
-answer of a round, nor for the reading of its rows. So what a round says depends on
-the rounds up to the last but one, always. What is only topped up waits for the round
-before it: how much is missing is not known sooner.
-
-Rounds end when no slot is open, after `max_rounds`, or when they stop bringing
-anything new. Rounds whose rows are lost for another reason than being known already
-(the provider refuses, answers are cut off, a check rejects them) are a failure, which
-is told with the reason and what was said.
+A call that failed too often in a session has no answer in the journal, so another session would ask
+it again. That is right as long as rows are wanted. A run that got its rows elsewhere is finished:
+asking would cost money and make another dataset of the same configuration. So a complete run notes
+in the journal which calls it did without, and the same run again leaves them alone.
 """
 
 from __future__ import annotations
