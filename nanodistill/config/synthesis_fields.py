@@ -1,5 +1,4 @@
-"""Fields of a synthesis: the task, how the teacher is called, what the dataset is made of.
-"""
+"""Fields of a synthesis: the task, how the teacher is called, what the dataset is made of."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """A run's curation as a list of filters, and the account of where every candidate row ended.
 
 A candidate is issued (a slot of a generation call, a seed, a row of the user's, a refill) and then
-kept, rejected with a reason, or failed with the class of the call that brought nothing. `requested =
-kept + rejected + failed` holds whenever no candidate is in flight, for the run and for each cell.
+kept, rejected with a reason, or failed with the class of the call that brought nothing. `requested
+= kept + rejected + failed` holds whenever no candidate is in flight, for the run and for each
+cell.
 
-A filter has a name and returns a row (as it was, or repaired) or a `Rejected`. It may remember rows;
-it sees them in plan order, because the pipeline is called at the end of a round.
+A filter has a name and returns a row (as it was, or repaired) or a `Rejected`. It may remember
+rows; it sees them in plan order, because the pipeline is called at the end of a round.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What a run is about to reuse, ask and spend, and how long the wanted rows will take.
-"""
+"""What a run is about to reuse, ask and spend, and how long the wanted rows will take."""
 
 from __future__ import annotations
 

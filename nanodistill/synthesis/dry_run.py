@@ -1,11 +1,11 @@
 """What a run would ask and cost, without asking.
 
-The run is rehearsed on what the journal holds: the stages run as they are, and their teacher answers
-from the journal alone. At the first call that would have to be made it stops, and the rest is counted
-from the plan. The fewest calls are those needed if every row is good; the most allow for losing every
-third. Tokens of a call are the average of the stage's calls so far, and before there are any, those
-of a call like it. So calls, dollars and minutes come as ranges, and an unknown price is said to be
-unknown.
+The run is rehearsed on what the journal holds: the stages run as they are, and their teacher
+answers from the journal alone. At the first call that would have to be made it stops, and the rest
+is counted from the plan. The fewest calls are those needed if every row is good; the most allow
+for losing every third. Tokens of a call are the average of the stage's calls so far, and before
+there are any, those of a call like it. So calls, dollars and minutes come as ranges, and an
+unknown price is said to be unknown.
 """
 
 from __future__ import annotations

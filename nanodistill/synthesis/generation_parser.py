@@ -2,11 +2,12 @@
 
 Strategies are tried in order, and the first that finds a row reads the answer: the user's own
 parser, the parsed structured answer, JSON anywhere in the text (complete rows of a list that broke
-off are kept), `## Example` blocks, and `Input:` / `Output:` lines. Values may span several lines. A
-row that can't be used is returned as `InvalidExample`, so that it is counted.
+off are kept), `## Example` blocks, and `Input:` / `Output:` lines. Values may span several lines.
+A row that can't be used is returned as `InvalidExample`, so that it is counted.
 
-A failed call fails all of its slots, unless its text holds rows that can be saved (it was cut off, or
-its JSON could not be repaired): those are taken, and the others are `missing`, as in any short batch.
+A failed call fails all of its slots, unless its text holds rows that can be saved (it was cut off,
+or its JSON could not be repaired): those are taken, and the others are `missing`, as in any short
+batch.
 """
 
 from __future__ import annotations
