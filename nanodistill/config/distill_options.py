@@ -60,6 +60,7 @@ class DistillOptions(TypedDict, total=False):
     verifier: str | Callable[[str, str], Any] | None
     judge: str | None
     judge_rubric: str | None
+    judge_litellm_kwargs: dict[str, Any]
     judge_price: TeacherPrice | None
     near_duplicate_threshold: float
     max_rounds: int

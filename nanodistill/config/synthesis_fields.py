@@ -334,7 +334,7 @@ class TeacherSettings(Settings):
         description="USD per million input and output tokens, where LiteLLM knows no price.",
     )
 
-    @field_validator("litellm_kwargs")
+    @field_validator("litellm_kwargs", "judge_litellm_kwargs", check_fields=False)
     @classmethod
     def _keeps_our_promises(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         own = {name: _without_ends(name, value) for name, value in kwargs.items()}
@@ -500,6 +500,11 @@ class DataSettings(Settings):
     )
     judge_rubric: Annotated[str | None, InputPath()] = Field(
         default=None, description="What the judge is to look for, as text or a path."
+    )
+    judge_litellm_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="LiteLLM parameters of the judge's calls, over those of litellm_kwargs. The "
+        "address and key in litellm_kwargs are the judge's too if its provider is the teacher's.",
     )
     judge_price: TeacherPrice | None = Field(
         default=None,

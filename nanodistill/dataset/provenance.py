@@ -45,7 +45,7 @@ WITHOUT_EFFECT = frozenset(
 )
 INPUTS = frozenset({"seed", "test", "training_data"})
 PARTS = (TaskSettings, TeacherSettings, DataSettings)
-PARAMETERS = ("litellm_kwargs", "instructor_kwargs")
+PARAMETERS = ("litellm_kwargs", "judge_litellm_kwargs", "instructor_kwargs")
 SHOWN_PARAMETERS = frozenset(
     {
         "frequency_penalty",

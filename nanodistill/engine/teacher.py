@@ -188,7 +188,7 @@ async def open_teacher(
             account=UsageStats(),
             stop=stop,
             on_event=on_event,
-            redact=Redactor.of(config.litellm_kwargs),
+            redact=Redactor.of([config.litellm_kwargs, config.judge_litellm_kwargs]),
             offload=offload,
             roles={} if config.judge in (None, config.teacher) else {config.judge: "judge"},
         )

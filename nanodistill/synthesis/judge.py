@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nanodistill.config import DistillationConfig
 from nanodistill.curation.filter_pipeline import Rejected
 from nanodistill.curation.response_model import object_schema
 from nanodistill.engine.response_validation import Answer, Failure
 from nanodistill.providers.base import Provider, Reply
+from nanodistill.providers.request_params import is_transport, params_for
 from nanodistill.synthesis.answers import FailedAnswer
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
@@ -48,6 +50,32 @@ class RoutingProvider:
         await self.judge.aclose()
 
 
+def judge_settings(config: DistillationConfig) -> DistillationConfig:
+    """The configuration as the judge's calls are made by it.
+
+    What says how a call travels (address, key, headers) goes with the judge only if its model is
+    of the teacher's provider: another one would get the teacher's key, or its server the calls.
+    """
+    judge = config.judge or config.teacher
+    kwargs = config.litellm_kwargs
+    if _provider_of(judge) != _provider_of(config.teacher):
+        kwargs = {name: value for name, value in kwargs.items() if not is_transport(name)}
+    return config.model_copy(
+        update={
+            "teacher": judge,
+            "teacher_price": config.teacher_price
+            if judge == config.teacher
+            else config.judge_price,
+            "litellm_kwargs": kwargs | config.judge_litellm_kwargs,
+        }
+    )
+
+
+def _provider_of(model: str) -> str:
+    """The provider's prefix of a model's name; "" where it has none."""
+    return model.partition("/")[0] if "/" in model else ""
+
+
 @dataclass(frozen=True)
 class Judge:
     """Asks for verdicts and reads them."""
@@ -70,7 +98,13 @@ class Judge:
                 schema=VERDICT,
                 params={"temperature": 0.0},
             )
-            yield replace(asked, model=self.model, endpoint=self.endpoint)
+            yield self.addressed(asked)
+
+    def addressed(self, request: Request) -> Request:
+        """A request as the judge's: its model, its endpoint, its parameters."""
+        stage = {"temperature": 0.0}
+        params = params_for(judge_settings(self.task.config), stage, request.ordinal)
+        return replace(request, model=self.model, endpoint=self.endpoint, params=params)
 
 
 def verdict_on(row: Trace, outcome: Answer | Failure) -> Trace | Rejected | FailedAnswer:

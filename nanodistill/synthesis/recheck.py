@@ -158,7 +158,7 @@ class Recheck:
         request = self.teacher.request("compare", messages, schema=COMPARISON, params=params)
         if self.judge is None:
             return request
-        return replace(request, model=self.judge.model, endpoint=self.judge.endpoint)
+        return self.judge.addressed(request)
 
     async def _thirds(
         self,

@@ -21,7 +21,7 @@ from nanodistill.providers.factory import open_provider, planned_provider
 from nanodistill.providers.lazy_imports import quiet
 from nanodistill.run_dir import RunFolder
 from nanodistill.synthesis.answers import AnswerRequester
-from nanodistill.synthesis.judge import Judge, RoutingProvider
+from nanodistill.synthesis.judge import Judge, RoutingProvider, judge_settings
 from nanodistill.synthesis.rounds import abandoned_requests
 from nanodistill.synthesis.task import Task
 from nanodistill.synthesis.teacher_protocol import TeacherProtocol
@@ -114,10 +114,8 @@ def _providers(
     teacher = given or opened(config)
     if config.judge is None:
         return teacher
-    price = config.teacher_price if config.judge == config.teacher else config.judge_price
-    as_judge = config.model_copy(update={"teacher": config.judge, "teacher_price": price})
     try:
-        judge = opened(as_judge)
+        judge = opened(judge_settings(config))
     except ConfigError as wrong:
         problems = [replace(p, where="judge" if p.where == "teacher" else p.where)
                     for p in wrong.problems]  # fmt: skip

@@ -86,6 +86,25 @@ def test_the_judge_counts_at_its_own_price(tmp_path: Path, teacher_server: Teach
     assert sum(call.body["model"] == "judge" for call in teacher_server.calls) <= 2
 
 
+def test_the_judge_has_an_address_and_a_key_of_its_own(
+    tmp_path: Path, teacher_server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leads to the teacher leads a judge of another provider nowhere."""
+    monkeypatch.setenv("MISTRAL_API_KEY", "judges-own-key-0123456789")
+    teacher_server.set(answer=judging(Writer()))
+    with TeacherServer() as judges:
+        judges.set(answer=judging(Writer()))
+        own = {"api_base": judges.url, "top_p": 0.25}
+        fields = {"judge": "mistral/judge", "judge_litellm_kwargs": own, "check_seeds": False}
+        result = run(over_http(teacher_server, tmp_path, **fields))
+    assert result.kept == 24
+    assert {call.body["model"] for call in judges.calls} == {"judge"}
+    assert {call.body["top_p"] for call in judges.calls} == {0.25}
+    assert not any(KEY in str(call.headers) for call in judges.calls)
+    assert all("top_p" not in call.body for call in teacher_server.calls)
+    assert KEY not in (tmp_path / "run" / "config.json").read_text()
+
+
 def test_what_was_only_estimated_counts_in_the_next_run(
     tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
