@@ -45,7 +45,7 @@ class DistillOptions(TypedDict, total=False):
     check_seeds: bool
     min_teacher_agreement: float | None
     generation: Literal["structured", "chat"]
-    examples_per_call: int
+    examples_per_call: int | None
     few_shot: int
     labels: list[str] | dict[str, str] | None
     axes: dict[str, list[str] | dict[str, float]]

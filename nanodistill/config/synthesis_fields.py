@@ -435,8 +435,10 @@ class DataSettings(Settings):
         description="structured asks for several rows a call by schema; chat shows seeds of one "
         "label as earlier turns and takes the next turn as one input, which small models can do.",
     )
-    examples_per_call: Annotated[int, Range(1, 50)] = Field(
-        default=5, description="Rows asked for in one generation call (chat: always one)."
+    examples_per_call: Annotated[int | None, Range(1, 50)] = Field(
+        default=None,
+        description="Rows asked for in one generation call (chat: always one). Unset: 10, fewer "
+        "where the seeds are long, so that a call writes about 1,500 words at most.",
     )
     few_shot: Annotated[int, Range(0, 20)] = Field(
         default=3, description="Seeds shown in each generation call, in rotation."

@@ -317,7 +317,6 @@ class RemainingWork:
 
     def _for_rows(self, task: Task, rows: int) -> Iterator[tuple[str, int, int]]:
         """The stages that every new row goes through."""
-        size = 1 if task.config.generation == "chat" else task.config.examples_per_call
         under_way = 0
         if self.met is not None and self.met.stage in STAGES_OF_ROWS:
             total = self.met.survey.reused + self.met.survey.to_ask
@@ -328,7 +327,8 @@ class RemainingWork:
             }
             under_way = round(total / calls_per_row.get(self.met.stage, 1.0))
         to_write = max(0, rows - under_way)
-        calls = max(self._at("generate"), ceil(to_write / size) - self._unread("generate"))
+        calls = ceil(to_write / task.rows_per_call) - self._unread("generate")
+        calls = max(self._at("generate"), calls)
         yield "generate", calls, ceil(calls * LOSSES)
         samples = float(task.config.samples_per_input if task.asks_answers else 0)
         judged = float(self.bench.judge is not None)
@@ -393,7 +393,7 @@ def first_prompts(run: RunFolder, task: Task, number: int) -> tuple[str, ...]:
     prompts = []
     if stored is None and task.config.extract_policy:
         prompts.append(as_text(policy_messages(task)))
-    rows = number * task.config.examples_per_call * max(1, len(task.labels))
+    rows = number * task.rows_per_call * max(1, len(task.labels))
     writer, calls = first_calls(task, policy, rows)
     prompts += [as_text(writer.messages(call)) for call in calls]
     return tuple(prompts[:number])

@@ -1,7 +1,7 @@
 """Generation calls made of the plan's slots.
 
 A call asks for one or several slots of the same label. In `structured` generation it asks for
-`examples_per_call` inputs by schema, each with the number of its slot; in `chat` generation it
+several inputs by schema, each with the number of its slot; in `chat` generation it
 shows seeds of the label as earlier turns and takes the next turn as one input, which works with
 models that follow no instructions.
 
@@ -89,8 +89,7 @@ class CallPlanner:
 
     def calls(self, slots: Sequence[Slot]) -> list[GenerationCall]:
         """Calls for all of `slots`, in order of their first ones."""
-        is_chat = self._task.config.generation == "chat"
-        size = 1 if is_chat else self._task.config.examples_per_call
+        size = self._task.rows_per_call
         by_label: dict[str | None, list[Slot]] = {}
         for slot in slots:
             by_label.setdefault(slot.cell.label, []).append(slot)

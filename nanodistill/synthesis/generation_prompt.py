@@ -39,6 +39,10 @@ BEND = (
     "Where the points of a row cannot go together in a text that somebody would really send, keep "
     "the right answer and drop whatever is least natural:"
 )
+VARIETY = (
+    "Let them differ as inputs do that are picked at random from a year of real ones: other people "
+    "and places, other things that it is about, other words, other beginnings."
+)
 EDGE_HINT = "at the edge of the task: the usual reading would be wrong, and a rule decides"
 
 
@@ -160,6 +164,8 @@ class PromptBuilder:
         if self.task.generates_outputs:
             which = f": one of {', '.join(self.task.labels)}" if self.task.labels else ""
             lines.append(f"Give the right output with each{which}.")
+        if n > 1 and self.task.config.coverage:
+            lines.append(VARIETY)
         described = [self._describe(slot) for slot in call.slots]
         if any(described):
             lines.append(BEND)

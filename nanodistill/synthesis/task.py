@@ -21,6 +21,12 @@ from nanodistill.seeds import Row, load_rows
 from nanodistill.thinking import FORMATS, Format, has_thinking, resolve_format
 from nanodistill.types import Seed, tagged_hash
 
+MOST_ROWS_PER_CALL = 10
+"""Rows of one call see each other, so a teacher keeps them apart; with many more, the last ones
+grow short and alike."""
+WORDS_PER_CALL = 1500
+"""About 2,000 tokens of an answer: half of what the smallest limits of hosted models allow."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -75,6 +81,20 @@ class Task:
             return not self.plans_labels and not self.thinks
         reasons = self.response is not None and self.response.reasoning_field is not None
         return reasons and self.config.generation == "structured"
+
+    @functools.cached_property
+    def rows_per_call(self) -> int:
+        """Rows that one generation call asks for."""
+        if self.config.generation == "chat":
+            return 1
+        if self.config.examples_per_call is not None:
+            return self.config.examples_per_call
+        texts = [
+            f"{seed.input} {seed.output}" if self.generates_outputs else seed.input
+            for seed in self.seeds
+        ]
+        mean = sum(len(text.split()) for text in texts) / len(texts)
+        return max(1, min(MOST_ROWS_PER_CALL, int(WORDS_PER_CALL / max(1.0, mean))))
 
     @property
     def asks_answers(self) -> bool:

@@ -31,6 +31,7 @@ def config_in(folder: Path, **fields: Any) -> DistillationConfig:
         "instruction": INSTRUCTION,
         "teacher": "python:synthesis.writer:Writer",
         "augment_factor": 6,
+        "examples_per_call": 5,
         "output_dir": folder,
     }
     return DistillationConfig(**(values | fields))

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from nanodistill.errors import ConfigError, LowSeedAgreementError, TooFewRowsError
+from nanodistill.synthesis.task import load_task
 from nanodistill.thinking import FORMATS
 from nanodistill.types import Completion, Request, Usage
 from synthesis.runs import Notices, config_in, judge, rejected_of, rows_of, run
@@ -364,3 +365,12 @@ def test_the_users_prompts_are_what_the_teacher_reads(tmp_path: Path) -> None:
     assert systems["generate"].startswith("Write like a poet.\n\nThe inputs are for this task:")
     assert systems["policy"].startswith("Look closely.")
     assert "You write inputs" not in teacher.prompts()
+
+
+@pytest.mark.parametrize(("words", "rows"), [(20, 10), (200, 7), (4000, 1)])
+def test_calls_ask_for_fewer_rows_where_seeds_are_long(
+    tmp_path: Path, words: int, rows: int
+) -> None:
+    seeds = [{"input": "word " * words + str(n), "output": "yes"} for n in range(3)]
+    config = config_in(tmp_path, seed=seeds, labels=["yes", "no"], examples_per_call=None)
+    assert load_task(config, Notices()).rows_per_call == rows
