@@ -91,8 +91,8 @@ def _ask_hub(dataset: HubDataset) -> None:
 
     from nanodistill.hub.client import (
         Hub,
-        NoSuchRevision,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
         translate_errors,
     )
 
@@ -105,7 +105,7 @@ def _ask_hub(dataset: HubDataset) -> None:
     except RepositoryNotFoundError as missing:
         what = "there is no such file, and no such dataset on the Hub (or it is private)"
         raise _refused(dataset, what) from missing
-    except NoSuchRevision as missing:
+    except RevisionNotFoundError as missing:
         raise _refused(dataset, f"has no revision '{dataset.revision}'") from missing
     except InputError as wrong:
         raise _refused(dataset, wrong.message) from wrong

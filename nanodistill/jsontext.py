@@ -1,7 +1,7 @@
 """JSON in text, as models write it. Every reader of such text goes through here.
 
 `loads` reads text that is JSON and nothing else. `find_values` looks for JSON inside prose, code
-fences and leftover thoughts, the likeliest value first. Neither raises anything but `NotJson`,
+fences and leftover thoughts, the likeliest value first. Neither raises anything but `NotJsonError`,
 whatever the text: an answer that was paid for may be nonsense, and nonsense must not end a run.
 
 A value that comes out is safe for everything behind it (jsonschema, pydantic, SQLite, parquet):
@@ -38,7 +38,7 @@ ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 STRING_OR_CLUTTER = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=\s*[\]}])', re.DOTALL)
 
 
-class NotJson(ValueError):
+class NotJsonError(ValueError):
     """Text that holds no JSON value that we can use."""
 
 
@@ -49,18 +49,18 @@ def loads(text: str) -> Any:
         {'label': 'billing'}
 
     Raises:
-        NotJson: it is not.
+        NotJsonError: it is not.
     """
     try:
         return _checked(text, _DECODER.decode(text))
     except (ValueError, RecursionError):
         relaxed = _without_clutter(text)
     if relaxed == text:
-        raise NotJson("is not JSON")
+        raise NotJsonError("is not JSON")
     try:
         return _checked(relaxed, _DECODER.decode(relaxed))
     except (ValueError, RecursionError):
-        raise NotJson("is not JSON") from None
+        raise NotJsonError("is not JSON") from None
 
 
 def find_values(text: str) -> Iterator[Any]:
@@ -112,13 +112,13 @@ def replace_surrogates(text: str) -> str:
 def _value_of(text: str) -> Iterator[Any]:
     try:
         yield loads(text)
-    except NotJson:
+    except NotJsonError:
         return
 
 
 def _checked(text: str, value: Any) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise NotJson(f"is nested more than {MAX_DEPTH} deep")
+        raise NotJsonError(f"is nested more than {MAX_DEPTH} deep")
     if ESCAPED_SURROGATE.search(text) or SURROGATES.search(text):
         return _map_strings(value, replace_surrogates)
     return value
@@ -153,27 +153,27 @@ def _without_clutter(text: str) -> str:
 
 
 def _no_constant(name: str) -> Any:
-    raise NotJson(f"{name} is no JSON")
+    raise NotJsonError(f"{name} is no JSON")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
-        raise NotJson(f"{digits} is too large a number")
+        raise NotJsonError(f"{digits} is too large a number")
     return number
 
 
 def _fits_a_float(digits: str) -> int:
     """An integer that every consumer can compare with a fraction; 309 digits overflow a double."""
     if len(digits) > MAX_DIGITS:
-        raise NotJson("a number has too many digits")
+        raise NotJsonError("a number has too many digits")
     return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs) and any(value[key] != item for key, item in pairs):
-        raise NotJson("a key has two values")
+        raise NotJsonError("a key has two values")
     return value
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from nanodistill.config.synthesis_fields import PromptTemplates
 from nanodistill.errors import ConfigError, Problem
-from nanodistill.text_files import Unreadable, can_be_path, expanded, read_text
+from nanodistill.text_files import UnreadableFileError, can_be_path, expanded, read_text
 from nanodistill.types import tagged_hash
 
 GENERATION = "synthetic_generation_system"
@@ -149,7 +149,7 @@ def text_or_file(given: str, field: str) -> str:
         return given.strip()
     try:
         return read_text(path).strip()
-    except (FileNotFoundError, Unreadable) as unreadable:
+    except (FileNotFoundError, UnreadableFileError) as unreadable:
         said = "is not there" if isinstance(unreadable, FileNotFoundError) else str(unreadable)
         problem = Problem(field, f"can't be read: {path} {said}")
         raise ConfigError("The prompts do not hold:", [problem]) from unreadable

@@ -32,7 +32,7 @@ NO_PATH = {
 }
 
 
-class Unreadable(ValueError):
+class UnreadableFileError(ValueError):
     """A text file that can't be read; the message follows the file's name."""
 
 
@@ -77,36 +77,36 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: there is none.
-        Unreadable: it can't be opened, or is no text in UTF-8.
+        UnreadableFileError: it can't be opened, or is no text in UTF-8.
     """
     if problem := path_problem(path):
-        raise Unreadable(problem)
+        raise UnreadableFileError(problem)
     try:
         return decoded(path.read_bytes())
     except FileNotFoundError:
         raise
     except IsADirectoryError as folder:
-        raise Unreadable("is a folder; name a file") from folder
+        raise UnreadableFileError("is a folder; name a file") from folder
     except OSError as failed:
-        raise Unreadable(f"can't be read: {failed.strerror or failed}") from failed
+        raise UnreadableFileError(f"can't be read: {failed.strerror or failed}") from failed
 
 
 def decoded(content: bytes) -> str:
     """
     Raises:
-        Unreadable: it is no text in UTF-8.
+        UnreadableFileError: it is no text in UTF-8.
     """
     for mark, name in OTHER_ENCODINGS:
         if content.startswith(mark):
-            raise Unreadable(f"is {name}; save it as UTF-8")
+            raise UnreadableFileError(f"is {name}; save it as UTF-8")
     if b"\0" in content:
-        raise Unreadable(_with_zeros(content))
+        raise UnreadableFileError(_with_zeros(content))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as bad:
         line = content.count(b"\n", 0, bad.start) + 1
         byte = f"byte 0x{content[bad.start]:02x} in line {line}"
-        raise Unreadable(f"is not UTF-8 ({byte}); save it as UTF-8") from bad
+        raise UnreadableFileError(f"is not UTF-8 ({byte}); save it as UTF-8") from bad
 
 
 def _with_zeros(content: bytes) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanodistill.jsontext import MAX_DEPTH, NotJson, find_object, find_values, loads
+from nanodistill.jsontext import MAX_DEPTH, NotJsonError, find_object, find_values, loads
 
 VALUES = st.recursive(
     st.none()
@@ -79,13 +79,13 @@ def test_a_text_that_is_json(text: str, value: Any) -> None:
     ],
 )
 def test_a_text_that_is_no_json(text: str) -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         loads(text)
 
 
 def test_the_depth_that_is_taken() -> None:
     assert loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)
-    with pytest.raises(NotJson):
+    with pytest.raises(NotJsonError):
         loads("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
 
 

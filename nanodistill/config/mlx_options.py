@@ -185,7 +185,7 @@ def read_kwargs(
         lifted: whether the upper bounds of ranges are lifted.
 
     Raises:
-        WrongKwargs: with every problem found.
+        KwargsError: with every problem found.
     """
     from nanodistill.config.training_fields import TrainingSettings
 
@@ -199,11 +199,11 @@ def read_kwargs(
     chosen = reader.values.get("optimizer", optimizer)
     reader.problems += _optimizer_problems(chosen, reader.values.get("optimizer_config", {}))
     if reader.problems or overrides is None or valid is None:
-        raise WrongKwargs(kwargs, reader.problems)
+        raise KwargsError(kwargs, reader.problems)
     return {name: getattr(valid, name) for name in fields}, overrides
 
 
-class WrongKwargs(ValueError):
+class KwargsError(ValueError):
     """Invalid `mlx_lm_kwargs`: the key of each problem, or "", and what is wrong with it."""
 
     def __init__(self, kwargs: Mapping[str, Any], messages: Iterable[str]) -> None:

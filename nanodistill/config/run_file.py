@@ -18,7 +18,7 @@ from nanodistill.config.distillation import DistillationConfig
 from nanodistill.config.settings import InputPath, ObjectRef
 from nanodistill.errors import ConfigError, InputError, Problem
 from nanodistill.secrets import is_secret_name
-from nanodistill.text_files import Unreadable, can_be_path, expanded, read_text
+from nanodistill.text_files import UnreadableFileError, can_be_path, expanded, read_text
 
 TABLE_HEADER = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]+")
 KEY = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_.-]+))\s*=""")
@@ -97,7 +97,7 @@ def _read(path: Path) -> str:
             f"There is no run file {path}.",
             next_step="Name one, or copy one from pipelines/ to begin with.",
         ) from missing
-    except Unreadable as unreadable:
+    except UnreadableFileError as unreadable:
         raise InputError(f"The run file {path} {unreadable}.") from unreadable
     if not text.strip():
         raise InputError(

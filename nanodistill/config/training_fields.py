@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from nanodistill.config.mlx_options import WrongKwargs, read_kwargs
+from nanodistill.config.mlx_options import KwargsError, read_kwargs
 from nanodistill.config.settings import ObjectRef, Range, Settings, is_named, multi_error
 
 
@@ -114,7 +114,7 @@ class TrainingSettings(Settings):
             return kwargs
         try:
             read_kwargs(kwargs, info.data["optimizer"], lifted=info.data["allow_out_of_range"])
-        except WrongKwargs as wrong:
+        except KwargsError as wrong:
             raise multi_error("mlx_lm_kwargs", wrong.problems) from wrong
         return kwargs
 

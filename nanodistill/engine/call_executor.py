@@ -16,7 +16,7 @@ import anyio
 
 from nanodistill.engine.call_queue import Batch, CallQueue, InFlightCall, PendingCall
 from nanodistill.engine.engine_context import EngineContext
-from nanodistill.engine.group_commit import UnstorableRecord
+from nanodistill.engine.group_commit import UnstorableRecordError
 from nanodistill.engine.rate_limiter import RateLimiter
 from nanodistill.engine.response_index import FailedRequest, PendingRequest
 from nanodistill.engine.response_validation import (
@@ -103,7 +103,7 @@ class CallExecutor:
         try:
             if await self._commit(Call(attempt, response)):
                 await self._go_on(work, completion)
-        except UnstorableRecord as error:
+        except UnstorableRecordError as error:
             await self._unstorable(work, attempt, f"the answer can't be stored: {error}")
 
     def _admission(self, launch: InFlightCall) -> RateLimiter:

@@ -28,7 +28,7 @@ UNSTORABLE = (ValueError, TypeError, OverflowError, sqlite3.ProgrammingError)
 Result = TypeVar("Result")
 
 
-class UnstorableRecord(Exception):
+class UnstorableRecordError(Exception):
     """A record that no journal can hold. The others of its batch are durable."""
 
 
@@ -72,7 +72,7 @@ class GroupCommit:
 
         Raises:
             DiskFullError: there was no room; it is not in the journal.
-            UnstorableRecord: SQLite can't hold it; it is not in the journal.
+            UnstorableRecordError: SQLite can't hold it; it is not in the journal.
         """
         batch = self._batch
         self.note(record)
@@ -80,7 +80,7 @@ class GroupCommit:
         if batch.error is not None:
             raise batch.error
         if id(record) in batch.unstorable:
-            raise UnstorableRecord(str(batch.unstorable[id(record)]))
+            raise UnstorableRecordError(str(batch.unstorable[id(record)]))
 
     def note(self, record: Record) -> None:
         """Let `record` go with the next commit. Nobody waits for it; a crash may lose it."""

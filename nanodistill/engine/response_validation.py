@@ -83,7 +83,7 @@ class Exchange:
     is_whole: bool = False
 
 
-class Malformed(ValueError):
+class MalformedAnswerError(ValueError):
     """Text that is not JSON under its schema."""
 
 
@@ -102,7 +102,7 @@ def next_step(chain: Sequence[Exchange]) -> Answer | Failure | Request:
         if data is not None:
             return Answer(first.request, readable(last.completion), data, keys)
         data = parse(last.completion.text, first.request.schema)
-    except Malformed as problem:
+    except MalformedAnswerError as problem:
         return _after_malformed(chain, keys, str(problem))
     return Answer(first.request, readable(last.completion), data, keys)
 
@@ -189,7 +189,7 @@ def known_whole(link: Exchange) -> dict[str, Any] | list[Any] | None:
     """The JSON of an answer that held before, which need not be validated again."""
     try:
         data = jsontext.loads(link.completion.text)
-    except jsontext.NotJson:
+    except jsontext.NotJsonError:
         return None
     return data if isinstance(data, dict | list) else None
 
@@ -198,7 +198,7 @@ def parse(text: str, schema: Mapping[str, Any]) -> Any:
     """The JSON value in `text` that holds under `schema`.
 
     Raises:
-        Malformed: there is none; says what is wrong with the likeliest one.
+        MalformedAnswerError: there is none; says what is wrong with the likeliest one.
     """
     validator = _validator(schema)
     problem: str | None = None
@@ -207,7 +207,7 @@ def parse(text: str, schema: Mapping[str, Any]) -> Any:
         if error is None:
             return value
         problem = problem or f"at {error.json_path}: {error.message}"[:LONGEST_ERROR]
-    raise Malformed(problem or "there is no complete JSON value in it")
+    raise MalformedAnswerError(problem or "there is no complete JSON value in it")
 
 
 def load_validation() -> None:

@@ -35,7 +35,7 @@ class RepositoryNotFoundError(InputError):
     """The Hub has no such repository for us; it does not say whether it is there for others."""
 
 
-class NoSuchRevision(InputError):
+class RevisionNotFoundError(InputError):
     """The repository has no such tag, branch or commit."""
 
 
@@ -143,7 +143,7 @@ def _translated(error: Exception, hub: Hub, repo: str, kind: RepoType) -> Except
             return OfflineError(told, next_step="Unset it.")
         case errors.RevisionNotFoundError():
             there = f"{hub.name}/{_page(repo, kind)}"
-            return NoSuchRevision(
+            return RevisionNotFoundError(
                 f"The {kind} {repo} has no such revision.",
                 next_step=f"Name a tag, branch or commit that is on {there}",
             )

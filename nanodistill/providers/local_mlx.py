@@ -51,13 +51,13 @@ NO_LIMIT = 1 << 20
 """The context is the limit then."""
 
 
-class UnsupportedParameter(InputError):
+class UnsupportedParameterError(InputError):
     """A parameter that local generation does not have."""
 
 
 LITELLMS: Mapping[type[Exception], str] = {
     PromptTooLongError: "ContextWindowExceededError",
-    UnsupportedParameter: "UnsupportedParamsError",
+    UnsupportedParameterError: "UnsupportedParamsError",
     ModelError: "NotFoundError",
     InputError: "BadRequestError",
     NanoDistillError: "NotFoundError",
@@ -180,7 +180,7 @@ def _read(given: Mapping[str, Any]) -> LocalCall:
     _drop_neutral(parameters)
     unknown = sorted(parameters.keys() - SAMPLING - TRANSPORT)
     if unknown:
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             f"a local model does not take {', '.join(unknown)}; "
             f"it takes {', '.join(sorted(SAMPLING))}"
         )
@@ -215,7 +215,9 @@ def _message(message: Any) -> Mapping[str, str]:
     if not isinstance(content, str):
         kinds = {part.get("type") for part in content}
         if kinds - {"text"}:
-            raise UnsupportedParameter("a local model reads text alone, no images, audio or files")
+            raise UnsupportedParameterError(
+                "a local model reads text only: no images, audio or files"
+            )
         content = "".join(part["text"] for part in content)
     return {"role": message["role"], "content": content}
 

@@ -123,7 +123,7 @@ def from_callable(function: Callable[..., Any]) -> Callable[[Request], Awaitable
     return answer
 
 
-class LeftEarly(Exception):
+class LeftEarlyError(Exception):
     """A function raised what would end more than its call: sys.exit in it, a cancellation, …"""
 
 
@@ -135,7 +135,7 @@ def _contained(call: Callable[[], Any]) -> tuple[Any]:
     except BaseException as leaving:
         if isinstance(leaving, Exception) and not isinstance(leaving, StopIteration):
             raise
-        raise LeftEarly(type(leaving).__name__) from leaving
+        raise LeftEarlyError(type(leaving).__name__) from leaving
 
 
 async def _contained_here(answer: Awaitable[Any]) -> Any:
@@ -147,7 +147,7 @@ async def _contained_here(answer: Awaitable[Any]) -> Any:
     except BaseException as leaving:
         if _is_cancelled(leaving):
             raise
-        raise LeftEarly(type(leaving).__name__) from leaving
+        raise LeftEarlyError(type(leaving).__name__) from leaving
 
 
 def _is_cancelled(leaving: BaseException) -> bool:
@@ -231,7 +231,7 @@ def from_sequence(answers: Iterator[Any]) -> Callable[[Request], Awaitable[Any]]
 
 def function_error(error: Exception) -> FatalProviderError:
     """What stops the run when a teacher function raises what no table knows."""
-    raised = error.__cause__ if isinstance(error, LeftEarly) and error.__cause__ else error
+    raised = error.__cause__ if isinstance(error, LeftEarlyError) and error.__cause__ else error
     frame = traceback.extract_tb(raised.__traceback__)[-1]
     told = f" {raised}" if str(raised) else ""
     return FatalProviderError(

@@ -101,11 +101,11 @@ def strictly(schema: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         return {name: _close(name, part) for name, part in _object(schema).items()}
-    except _Open:
+    except _OpenSchemaError:
         return None
 
 
-class _Open(Exception):
+class _OpenSchemaError(Exception):
     """A part of a schema that strict mode can't say."""
 
 
@@ -126,9 +126,9 @@ def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
         return own
     properties = own.get("properties") or {}
     if not properties or own.get("additionalProperties"):
-        raise _Open
+        raise _OpenSchemaError
     if set(properties) != set(own.get("required", ())):
-        raise _Open
+        raise _OpenSchemaError
     return own | {"additionalProperties": False}
 
 

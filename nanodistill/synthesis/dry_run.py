@@ -47,7 +47,7 @@ from nanodistill.synthesis.teacher_protocol import TeacherProtocol
 from nanodistill.types import Message, Request, Usage
 
 
-class WouldCallTeacher(Exception):
+class TeacherCallError(Exception):
     """A call would have to be made: of which stage, and what is in the journal of its batch."""
 
     def __init__(self, stage: str, survey: CostSurvey) -> None:
@@ -102,7 +102,7 @@ class DryRunTeacher:
         self.unread[first.stage] += survey.reused
         self.to_ask[first.stage] += survey.to_ask
         if survey.to_ask:
-            raise WouldCallTeacher(first.stage, survey)
+            raise TeacherCallError(first.stage, survey)
 
     def results(self, requests: Iterable[Request]) -> Iterator[Answer | Failure]:
         for outcome in self._teacher.results(requests):
@@ -245,10 +245,10 @@ async def plan(
     with RowSpool() as kept, RowSpool() as rejected:
         ledger = Ledger(kept, rejected)
         async with _rehearsing(task, provider) as (bench, rehearsal):
-            met: WouldCallTeacher | None = None
+            met: TeacherCallError | None = None
             try:
                 await ask(bench, ledger, None)
-            except WouldCallTeacher as curtain:
+            except TeacherCallError as curtain:
                 met = curtain
             left = RemainingWork(bench, rehearsal, ledger, met)
             stages = tuple([stage async for stage in left.stages()])
@@ -284,7 +284,7 @@ class RemainingWork:
     bench: SynthesisContext
     rehearsal: DryRunTeacher
     ledger: Ledger
-    met: WouldCallTeacher | None
+    met: TeacherCallError | None
 
     @property
     def _is_at_seeds(self) -> bool:

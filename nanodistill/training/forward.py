@@ -220,7 +220,7 @@ def select_forward(
     """The forward pass with the least work for this model and these rows, ready to use.
 
     Raises:
-        MemoryLimitError, StopRequested: from `check_interrupts`, while outputs are computed.
+        MemoryLimitError, StopRequestedError: from `check_interrupts`, while outputs are computed.
     """
     rows = {name: split for name, split in splits.items() if len(split)}
     # Gradient checkpointing recomputes a block after it was left, when the shared tokens' cache

@@ -66,7 +66,7 @@ TICK_SECONDS = 2.0  # between two progress records for whoever watches
 NEVER = 1 << 60
 
 
-class StopRequested(Exception):
+class StopRequestedError(Exception):
     """The user, or the end of the command, asks training to stop."""
 
 
@@ -108,11 +108,11 @@ class TrainingContext:
 
         Raises:
             MemoryLimitError: the guard forbids it.
-            StopRequested: somebody asked to stop.
+            StopRequestedError: somebody asked to stop.
         """
         self.guard.check()
         if self.stop_requested():
-            raise StopRequested
+            raise StopRequestedError
 
     @property
     def batches_per_update(self) -> int:
@@ -287,7 +287,7 @@ class Session:
             best = self.state.best
             chosen = self.state.update if best is None else best.update
             self._publish_adapter(context.checkpoints.at(chosen).path)
-        except StopRequested:
+        except StopRequestedError:
             self._save()
         except MemoryLimitError:
             self._save()

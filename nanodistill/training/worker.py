@@ -126,7 +126,7 @@ class TrainingWorker:
         set_threads(self.job.limits.threads)
         from nanodistill.models.loading import load_model
         from nanodistill.training.checkpoints import Checkpoints
-        from nanodistill.training.loop import StopRequested, run
+        from nanodistill.training.loop import StopRequestedError, run
         from nanodistill.training.mlx_setup import (
             checkpoint_identity,
             machine_details,
@@ -167,7 +167,7 @@ class TrainingWorker:
                     )
         try:
             context = self._context(loaded, checkpoints, metrics, on_event)
-        except StopRequested:
+        except StopRequestedError:
             return {"ending": "stopped", "exit": INTERRUPTED}
         ending, state = run(context, checkpoint)
         metrics.write("ended", state.update, how=ending)
@@ -195,7 +195,7 @@ class TrainingWorker:
         import mlx.core as mx
 
         from nanodistill.training.forward import select_forward
-        from nanodistill.training.loop import StopRequested, TrainingContext
+        from nanodistill.training.loop import StopRequestedError, TrainingContext
         from nanodistill.training.mlx_setup import (
             adapter_config,
             checkpoint_layers,
@@ -220,7 +220,7 @@ class TrainingWorker:
         def check_interrupts() -> None:
             guard.check()
             if self._stop_requested():
-                raise StopRequested
+                raise StopRequestedError
 
         forward = select_forward(model, splits, self.job, on_event, check_interrupts)
         rows = {

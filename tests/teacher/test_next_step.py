@@ -12,7 +12,7 @@ from nanodistill.engine.response_validation import (
     Answer,
     Exchange,
     Failure,
-    Malformed,
+    MalformedAnswerError,
     is_repair,
     next_step,
     parse,
@@ -77,7 +77,7 @@ def test_json_is_found_where_models_put_it(text: str) -> None:
     ],
 )
 def test_what_is_wrong_with_a_text(text: str, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedAnswerError, match=says):
         parse(text, SCHEMA)
 
 
