@@ -74,7 +74,7 @@ def test_states_tell_old_from_new_and_remarks(path: Path) -> None:
     with open_journal(path) as journal:
         journal.commit([call(2), refusal(3), Validated(key(2), by=7)])
         states = journal.states(map(key, (1, 2, 3, 4)))
-    assert {k: (s.is_old, s.failure, s.finish, s.whole_by) for k, s in states.items()} == {
+    assert {k: (s.was_there, s.failure, s.finish, s.whole_by) for k, s in states.items()} == {
         key(1): (True, None, "stop", 0),
         key(2): (False, None, "stop", 7),
         key(3): (False, "refusal", None, 0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,8 @@ from test_journal import call, crashed_copy, failed, key, refusal
 
 from nanodistill.errors import CorruptFileError
 from nanodistill.journal import Journal, Validated, open_journal, read_journal
-from nanodistill.journal.store import FORMAT
 
 KEYS = [key(n) for n in range(40)]
-FORMAT_1 = """
-    PRAGMA journal_mode = WAL; PRAGMA application_id = 0x4E616E6F; PRAGMA user_version = 1;
-    CREATE TABLE responses (
-        id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, stage TEXT NOT NULL, failure TEXT,
-        finish TEXT, body TEXT NOT NULL, whole_by INTEGER NOT NULL DEFAULT 0
-    );
-    CREATE TABLE attempts (
-        id INTEGER PRIMARY KEY, at REAL NOT NULL, stage TEXT NOT NULL, model TEXT NOT NULL,
-        key BLOB NOT NULL, cause TEXT NOT NULL, outcome TEXT NOT NULL, kind TEXT, status INTEGER,
-        latency REAL NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-        cached_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL, cost_usd REAL
-    );
-    CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 def everything(journal: Journal) -> list[Any]:
@@ -97,65 +81,3 @@ def test_a_changed_text_is_damage_and_no_answer(tmp_path: Path) -> None:
     with open_journal(path) as journal, pytest.raises(CorruptFileError, match="checksum") as damage:
         journal.responses([key(1)])
     assert "Put back" in str(damage.value)
-
-
-def old_journal(path: Path) -> None:
-    """A journal of format 1 with what one of today holds."""
-    with open_journal(path) as journal:
-        journal.commit([call(1), refusal(2), failed(3), Validated(key(1), 7)])
-        journal.keep_note("form", "json_schema")
-    new = sqlite3.connect(path)
-    rows = {
-        "responses": "id, key, stage, failure, finish, body, whole_by",
-        "attempts": "id, at, stage, model, key, cause, outcome, kind, status, latency, "
-        "prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_usd",
-        "notes": "name, value",
-    }
-    kept = {
-        table: new.execute(f"SELECT {cols} FROM {table}").fetchall() for table, cols in rows.items()
-    }
-    new.close()
-    path.unlink()
-    old = sqlite3.connect(path)
-    old.executescript(FORMAT_1)
-    for table, found in kept.items():
-        found = [row for row in found if row[0] != "format"]
-        old.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(found[0]))})", found)
-    old.commit()
-    old.close()
-
-
-@pytest.mark.parametrize("opened", [open_journal, read_journal])
-def test_a_journal_of_format_1_goes_on_with_checksums(tmp_path: Path, opened: Any) -> None:
-    path = tmp_path / "journal.sqlite"
-    with open_journal(tmp_path / "same.sqlite") as journal:
-        journal.commit([call(1), refusal(2), failed(3), Validated(key(1), 7)])
-        journal.keep_note("form", "json_schema")
-        held = everything(journal)
-    old_journal(path)
-    with opened(path) as journal:
-        assert everything(journal) == held
-        assert journal.states([key(1)])[key(1)].whole_by == 7
-    with open_journal(path) as journal:
-        journal.commit([call(4)])
-        assert everything(journal) != held
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
-    connection.close()
-
-
-def test_a_migration_that_finds_no_room_leaves_the_old_journal(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    old_journal(path)
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE notes_1 (name TEXT)")
-    connection.commit()
-    before = connection.execute("SELECT * FROM responses").fetchall()
-    with pytest.raises(CorruptFileError), open_journal(path):
-        pass
-    assert connection.execute("SELECT * FROM responses").fetchall() == before
-    connection.execute("DROP TABLE notes_1")
-    connection.commit()
-    connection.close()
-    with open_journal(path) as journal:
-        assert set(journal.responses([key(1), key(2)])) == {key(1), key(2)}

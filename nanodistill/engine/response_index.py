@@ -80,12 +80,12 @@ class ResponseIndex:
             if state is None and key not in self._lost:
                 found.open.append(PendingRequest(request, request, key, "first"))
                 continue
-            is_old = state is not None and state.is_old
+            was_there = state is not None and state.was_there
             if state is None or _is_done(request, state):
                 found.done += 1
-                found.reused += is_old
+                found.reused += was_there
             else:
-                unsure.append((key, request, is_old))
+                unsure.append((key, request, was_there))
         self._look_into(unsure, found)
         return found
 
@@ -111,13 +111,13 @@ class ResponseIndex:
 
     def _look_into(self, unsure: Sequence[tuple[str, Request, bool]], found: LookupResult) -> None:
         known = self._journal.responses(key for key, _, _ in unsure)
-        for key, request, is_old in unsure:
+        for key, request, was_there in unsure:
             end = self._walk(key, request, known)
             if isinstance(end, PendingRequest):
                 found.open.append(end)
                 continue
             found.done += 1
-            found.reused += is_old
+            found.reused += was_there
             if isinstance(end, Answer) and end.keys == (key,):
                 found.whole.append(Validated(key, VALIDATION_VERSION))
 

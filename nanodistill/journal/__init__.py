@@ -1,27 +1,29 @@
 """The crash-safe store of every teacher call: what was paid for is never lost or bought twice.
 
-One record is a `Call`: an attempt, for the ledger, and with it the `StoredResponse`
-where the attempt brought one that is final, an answer or a refusal. `commit`
-returns when the records are on the disk (SQLite, WAL, synchronous=FULL), all of
-them or none; only then may anyone parse, count or show what they hold. A crash
-costs what was not yet committed: calls in flight.
+A record is a `Call`: one attempt, for the ledger, with the `StoredResponse` if the attempt brought
+one that is final, an answer or a refusal. `commit` returns once the records are on the disk
+(SQLite, WAL, synchronous=FULL), all of them or none. Only then may anyone parse, count or show what
+they hold. A crash costs what was not committed yet: calls in flight.
 
-A response is found by its request's key, which says nothing about stages,
-settings of the run or time. It is never changed or deleted, unless it is a failure of
-`ASKED_AGAIN`, which an answer replaces. Its `whole_by` is
-a remark and no more: the rules (`response_validation.VALIDATION_VERSION`) by which it has been
-found to be a whole answer, so that resuming need not parse it again.
+A response is found by its request's key, which says nothing about stages, settings of the run or
+time. It is never changed or deleted, except a failure of `ASKED_AGAIN`, which an answer replaces.
+Its `whole_by` is the version of the rules (`response_validation.VALIDATION_VERSION`) that found it
+valid, so that resuming need not parse it again.
 
-SQLite itself forgets the end of a WAL that is cut short, without a word. So each
-commit also writes how many records there are into a small file beside the
-journal, the seal; a journal with fewer is damaged and said to be. Deleting the
-seal accepts the loss.
+Two things guard against damage. Each row has a checksum, so a flipped bit is an error and never an
+answer. And SQLite silently drops the end of a write-ahead log that was cut short; so each commit
+writes how many records there are into the commit counter, a small file beside the journal. A
+journal with fewer is damaged and says so; whoever deletes the counter accepts the loss.
 
-Each row has a checksum, so that a flipped bit is damage and is said to be; a
-journal of format 1, which had none, becomes one of today when it is opened.
+Two writers at once are not supported: the second gets `RunLockedError`. Files are readable by their
+owner alone. All methods block: in an event loop use `nanodistill.engine.group_commit`.
 
-Not promised: two writers. Files are readable by their owner alone. All methods
-block: not for an event loop, see `nanodistill.engine.group_commit`.
+Example:
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> with open_journal(Path(mkdtemp()) / "journal.sqlite") as journal:
+    ...     journal.sums()
+    {}
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the journal keeps: calls, their responses, and remarks; and what it says of them."""
+"""What the journal keeps, and what it tells: attempts, responses, validations, totals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ of earlier releases do not count."""
 class Attempt:
     """One attempt at a call, as the ledger keeps it.
 
-    `cause` is why it was made: for the first time, again after a failure, with
-    more room for a truncated answer, or to repair a malformed one. `refused` is
-    "too fast", `failed` any other transient failure. `cost_usd` is None where
-    the price is not known.
+    Attributes:
+        at: when it was sent, in seconds since 1970.
+        cause: why it was made: for the first time, again after a failure, with more room for a
+            truncated answer, or to repair a malformed one.
+        outcome: `refused` is over a rate limit, `failed` any other transient failure.
+        kind, status: of a failure, its class and HTTP status.
+        latency: seconds.
+        cost_usd: None where the price is not known.
     """
 
     at: float
@@ -43,7 +47,7 @@ class Attempt:
 class StoredResponse:
     """What a request came to for good: a completion, or a failure that asking again won't mend.
 
-    `whole_by`: see `Validated`; 0 is nothing.
+    `whole_by` is the version of the rules that found it valid, 0 if none did.
     """
 
     key: str
@@ -56,7 +60,7 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one commit makes durable together."""
+    """An attempt and what it brought, made durable together."""
 
     attempt: Attempt
     response: StoredResponse | None = None
@@ -64,7 +68,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """The remark that the completion under `key` was found whole by the rules `by`."""
+    """The completion under `key` was found valid by version `by` of the rules."""
 
     key: str
     by: int
@@ -75,12 +79,12 @@ Record = Call | Validated
 
 @dataclass(frozen=True, slots=True)
 class CallState:
-    """What can be said of a response without reading its text.
+    """What is known of a response without reading its text.
 
-    `is_old`: it was there when the journal was opened.
+    `was_there`: since before the journal was opened, so this session did not pay for it.
     """
 
-    is_old: bool
+    was_there: bool
     failure: str | None
     finish: str | None
     whole_by: int
@@ -98,10 +102,13 @@ class Unpriced:
 class UsageTotals:
     """The ledger of one stage, or of several added up.
 
-    `calls` are all attempts; `answered` of them brought a completion, `refused`
-    were "too fast", `failed` the other failures. `retries`, `repairs` and `longer`
-    are attempts by cause. `cost_usd` adds up what is known; `unpriced` counts the
-    answers whose cost is not.
+    Attributes:
+        calls: all attempts, of which `answered` brought a completion, `refused` were over a rate
+            limit and `failed` ended otherwise.
+        retries, repairs, longer: attempts by cause.
+        cost_usd: the sum of the costs that are known.
+        unpriced: answers whose cost is not known.
+        seconds: the latencies added up.
     """
 
     calls: int = 0

@@ -1,4 +1,4 @@
-"""What can be wrong with a journal's file, in our words."""
+"""What can be wrong with a journal's file, as errors that say what to do."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nanodistill.errors import (
 )
 
 FULL_BELOW = 1 << 20
+"""Bytes free. SQLite reports some full disks as an I/O error; under a megabyte it is that."""
 DAMAGE = frozenset(
     {
         sqlite3.SQLITE_CORRUPT,
@@ -48,7 +49,7 @@ def corrupt_journal(path: Path, what: str) -> CorruptFileError:
 
 @contextmanager
 def translate_sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's and the system's errors in our words."""
+    """Raise SQLite's and the system's errors as ours."""
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -61,9 +62,8 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
     if not hasattr(error, "sqlite_errorcode"):
-        return corrupt_journal(
-            path, "it holds text that is no UTF-8"
-        )  # found by Python, not by SQLite
+        # Raised by Python's own binding, not by SQLite.
+        return corrupt_journal(path, "it holds text that is not UTF-8")
     code = error.sqlite_errorcode & 0xFF
     if code == sqlite3.SQLITE_CANTOPEN and (limit := _descriptor_limit()):
         return limit

@@ -1,10 +1,9 @@
-"""A checksum for each row, so that a flipped bit is damage and never an answer.
+"""The journal's tables and statements, and the way between rows and entries.
 
-CRC-32 of the values in Python's `ascii` notation, which tells types and borders
-apart and is the same in every version. It is meant against disks and memory, not
-against people: whoever can write the file can write the checksum.
-
-Tables, statements, and the way between rows and entries.
+Each row has a checksum, so that a flipped bit is damage and never an answer: CRC-32 of the values
+in Python's `ascii` notation, which tells types and borders apart and is the same in every version.
+It is meant against disks and memory, not against people: whoever can write the file can write the
+checksum.
 """
 
 from __future__ import annotations
@@ -166,16 +165,16 @@ def from_response(response: StoredResponse) -> tuple[Any, ...]:
     return (*head, body_crc, crc_of(*head, body_crc), body)
 
 
-def from_whole(whole: Validated) -> tuple[Any, ...]:
+def from_validated(whole: Validated) -> tuple[Any, ...]:
     key = bytes.fromhex(whole.key)
-    return whole.by, _whole_crc(key, whole.by), key
+    return whole.by, _validation_crc(key, whole.by), key
 
 
 def from_note(name: str, value: str) -> tuple[Any, ...]:
     return name, value, crc_of(name, value)
 
 
-def _whole_crc(key: bytes, by: int) -> int:
+def _validation_crc(key: bytes, by: int) -> int:
     return crc_of(key, by) if by else 0
 
 
@@ -210,7 +209,7 @@ def to_head(row: Sequence[Any]) -> Head:
     """
     key, stage, failure, finish, whole_by, whole_crc, body_crc, crc = row
     is_sound = crc_of(key, stage, failure, finish, body_crc) == crc
-    if not is_sound or _whole_crc(key, whole_by) != whole_crc:
+    if not is_sound or _validation_crc(key, whole_by) != whole_crc:
         raise ValueError(MISMATCH)
     return Head(key.hex(), stage, failure, finish, whole_by, body_crc)
 

@@ -1,11 +1,8 @@
-"""The seal: how many records a journal has committed, in a small file of its own.
+"""The journal's file: opening, committing, reading.
 
-What kind of file a journal is, and how one of an earlier format becomes one of today.
-
-Format 1 had no checksums. Its rows are copied into new tables, with checksums of
-what is there now, in one transaction: a crash leaves the old journal or the new one.
-
-The journal's file: opening, committing, reading.
+Beside the SQLite file lies a small one, the commit counter, with how many records were committed.
+SQLite tells damage inside its pages. It can't tell that its file was put back from an older backup,
+or that a write-ahead log with paid answers was deleted; the counter can.
 """
 
 from __future__ import annotations
@@ -37,7 +34,6 @@ from nanodistill.journal.journal_errors import (
     translate_sqlite_errors,
 )
 from nanodistill.journal.sql import (
-    ATTEMPT,
     ATTEMPTS,
     COUNTS,
     HEAD,
@@ -54,7 +50,7 @@ from nanodistill.journal.sql import (
     from_attempt,
     from_note,
     from_response,
-    from_whole,
+    from_validated,
     register_functions,
     to_attempt,
     to_head,
@@ -67,13 +63,13 @@ from nanodistill.types import Usage
 
 
 class CommitCounter:
-    """The seal of a journal that is being written. It stays open: a commit opens no file."""
+    """The counter of a journal that is being written. It stays open: a commit opens no file."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(commit_counter_of(path), os.O_WRONLY | os.O_CREAT, 0o600)
 
     def write(self, counts: tuple[int, int]) -> None:
-        """One small write in place: a process that dies leaves the old seal or the new one.
+        """One small write in place: a process that dies leaves the old counts or the new ones.
 
         It is not synced, so that it costs nothing: after a power cut it may be older
         than the journal, which claims too little and never too much.
@@ -85,10 +81,10 @@ class CommitCounter:
 
 
 def read_commit_count(path: Path) -> tuple[int, int]:
-    """How many responses and attempts were committed, as far as the seal says: none without one.
+    """How many responses and attempts were committed, by the counter: none without one.
 
     Raises:
-        CorruptFileError: it is no seal.
+        CorruptFileError: the counter is torn.
     """
     try:
         text = commit_counter_of(path).read_bytes()
@@ -97,7 +93,8 @@ def read_commit_count(path: Path) -> tuple[int, int]:
     try:
         responses, attempts = map(int, text.split())
     except ValueError as torn:
-        raise corrupt_journal(path, f"its seal, {commit_counter_of(path).name}, is torn") from torn
+        name = commit_counter_of(path).name
+        raise corrupt_journal(path, f"its commit counter, {name}, is torn") from torn
     return responses, attempts
 
 
@@ -108,23 +105,13 @@ BEGIN = f"""
     BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {SCHEMA}
     INSERT INTO notes VALUES ('format', '{FORMAT}', {crc_of("format", str(FORMAT))}); COMMIT;
 """
-COPY = f"""
-    INSERT INTO responses
-        SELECT id, key, stage, failure, finish, whole_by,
-            CASE whole_by WHEN 0 THEN 0 ELSE crc_of(key, whole_by) END,
-            crc_of_text(body), crc_of(key, stage, failure, finish, crc_of_text(body)), body
-        FROM responses_1 ORDER BY id;
-    INSERT INTO attempts SELECT id, {ATTEMPT}, crc_of({ATTEMPT}) FROM attempts_1 ORDER BY id;
-    INSERT INTO notes SELECT name, value, crc_of(name, value) FROM notes_1;
-    INSERT OR REPLACE INTO notes VALUES ('format', '{FORMAT}', crc_of('format', '{FORMAT}'));
-"""
 
 
-def format_of(path: Path, connection: sqlite3.Connection) -> int:
-    """The format of the journal, of those that are known here.
+def check_format(path: Path, connection: sqlite3.Connection) -> None:
+    """See that this is a journal of today's format.
 
     Raises:
-        NewerVersionError, CorruptFileError: it is none of them.
+        NewerVersionError, CorruptFileError: it is none.
     """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -134,33 +121,14 @@ def format_of(path: Path, connection: sqlite3.Connection) -> int:
     if tables.isdisjoint(TABLES) and application != APPLICATION:
         raise _not_ours(path)
     noted = _noted_format(connection) if "notes" in tables else None
-    is_ours = application == APPLICATION and noted in (str(found), None)
-    if is_ours and found > FORMAT:
+    if application == APPLICATION and found > FORMAT and noted in (str(found), None):
         raise _newer(path, found)
-    if not is_ours or found < 1 or (found == FORMAT and noted is None):
+    if (application, found, noted) != (APPLICATION, FORMAT, str(FORMAT)):
         raise corrupt_journal(path, "its header is not the one that was written")
-    return int(found)
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Make a journal of format 1 one of today."""
-    statements = [f"ALTER TABLE {name} RENAME TO {name}_1" for name in TABLES]
-    statements += [*SCHEMA.split(";"), *COPY.split(";")]
-    statements += [f"DROP TABLE {name}_1" for name in TABLES]
-    statements += [f"PRAGMA user_version = {FORMAT}"]
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.OperationalError):
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _noted_format(connection: sqlite3.Connection) -> str | None:
-    """The format as it is noted beside the header, from format 2 on."""
+    """The format as it is noted beside the header, which a flipped bit would change unnoticed."""
     row = connection.execute("SELECT value FROM notes WHERE name = 'format'").fetchone()
     return None if row is None else str(row[0])
 
@@ -181,6 +149,7 @@ def _not_ours(path: Path) -> CorruptFileError:
 
 
 WAIT_FOR_LOCK = 5.0
+"""Seconds. A reader that checkpoints holds the lock for milliseconds; longer is another writer."""
 
 
 class Journal:
@@ -192,7 +161,7 @@ class Journal:
         self._reader = _connect_to_read(path)
         self._found = _last(self._reader)[0]
         self._notes: dict[str, str] = {}
-        self._seal: CommitCounter | None = None
+        self._counter: CommitCounter | None = None
         self._writing = threading.Lock()
         self._reading = threading.Lock()
 
@@ -213,11 +182,13 @@ class Journal:
                 self.commit([])
         finally:
             self._writer.close()
-            if self._seal is not None:
-                self._seal.close()
+            if self._counter is not None:
+                self._counter.close()
 
     def commit(self, records: Sequence[Record]) -> None:
         """Make `records` durable, all or none. A key that is already there keeps its response.
+
+        Blocks until the disk has them.
 
         Raises:
             DiskFullError: no room; nothing of `records` was written.
@@ -227,16 +198,16 @@ class Journal:
             with self._transaction() as writer:
                 _insert(writer, records, notes)
                 counts = _last(writer)
-            self._seal_file().write(counts)
+            self._commit_counter().write(counts)
             self._forget(notes)
 
     def states(self, keys: Iterable[str]) -> dict[str, CallState]:
         """What is there under `keys`."""
         found: dict[str, CallState] = {}
-        for is_old, *row in self._select(f"id <= ?, {HEAD}", keys, self._found):
+        for was_there, *row in self._select(f"id <= ?, {HEAD}", keys, self._found):
             with self._checked_row("a response"):
                 head = to_head(row)
-            found[head.key] = CallState(bool(is_old), head.failure, head.finish, head.whole_by)
+            found[head.key] = CallState(bool(was_there), head.failure, head.finish, head.whole_by)
         return found
 
     def responses(self, keys: Iterable[str]) -> dict[str, StoredResponse]:
@@ -285,11 +256,11 @@ class Journal:
         """
         self._notes[name] = value
 
-    def _seal_file(self) -> CommitCounter:
-        """The seal, which comes into being with the first commit."""
-        if self._seal is None:
-            self._seal = CommitCounter(self.path)
-        return self._seal
+    def _commit_counter(self) -> CommitCounter:
+        """The counter, which comes into being with the first commit."""
+        if self._counter is None:
+            self._counter = CommitCounter(self.path)
+        return self._counter
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -340,10 +311,8 @@ def open_journal(path: Path) -> Iterator[Journal]:
         _create(path)
         with ExitStack() as undo:
             writer = undo.enter_context(closing(_connect(path)))
-            known = _check(path, writer)
+            _check(path, writer)
             _prepare(writer)
-            if known < FORMAT:
-                migrate(writer)
             undo.pop_all()
     with Journal(path, writer) as journal:
         yield journal
@@ -360,10 +329,7 @@ def read_journal(path: Path) -> Iterator[Journal]:
     if not path.exists():
         raise FolderError(f"there is no journal at {path}.")
     with translate_sqlite_errors(path), closing(_connect_to_read(path)) as reader:
-        known = _check(path, reader)
-    if known < FORMAT:
-        with open_journal(path):
-            pass
+        _check(path, reader)
     with Journal(path, None) as journal:
         yield journal
 
@@ -402,14 +368,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> int:
-    """The journal's format, if it is sound."""
-    known = format_of(path, connection)
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    check_format(path, connection)
     _check_count(path, connection)
     _check_pages(path, connection)
-    if known == FORMAT:
-        _check_notes(path, connection)
-    return known
+    _check_notes(path, connection)
 
 
 def _prepare(writer: sqlite3.Connection) -> None:
@@ -421,14 +384,14 @@ def _prepare(writer: sqlite3.Connection) -> None:
 
 
 def _check_count(path: Path, connection: sqlite3.Connection) -> None:
-    """Compare with the seal, which is read first: a writer at work is ahead of it, never behind."""
-    sealed = read_commit_count(path)
+    """Compare with the counter, read first: a writer at work is ahead of it, never behind."""
+    counted = read_commit_count(path)
     responses, attempts, *last = connection.execute(COUNTS).fetchone()
-    if responses < sealed[0] or attempts < sealed[1]:
+    if responses < counted[0] or attempts < counted[1]:
         raise corrupt_journal(
             path,
             f"it holds {responses} responses and {attempts} attempts, "
-            f"while {sealed[0]} and {sealed[1]} were committed",
+            f"while {counted[0]} and {counted[1]} were committed",
         )
     if [responses, attempts] != last:
         raise corrupt_journal(path, "its rows are not numbered one after the other")
@@ -450,7 +413,7 @@ def _check_notes(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _last(connection: sqlite3.Connection) -> tuple[int, int]:
-    """How many responses and attempts there are; nothing is ever deleted, so the last id tells."""
+    """How many responses and attempts there are. Nothing is ever deleted, so the last id tells."""
     responses, attempts = connection.execute(LAST).fetchone()
     return responses, attempts
 
@@ -463,5 +426,5 @@ def _insert(
     remarks = [record for record in records if isinstance(record, Validated)]
     writer.executemany(INSERT_ATTEMPT, (from_attempt(call.attempt) for call in calls))
     writer.executemany(INSERT_RESPONSE, map(from_response, responses))
-    writer.executemany(REMARK, map(from_whole, remarks))
+    writer.executemany(REMARK, map(from_validated, remarks))
     writer.executemany(INSERT_NOTE, starmap(from_note, notes.items()))
