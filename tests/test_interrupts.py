@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from teacher.server import TeacherServer
+from providers.server import TeacherServer
 
 RUN = """
 import asyncio, json, os, signal, sys, threading, time

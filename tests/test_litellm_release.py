@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 
-from teacher.server import TeacherServer
+from providers.server import TeacherServer
 
 CALLS = """
 import asyncio, json, sys

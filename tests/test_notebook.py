@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from evaluation.tiny import make_dataset
 from evaluation.tiny import some_rows as dataset_rows
+from providers.server import TeacherServer
 from synthesis.test_over_http import answering
 from synthesis.writer import Writer
-from teacher.server import TeacherServer
 from training.tiny import make_config, make_student
 
 from nanodistill.run_dir import RunFolder

@@ -195,7 +195,7 @@ class Budget:
         self._reserved_usd += wanted.cost_usd
         return wanted
 
-    def complete_all(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
+    def settle(self, reservation: Reservation, usage: Usage, cost_usd: float | None) -> None:
         """Put what a call took in place of its reservation."""
         self._release(reservation)
         self.tokens += usage.total_tokens

@@ -79,7 +79,7 @@ class CallExecutor:
             self._stopped(launch, error)
         except BaseException:
             self._admission(launch).gone(launch.ticket)
-            session.budget.complete_all(launch.reservation, Usage(), 0.0)
+            session.budget.settle(launch.reservation, Usage(), 0.0)
             raise
         else:
             await self._answered(launch, reply)
@@ -92,7 +92,7 @@ class CallExecutor:
         self._admission(launch).answered(launch.ticket, now, usage.total_tokens, reply.hints)
         session.budget.estimator.learn(work.size, usage)
         if usage.total_tokens:
-            session.budget.complete_all(launch.reservation, usage, completion.cost_usd)
+            session.budget.settle(launch.reservation, usage, completion.cost_usd)
         else:
             written = len(completion.text) + len(completion.reasoning or "")
             session.budget.settle_unknown(launch.reservation, written=written)
@@ -215,7 +215,7 @@ class CallExecutor:
         if error.usage is None and error.kind in MAY_BE_BILLED:
             budget.settle_unknown(launch.reservation, answered=False)
         else:
-            budget.complete_all(launch.reservation, usage, cost)
+            budget.settle(launch.reservation, usage, cost)
         attempt = self._attempt(launch, outcome, usage, cost)
         return replace(attempt, kind=error.kind, status=error.status)
 

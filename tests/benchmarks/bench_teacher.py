@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from teacher.server import ServerProcess
+from providers.server import ServerProcess
 
 from benchmarks.contenders import (
     LATENCY,

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from providers.opened import config_for
 from pydantic import BaseModel
-from teacher.opened import config_for
 
 from nanodistill.config import DistillationConfig
 from nanodistill.curation.response_model import object_schema

@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from teacher.hostile import mutated
-from teacher.server import Call, TeacherServer
+from providers.hostile import mutated
+from providers.server import Call, TeacherServer
 
 from benchmarks.contenders import SEEDS
 

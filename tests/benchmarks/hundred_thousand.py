@@ -23,7 +23,7 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from teacher.running import running  # noqa: E402
+from engine.running import running  # noqa: E402
 
 from nanodistill.engine.teacher import Teacher  # noqa: E402
 from nanodistill.events import Event  # noqa: E402

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from teacher.server import Call, TeacherServer
+from providers.server import Call, TeacherServer
 
 from benchmarks.contenders import SEEDS
 from nanodistill.journal import read_journal

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from teacher.opened import config_for
-from teacher.running import requests_for
-from teacher.server import ServerProcess
+from engine.running import requests_for
+from providers.opened import config_for
+from providers.server import ServerProcess
 
 from nanodistill.engine.response_validation import Answer
 from nanodistill.engine.stop_signal import StopSignal

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from teacher.server import (
+from providers.server import (
     Act,
     TeacherServer,
     answered,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from teacher.server import TeacherServer, status
+from providers.server import TeacherServer, status
 
 from evaluation.conftest import TinyRun
 from nanodistill.cli import run

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from teacher.server import Act, Call, TeacherServer, answered, raw, status, truncated
+from providers.server import Act, Call, TeacherServer, answered, raw, status, truncated
 
 from nanodistill.cli import run as command
 from nanodistill.config import DistillationConfig

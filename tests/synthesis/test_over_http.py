@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from teacher.server import Call, TeacherServer, truncated
+from providers.server import Call, TeacherServer, truncated
 
 from nanodistill.dataset.markdown import cell
 from nanodistill.synthesis import SynthesisResult, synthesize

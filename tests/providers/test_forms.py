@@ -17,8 +17,8 @@ from nanodistill.providers.structured_output import (
     has_shape,
     strictly,
 )
-from teacher.opened import SCHEMA, config_for, opened, request
-from teacher.server import TeacherServer, answered, status
+from providers.opened import SCHEMA, config_for, opened, request
+from providers.server import TeacherServer, answered, status
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.simulation import Bucket, Open, Outcome, Server, Simulation, Slots, Verdict, Windowed
 from nanodistill.engine.rate_limiter import RateLimiter
 from nanodistill.errors import TransientError
 from nanodistill.providers.base import RateHints
-from teacher.simulation import Bucket, Open, Outcome, Server, Simulation, Slots, Verdict, Windowed
 
 
 def admission(

@@ -13,6 +13,8 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
+from engine.running import inline, requests_for, running, told
+from engine.simulation import Open, Server, Windowed
 from nanodistill.engine.stop_signal import StopSignal
 from nanodistill.errors import (
     BudgetExceededError,
@@ -23,8 +25,6 @@ from nanodistill.errors import (
 from nanodistill.journal import read_journal
 from nanodistill.providers.base import Reply
 from nanodistill.types import Completion, Request, Usage
-from teacher.running import inline, requests_for, running, told
-from teacher.simulation import Open, Server, Windowed
 
 pytestmark = pytest.mark.anyio
 

@@ -1,6 +1,6 @@
 """Runs the engine in child processes and kills them, again and again, until one gets through.
 
-    python tests/teacher/killed.py FOLDER KILLS SEED
+    python tests/engine/killed.py FOLDER KILLS SEED
 
 The parent forks a child for each try, kills it after a random time (SIGKILL), and looks at the
 journal that is left. The child settles `CALLS` requests of a teacher that answers by a hash of
@@ -27,12 +27,12 @@ import anyio
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
+from engine.running import requests_for, running  # noqa: E402
 from nanodistill.engine.response_validation import Answer  # noqa: E402
 from nanodistill.errors import RequestRejectedError  # noqa: E402
 from nanodistill.journal import read_journal  # noqa: E402
 from nanodistill.providers.base import Reply  # noqa: E402
 from nanodistill.types import Completion, Request, Usage  # noqa: E402
-from teacher.running import requests_for, running  # noqa: E402
 
 CALLS = 250
 TOGETHER = 8

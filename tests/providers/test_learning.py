@@ -11,8 +11,8 @@ import pytest
 from nanodistill.errors import CallError
 from nanodistill.providers.lazy_imports import load_litellm
 from nanodistill.providers.request_capture import capture_request
-from teacher.opened import KEY, SCHEMA, config_for, opened, request
-from teacher.server import TeacherServer
+from providers.opened import KEY, SCHEMA, config_for, opened, request
+from providers.server import TeacherServer
 
 pytestmark = pytest.mark.anyio
 

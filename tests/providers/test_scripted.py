@@ -28,7 +28,7 @@ from nanodistill.journal import ASKED_AGAIN
 from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.providers.teacher_validation import check_teacher
 from nanodistill.types import Completion, Message, Request, Usage
-from teacher.opened import SCHEMA, config, opened, request
+from providers.opened import SCHEMA, config, opened, request
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from nanodistill.errors import CallError, FatalProviderError, RequestRejectedErr
 from nanodistill.providers.base import RateHints
 from nanodistill.providers.structured_output import has_shape
 from nanodistill.types import Usage
-from teacher.opened import KEY, SCHEMA, config_for, opened, request
-from teacher.server import Act, TeacherServer, answered, cut, raw, status, truncated
+from providers.opened import KEY, SCHEMA, config_for, opened, request
+from providers.server import Act, TeacherServer, answered, cut, raw, status, truncated
 
 pytestmark = pytest.mark.anyio
 

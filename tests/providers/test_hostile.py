@@ -16,8 +16,8 @@ from synthesis.writer import Writer
 from nanodistill.config import DistillationConfig
 from nanodistill.errors import RunIncompleteError
 from nanodistill.synthesis import SynthesisResult, synthesize
-from teacher.hostile import mutated
-from teacher.server import Call, TeacherServer
+from providers.hostile import mutated
+from providers.server import Call, TeacherServer
 
 
 def hostile(share: float) -> Any:

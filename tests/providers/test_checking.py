@@ -9,7 +9,7 @@ from nanodistill.errors import ConfigError
 from nanodistill.providers.factory import NO_KEY, open_provider, travel_settings
 from nanodistill.providers.model_resolution import resolve
 from nanodistill.providers.teacher_validation import check_teacher
-from teacher.opened import config
+from providers.opened import config
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from engine.running import requests_for, running, told
 from nanodistill.engine.stop_signal import StopSignal
 from nanodistill.engine.teacher import Teacher
 from nanodistill.errors import CorruptFileError, RunInterruptedError
@@ -16,7 +17,6 @@ from nanodistill.events import Event, Progress
 from nanodistill.journal import read_journal
 from nanodistill.providers.base import Reply
 from nanodistill.types import Completion, Request, Usage
-from teacher.running import requests_for, running, told
 
 pytestmark = pytest.mark.anyio
 SLOW, QUICK = [f"slow {n}" for n in range(5)], [f"quick {n}" for n in range(40)]

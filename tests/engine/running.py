@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from providers.opened import config
+
 from nanodistill.engine.group_commit import Offload
 from nanodistill.engine.response_validation import Answer, Failure
 from nanodistill.engine.stop_signal import StopSignal
@@ -16,7 +18,6 @@ from nanodistill.journal import open_journal
 from nanodistill.providers.base import Provider
 from nanodistill.providers.python_function import ScriptedProvider
 from nanodistill.types import Request
-from teacher.opened import config
 
 Result = TypeVar("Result")
 

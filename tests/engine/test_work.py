@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from providers.opened import request
+
 from nanodistill.engine.call_queue import Batch, CallQueue
 from nanodistill.engine.response_index import PendingRequest
-from teacher.opened import request
 
 
 def item(text: str) -> PendingRequest:

@@ -10,8 +10,8 @@ import pytest
 
 from nanodistill.errors import CallError
 from nanodistill.providers.factory import open_provider
-from teacher.opened import KEY, SCHEMA, config, config_for, opened, request
-from teacher.server import Act, TeacherServer, cut, drop, echo_key, raw, status
+from providers.opened import KEY, SCHEMA, config, config_for, opened, request
+from providers.server import Act, TeacherServer, cut, drop, echo_key, raw, status
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,8 @@ from nanodistill.providers.base import RateHints
 from nanodistill.providers.litellm import LiteLLMProvider
 from nanodistill.providers.openai_compatible import LARGEST_BODY, OpenAICompatibleProvider
 from nanodistill.types import Usage
-from teacher.opened import KEY, SCHEMA, config_for, opened, request
-from teacher.server import (
+from providers.opened import KEY, SCHEMA, config_for, opened, request
+from providers.server import (
     Act,
     TeacherServer,
     answered,

@@ -13,8 +13,8 @@ import pytest
 from nanodistill.errors import CallError, FatalProviderError, TransientError
 from nanodistill.providers.lazy_imports import load_litellm
 from nanodistill.providers.openai_compatible import proxy_for
-from teacher.opened import config_for, opened, request
-from teacher.server import TeacherServer, html, status
+from providers.opened import config_for, opened, request
+from providers.server import TeacherServer, html, status
 
 pytestmark = pytest.mark.anyio
 

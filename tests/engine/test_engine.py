@@ -14,7 +14,9 @@ from typing import Any
 
 import anyio
 import pytest
+from providers.opened import KEY
 
+from engine.running import requests_for, running, told
 from nanodistill.engine.response_validation import REPAIR_SYSTEM, Answer, Failure
 from nanodistill.engine.stop_signal import SIGNALS, StopSignal
 from nanodistill.errors import (
@@ -31,8 +33,6 @@ from nanodistill.events import Event, Progress
 from nanodistill.journal import open_journal, read_journal
 from nanodistill.providers.base import Reply
 from nanodistill.types import Completion, Request, Usage
-from teacher.opened import KEY
-from teacher.running import requests_for, running, told
 
 pytestmark = pytest.mark.anyio
 

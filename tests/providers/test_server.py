@@ -6,7 +6,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from teacher.server import ServerProcess, TeacherServer, status
+from providers.server import ServerProcess, TeacherServer, status
 
 SCHEMA = {
     "type": "object",

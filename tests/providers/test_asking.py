@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nanodistill.providers.request_params import params_for
-from teacher.opened import config
+from providers.opened import config
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from providers.opened import config, request
 
 from nanodistill.engine.budget import Before, Budget, Reservation, Size
 from nanodistill.journal import UsageTotals
 from nanodistill.providers.prices import Price
 from nanodistill.types import Usage
-from teacher.opened import config, request
 
 PRICE = Price(input=1e-6, output=4e-6, cached=0.5e-6)
 SMALL = Size.of(request("hello", max_tokens=100))
@@ -45,7 +45,7 @@ def test_what_came_back_smaller_makes_room() -> None:
     assert first is not None
     assert second is not None
     assert limited.reserve(SMALL) is None
-    limited.complete_all(first, Usage(20, 10), None)
+    limited.settle(first, Usage(20, 10), None)
     assert limited.reserve(SMALL)
 
 
@@ -90,7 +90,7 @@ def test_limits_hold_with_many_calls_in_flight(
         if not flying:
             break
         back = flying.pop(random.randrange(len(flying)))
-        limited.complete_all(back, Usage(15, random.randint(0, longest)), None)
+        limited.settle(back, Usage(15, random.randint(0, longest)), None)
     assert cap - limited.estimator.highest(size).total_tokens < limited.tokens <= cap
 
 
@@ -106,5 +106,5 @@ def test_without_a_limit_on_answers_a_cap_is_passed_by_the_error_of_one_call(
         if reservation is None:
             break
         limited.estimator.learn(size, Usage(15, tokens))
-        limited.complete_all(reservation, Usage(15, tokens), None)
+        limited.settle(reservation, Usage(15, tokens), None)
     assert limited.tokens <= cap + max(answers)

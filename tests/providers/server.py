@@ -21,7 +21,7 @@ In another process, for kill tests and benchmarks:
 
     with ServerProcess(latency=0.1, record="counts") as server:   # .url, .root, .set(), .state()
 
-or `python tests/teacher/server.py --port 0 --set latency=0.1`, which prints its url as the first
+or `python tests/providers/server.py --port 0 --set latency=0.1`, which prints its url as the first
 line. `POST {root}/_set` takes a JSON object of `Behaviour` fields and `next`, a list of acts as
 objects ({"act": "status", "status": 500}); `GET {root}/_state` tells counts, calls and peak.
 """
@@ -52,7 +52,7 @@ from multidict import CIMultiDict
 
 sys.path[:0] = [] if __package__ else [str(Path(__file__).parents[1])]
 
-from teacher.answers import dice_for, instance_of, schema_in, words  # noqa: E402
+from providers.answers import dice_for, instance_of, schema_in, words  # noqa: E402
 
 Hint = Literal["seconds", "date", "milliseconds", "openai", "openai-seconds", "anthropic", "none"]
 Support = Literal["honour", "refuse", "ignore"]
