@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nanodistill.dataset.describe import making_section, rows_section
+from nanodistill.dataset.describe import making_section, quality_section, rows_section
 from nanodistill.dataset.manifest import Manifest
 from nanodistill.dataset.markdown import cell, code_text, fenced, prose, table
 
@@ -183,6 +183,7 @@ def _limits(manifest: Manifest) -> str:
 SECTIONS: tuple[tuple[str, Callable[[Manifest], str]], ...] = (
     ("Use", _use),
     ("Rows", rows_section),
+    ("Quality", quality_section),
     ("How it was made", making_section),
     ("Teacher", _teacher),
     ("Limits", _limits),

@@ -1,11 +1,9 @@
-"""Figures of a version's rows, gathered as they pass by.
+"""Statistics of a version's rows, and the sections of its card that show them.
 
-`distinct` is distinct-n (Li et al. 2016, arXiv:1510.03055): different word n-grams
-of the inputs over all of them. It falls as text grows, so it is taken over the
-same number of rows in every version: the first thousand training rows by id, which
-is as good as chance. `distinct_over` says how many there were.
-
-The card's sections of figures: what the rows are like, and what became of the others.
+`distinct` is distinct-n (Li et al. 2016, arXiv:1510.03055): different word n-grams of the inputs
+over all of them. It falls as text grows, so it is taken over the same number of rows in every
+version: the first thousand training rows by id, which is as good as chance. `distinct_over` says
+how many there were.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from nanodistill.dataset.manifest import CellCount, Manifest, Statistics
 from nanodistill.dataset.markdown import cell, prose, table
+from nanodistill.dataset.quality import quality_facts
 from nanodistill.dataset.rows import Row
 
 WORD = re.compile(r"\w+")
@@ -26,7 +25,7 @@ MEASURED = ("input", "thinking", "output")
 
 
 class StatsAccumulator:
-    """Sums over rows that are shown to it: train, valid and test, each in order of id."""
+    """Sums over rows as they are written: train, valid and test, each in order of id."""
 
     def __init__(self, labels: Collection[str] | None) -> None:
         self._labels = labels
@@ -39,7 +38,7 @@ class StatsAccumulator:
         self._sampled = 0
         self._confidence = (0.0, 1.0, 0)
 
-    def see(self, row: Row, split: str) -> None:
+    def add(self, row: Row, split: str) -> None:
         if self._labels is not None:
             self._outputs[split][row["output"]] += 1
         if split == "test":
@@ -92,7 +91,6 @@ def spread(values: Sequence[int]) -> tuple[int, int, int]:
 CELLS_SHOWN = 12
 OUTPUTS_SHOWN = 40
 ACCOUNT = ("requested", "kept", "rejected", "failed")
-DUPLICATES = ("duplicate", "near_duplicate")
 THINKING_FROM = {
     "teacher": "written by the teacher when asked to think",
     "native": "the teacher's own reasoning, sent beside its answer",
@@ -113,7 +111,6 @@ def rows_section(manifest: Manifest) -> str:
         )
     )
     told.append(_distinct(figures))
-    told.append(_confidence(manifest))
     return "\n\n".join(filter(None, told))
 
 
@@ -164,17 +161,6 @@ def _outputs(outputs: Mapping[str, Mapping[str, int]]) -> str:
     return table(("output", *splits), rows) + _and_more(len(ordered) - OUTPUTS_SHOWN, "outputs")
 
 
-def _confidence(manifest: Manifest) -> str:
-    measured = manifest.statistics.confidence
-    if measured is None:
-        return "The teacher's agreement with itself was not measured: `confidence` is null."
-    mean, lowest = measured
-    return (
-        "`confidence` is the share of a row's samples that gave its output: "
-        f"{mean:.2f} on average, {lowest:.2f} at least."
-    )
-
-
 def _cells(cells: Mapping[str, CellCount]) -> str:
     """The account by place in the plan: by the values of each axis, where there are many places."""
     accounts = {name: account.figures for name, account in cells.items()}
@@ -202,6 +188,13 @@ def by_axis(cells: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, str], tuple
     return dict(sorted(sums.items()))
 
 
+def quality_section(manifest: Manifest) -> str:
+    facts = quality_facts(manifest)
+    return (
+        table(("check", "found"), [(name, cell(found)) for name, found in facts]) if facts else ""
+    )
+
+
 def making_section(manifest: Manifest) -> str:
     told = [_account(manifest)]
     if manifest.counts.rejected:
@@ -214,8 +207,7 @@ def making_section(manifest: Manifest) -> str:
         told.append("No row was rejected, so there is no configuration `rejected`.")
     if manifest.failed:
         told.append(table(("failed calls", "rows lost"), list(manifest.failed.items())))
-    told += [_cells(manifest.cells), _stages(manifest), _seen_before(manifest)]
-    told += [_split(manifest), _agreement(manifest), _label_noise(manifest), _cues(manifest)]
+    told += [_cells(manifest.cells), _stages(manifest), _split(manifest)]
     told += [f"Note: {prose(note)}" for note in manifest.notes]
     return "\n\n".join(filter(None, told))
 
@@ -238,26 +230,6 @@ def _stages(manifest: Manifest) -> str:
     return table(("step", "rows that reached it", "refused"), rows)
 
 
-def _seen_before(manifest: Manifest) -> str:
-    """What duplicates and contamination came to. An edit has no steps, and nothing to say."""
-    if not manifest.stages:
-        return ""
-    rejected = manifest.counts.rejected
-    exact, near = (rejected.get(reason, 0) for reason in DUPLICATES)
-    threshold = manifest.config.get("near_duplicate_threshold")
-    alike = "" if threshold is None else f" (similarity of {threshold:g} or more)"
-    told = (
-        f"Duplicates: {exact} rows had the input of an earlier row and {near} nearly so{alike}; "
-        "seeds count as earlier rows."
-    )
-    if not manifest.has_test:
-        return told
-    return (
-        f"{told} Contamination: {rejected.get('contaminated', 0)} rows were a test row, nearly "
-        "one, or shared a run of words with one. All of these were rejected."
-    )
-
-
 def _split(manifest: Manifest) -> str:
     split = manifest.split
     if split is None:
@@ -267,42 +239,6 @@ def _split(manifest: Manifest) -> str:
         f"({split.val_split:.0%} wanted), {split.valid_groups} of {split.groups} groups: rows of "
         "one teacher call are on the same side."
     )
-
-
-def _agreement(manifest: Manifest) -> str:
-    found = manifest.agreement
-    if found is None and manifest.made_by == "synthesis":
-        return (
-            "The teacher's answers to the seeds were not compared with the user's: how often it is "
-            "right on this task is not known."
-        )
-    if found is None:
-        return ""
-    return (
-        f"Asked without seeing the answers, the teacher agreed with {found.agreed} of {found.of} "
-        f"seeds (95%: {found.low:.0%} to {found.high:.0%})."
-    )
-
-
-def _label_noise(manifest: Manifest) -> str:
-    """How often a second, blind answer to a generated row differed."""
-    found = manifest.recheck
-    if found is None:
-        return ""
-    return (
-        f"Label noise: of {found.of} generated rows that the teacher answered a second time, "
-        f"blind, {found.of - found.agreed} got another answer: {1 - found.agreed / found.of:.0%} "
-        f"(95%: {1 - found.high:.0%} to {1 - found.low:.0%}). Those rows were rejected, "
-        "unless a third answer decided."
-    )
-
-
-def _cues(manifest: Manifest) -> str:
-    """Features of the inputs that give the answer away."""
-    if not manifest.cues:
-        return ""
-    listed = "\n".join(f"- {prose(cue)}" for cue in manifest.cues)
-    return f"Features that give answers away, found in the kept rows:\n\n{listed}"
 
 
 def share(part: int, whole: int) -> str:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from itertools import islice
 
 from nanodistill.dataset.diff import ConfigChange, RowRef, VersionDiff
-from nanodistill.dataset.manifest import Agreement, Statistics
+from nanodistill.dataset.manifest import Statistics
+from nanodistill.dataset.quality import quality_facts
 from nanodistill.dataset.read import DatasetVersion, VersionIndex
 from nanodistill.events import Table
 from nanodistill.formatting import dollars
@@ -32,9 +33,7 @@ def version_tables(version: DatasetVersion, *, rows: int) -> list[Table]:
         ("failed", _by_reason(manifest.failed)),
         ("cost", dollars(manifest.cost_usd)),
         ("distinct-2", _distinct(figures)),
-        ("blind check", _agreement(manifest.agreement, "seeds")),
-        ("second answers", _agreement(manifest.recheck, "rows")),
-        ("give the answer away", "\n".join(manifest.cues)),
+        *quality_facts(manifest),
     ]
     shown = [Table(version.name, ("", ""), tuple(line for line in about if line[1]))]
     if figures.outputs is not None:
@@ -101,13 +100,6 @@ def _by_reason(counts: dict[str, int]) -> str:
 def _distinct(figures: Statistics) -> str:
     over = f"over {figures.distinct_over} training rows"
     return " ".join(f"{part:.3f} {over}" for n, part in figures.distinct.items() if n[-1] == "2")
-
-
-def _agreement(found: Agreement | None, what: str) -> str:
-    if found is None:
-        return ""
-    interval = f"95%: {found.low:.0%} to {found.high:.0%}"
-    return f"the teacher agrees on {found.agreed} of {found.of} {what} ({interval})"
 
 
 def _outputs(outputs: dict[str, dict[str, int]]) -> Table:

@@ -167,7 +167,7 @@ def _described(facts: VersionFacts, spool: RowSorter, index: VersionIndex) -> Ma
     figures = StatsAccumulator(facts.labels)
     for split in SPLITS:
         for row in spool.rows(split):
-            figures.see(row, split)
+            figures.add(row, split)
     fingerprint = fingerprint_of(spool.lines())
     return Manifest(
         **scrubbed(facts).model_dump(),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from nanodistill.dataset.describe import (
     CELLS_SHOWN,
-    DUPLICATES,
     OUTPUTS_SHOWN,
     THINKING_FROM,
     by_axis,
 )
 from nanodistill.dataset.manifest import Manifest
-from nanodistill.formatting import percent, plural
+from nanodistill.dataset.quality import quality_facts
+from nanodistill.formatting import plural
 from nanodistill.reporting.report_tables import (
     Table,
     TableCell,
@@ -122,35 +122,14 @@ def _tables(manifest: Manifest) -> Iterator[Table]:
             for name, n in rejected.items()
         }
         yield count_table("Rejected rows by reason", ("reason", "rows"), reasons)
-    yield _quality(manifest)
+    facts = quality_facts(manifest)
+    yield fact_table("Quality", [(name, text(found)) for name, found in facts])
     yield count_table("Kept rows by source", ("source", "rows"), figures.sources)
     if figures.thinking_from:
         named = {THINKING_FROM[name]: n for name, n in figures.thinking_from.items()}
         yield count_table(
             "Origin of the thinking", ("thinking", "rows"), named, manifest.counts.kept
         )
-
-
-def _quality(manifest: Manifest) -> Table:
-    agreement, confidence = manifest.agreement, manifest.statistics.confidence
-    blind = itself = "not measured"
-    if agreement:
-        interval = f"{percent(agreement.low)} to {percent(agreement.high)}"
-        blind = f"{agreement.agreed} of {agreement.of} seeds (95%: {interval})"
-    if confidence:
-        itself = f"{percent(confidence[0])} on average, {percent(confidence[1])} at least"
-    rejected = manifest.counts.rejected
-    exact, near = (rejected.get(reason, 0) for reason in DUPLICATES)
-    return fact_table(
-        "Agreement and duplicates",
-        [
-            ("teacher, asked blind, agrees with the seeds", text(blind)),
-            ("teacher agrees with itself", text(itself)),
-            ("duplicates removed", number(exact)),
-            ("near-duplicates removed", number(near)),
-            ("rows too similar to a test row removed", number(rejected.get("contaminated", 0))),
-        ],
-    )
 
 
 def _details(manifest: Manifest) -> Iterator[Table]:

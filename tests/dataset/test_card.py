@@ -74,7 +74,8 @@ def test_figures_that_are_known_are_told(full: DatasetVersion) -> None:
         "8 training, 2 validation and 2 test rows",
         "20 rows were wanted. 15 candidate rows: 10 kept, 2 rejected, 3 lost to failed calls.",
         r"Generation ended: budget: \$1.00 of max\_cost\_usd \$1.00.",
-        "the teacher agreed with 7 of 10 seeds (95%: 40% to 89%)",
+        "| blind check of the seeds | the teacher agrees on 7 of 10 (95%: 40% to 89%) |",
+        "| label noise | not measured |",
         "| animal | 4 | 1 | 1 |",
         "| near duplicates | 12 | 2 |",
         "| duplicate | 2 |",
@@ -86,8 +87,8 @@ def test_figures_that_are_known_are_told(full: DatasetVersion) -> None:
         "Validation is 20% of the kept rows (20% wanted), 2 of 10 groups",
         "distinct-1 0.417, distinct-2 0.562, distinct-3 1.000 (different word n-grams over all of "
         "them, in 8 training rows)",
-        "Duplicates: 2 rows had the input of an earlier row and 0 nearly so",
-        "Contamination: 0 rows were a test row",
+        "| duplicates rejected | 2 exact, 0 near",
+        "| contamination rejected | 0 rows",
         "Note: Two seeds repeat.",
         "The terms of its provider apply",
         full.fingerprint,
@@ -145,7 +146,7 @@ def test_a_task_that_nobody_described_is_not_the_teachers(run: RunFolder) -> Non
     text = card(write_version(run, draft(policy=policy, config=config)))
     assert "### The task as derived from instruction and seeds" in text
     assert "topics" not in text
-    assert "how often it is right on this task is not known" in text
+    assert "| blind check of the seeds | not measured |" in text
 
 
 def test_without_a_test_split_no_figure_is_called_a_test(run: RunFolder) -> None:

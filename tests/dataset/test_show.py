@@ -7,6 +7,7 @@ from typing import Any
 
 from dataset.drafts import Placed, draft, placed, rejections, trace
 from nanodistill.dataset import Agreement, diff, repair_index, write_version
+from nanodistill.dataset.quality import quality_facts
 from nanodistill.dataset.tables import diff_tables, short, version_tables, versions_table
 from nanodistill.run_dir import RunFolder
 
@@ -27,7 +28,7 @@ def test_a_version(run: RunFolder) -> None:
         "rejected": "2 duplicate",
         "cost": "$0.50",
         "distinct-2": "0.562 over 8 training rows",
-        "blind check": "the teacher agrees on 7 of 10 seeds (95%: 40% to 89%)",
+        **dict(quality_facts(version.manifest)),
     }
     assert outputs.columns == ("output", "train", "valid", "test")
     assert outputs.rows == (("animal", "4", "1", "1"), ("plant", "4", "1", "1"))

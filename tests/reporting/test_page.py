@@ -12,6 +12,7 @@ import pytest
 
 import nanodistill
 from nanodistill.dataset.manifest import CellCount
+from nanodistill.dataset.quality import quality_facts
 from nanodistill.errors import CorruptFileError, InputError
 from nanodistill.reporting import write_report
 from nanodistill.reporting.page import asset, embedded
@@ -92,7 +93,8 @@ def test_a_dataset_alone(factory: RunFactory) -> None:
     assert "8 training rows, 2 validation rows, 12 test rows (your own file)." in said
     assert version.fingerprint in said
     assert "near duplicate" in said
-    assert "near-duplicates removed 1" in said
+    for name, found in quality_facts(version.manifest):
+        assert f"{name} {found}" in said
     assert "Teacher calls behind the dataset" in said
 
 

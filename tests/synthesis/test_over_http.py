@@ -96,5 +96,5 @@ def test_a_server_that_repeats_itself_mislabels_leaks_and_sends_short_batches(
     card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
     for reason, n in result.rejected.items():
         assert f"| {cell(reason)} | {n} |" in card
-    assert f"Contamination: {result.rejected['contaminated']} rows were a test row" in card
-    assert f"Duplicates: {result.rejected['duplicate']} rows had the input" in card
+    assert f"| contamination rejected | {result.rejected['contaminated']} rows" in card
+    assert f"| duplicates rejected | {result.rejected['duplicate']} exact" in card

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nanodistill.dataset.quality import quality_facts
 from nanodistill.types import Request
 from synthesis.runs import config_in, rejected_of, rows_of, run
 from synthesis.test_structured import Ticket, ticket_seeds
@@ -37,8 +38,7 @@ def test_rows_that_are_not_plain_are_read_again_and_gain_confidence(tmp_path: Pa
     assert found is not None
     assert (found.agreed, found.of) == (n, n)
     assert found.low < 1 == found.high
-    card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
-    assert f"Label noise: of {n} generated rows that the teacher answered a second time" in card
+    assert dict(quality_facts(result.dataset.manifest))["label noise"].startswith(f"0 of {n} ")
 
 
 def test_a_row_that_reads_as_another_label_is_dropped_and_its_slot_told_why(
