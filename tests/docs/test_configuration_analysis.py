@@ -1,4 +1,4 @@
-"""The page that follows the configuration analysis names what is there."""
+"""Each point of the configuration analysis names what is there, and the test that shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from docs.pages import ROOT
 from nanodistill.config import DistillationConfig
 
-PAGE = ROOT / "docs" / "configuration-plan.md"
+PAGE = Path(__file__).with_name("configuration_analysis.md")
 TEXT = PAGE.read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
