@@ -96,6 +96,10 @@ lint: setup
 bench *args: setup
     PYTHONPATH=tests {{ python }} tests/benchmarks/bench_teacher.py "$@"
 
+# Simulate what each constant of rate limiting is worth, at half and at double (two minutes)
+bench-limits *args: setup
+    PYTHONPATH=tests {{ python }} tests/benchmarks/limit_constants.py "$@"
+
 # Kill `synth` at random instants, so many times, and count what was asked twice: `just kill-test 50`
 kill-test kills="50": setup
     PYTHONPATH=tests {{ python }} tests/benchmarks/kill_soak.py {{ kills }}

@@ -52,8 +52,10 @@ ASSISTANT = re.compile(
 NAMED = r"\b(?:answer|category|label|output)\s*(?:is\s*)?:?\s*\W?{}\b"
 TIMES_LONGER = 3
 ALWAYS_ALLOWED_WORDS = 60
+"""An input is too long at three times the longest seed, if that is more than these."""
 REPEATED = 3
 RUN = 4
+"""A loop: a run of four words that comes three times in one input."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from nanodistill.values import (
 LONGEST_LABEL = 40
 MOST_WORDS = 5
 SEEDS_PER_LABEL = 2
+"""Outputs are taken for labels if they are short (40 characters, 5 words) and come twice on
+average."""
 
 WRAPPERS = (
     *QUOTES,

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from nanodistill.types import Source, Split
 
 CHOICE = 16
+"""Groups among which the next one for valid is chosen. More balance strata better and cost more
+time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,31 +21,67 @@ from __future__ import annotations
 import math
 from itertools import islice
 
+# What is said below of other values was measured by tests/benchmarks/limit_constants.py, at half
+# and at double, on simulated providers. As they are, 97% of a limit that nobody told us is used
+# (95% at worst) and 0.6% of the requests are refused. "Indifferent": neither half nor double
+# changes a figure.
+
 LATE = 0.015
+"""Seconds. A timer wakes up late by some milliseconds on a busy machine. Indifferent."""
 MARGIN = 0.99
+"""Share of a limit that is made use of, for clocks that differ."""
 CLOSE = 0.98
+"""Share of the goal that the rate closes in on. At half, 66% of a limit are used; above 1 the pace
+runs into the limit for ever (43% refused at worst)."""
 CLOSING_TIME = 1.5
+"""Seconds in which the distance to the goal falls to a third. At double, 92% are used at worst."""
 NEAR_ENOUGH = 0.6
 RESTART = 0.92
+"""Where what was let through is this share of the goal or more, begin just below it.
+Indifferent."""
 STEADY = 4.0
+"""Windows that a rate has to have held before a refusal is put down to the rate. Indifferent."""
 SOON = 30.0
+"""Seconds. A refusal that follows the last one sooner lowers the goal. At double, 93% are used at
+worst."""
 SAME = 0.05
+"""Share by which two goals may differ and be the same limit. Indifferent."""
 STEP_DOWN = 0.94
+"""How far such a refusal lowers the goal at most. At half, 86% are used at worst, and 77% where
+launches arrive late."""
 FIRST_QUIET = 30.0
+"""Seconds without a refusal before feeling for more. At half, 91% are used at worst; at double a
+raised limit is found more slowly (34 of 40 a second after five minutes, not 35)."""
 ROUGH_QUIET = 5.0
+"""The same while the limit is known only roughly. Indifferent."""
 LONGEST_QUIET = 600.0
+"""The same at most, for a limit that proved constant. Indifferent within an hour."""
 FEELER = 0.002
 BOLDER_AFTER = 10.0
+"""How the rate feels its way up: by this share a second, and as much more for each so many seconds.
+At half or double the figures after a raise are 33 and 38 of 40 a second, in place of 35."""
 SHORTEST_WINDOW = 1.0
+"""Seconds: what providers count in at least. At half, a limit per second is misread (32% used at
+worst); at double, 71% are used on average."""
 LONGEST_WINDOW = 60.0
+"""Seconds. At half, 3,000 calls at 600 a minute take 20 minutes in place of 5."""
 SAME_WINDOW = 1.05
+"""Windows within which further refusals say nothing new. At half, those 3,000 calls take 20
+minutes."""
 LOOK_AGAIN = 0.25
+"""Seconds after which a waiting launch looks whether the rate has risen. Indifferent."""
 SLOWEST = 1 / 60
+"""Launches a second, at least: one a minute is no rate limit any more, it is a pause."""
 FEW = 4
+"""Calls in a window below which a first refusal shows the limit only roughly. Indifferent."""
 DOUBLING_TIME = 2.0
+"""Seconds in which the rate doubles while the limit is known only roughly. Indifferent."""
 REMEMBERED = 4096
+"""Answers, for memory's sake: 8 minutes at 8 a second, more than any window."""
 MOST_GUARDED = 256
+"""Calls of a window whose arrivals are followed. In larger ones, single late calls are noise."""
 GUARD = 0.005
+"""Seconds between a window's end and the next call's arrival. Indifferent."""
 
 
 class Pacer:

@@ -29,13 +29,20 @@ from nanodistill.providers.prices import Price
 from nanodistill.types import Request, Usage, schema_json
 
 TOKENS_PER_CHARACTER = 0.3
+"""English has about 0.25; code and other scripts have more. Too high reserves too much and launches
+late, too low lets a limit be passed."""
 PROMPT_OVERHEAD = 16
+"""Tokens of a chat template around the messages."""
 UNKNOWN_ANSWER = 600
+"""Tokens of an answer of which nothing is known yet."""
 UNKNOWN_CALL = Usage(UNKNOWN_ANSWER, UNKNOWN_ANSWER)
 FEW = 20
+"""Answers of a stage after which its lengths count as known."""
 ABOVE_FEW = 2.0
 ABOVE_MANY = 1.25
+"""What is reserved, as a multiple of the longest answer so far: while they are few, and later."""
 TYPICAL = 1.25
+"""What a plan counts with, as a multiple of the mean answer so far."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,16 @@ from nanodistill.errors import CallError, TransientError
 from nanodistill.providers.rate_limit_headers import LONGEST_ASKED_WAIT
 
 FAILURES_TO_SUSPECT = 5
+"""Failures in a row. Of calls that fail one time in ten, five in a row are 1 in 100,000."""
 ROUNDS_AFTER_AN_ANSWER = 6
 ROUNDS_BEFORE_ANY_ANSWER = 3
+"""With pauses that double, six rounds are a minute in which a provider may restart. One that has
+never answered is more likely a wrong address or key, and three are enough."""
 SAME_ROW_FAILURES = 25
 MOST_ROW_FAILURES, SHARE_OF_ANSWERED = 100, 0.05
+"""Rows that fail alike in a row: 25, or 5% of what was answered before, 100 at most."""
 FIRST_PAUSE = 1.0
+"""Seconds, doubling with each round."""
 LONGEST_PAUSE = 60.0
 
 

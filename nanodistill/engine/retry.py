@@ -18,6 +18,7 @@ from nanodistill.errors import CallError, TransientError
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
+"""Seconds. The first wait is under one, as most failures are a connection that dropped."""
 
 
 class Jittered(wait_base):

@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 DRAIN_SECONDS = 10.0
+"""Most answers on their way are paid for and arrive within these; who can't wait asks a second
+time."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what a system sends that shuts down, and a closed terminal."""
 

@@ -13,7 +13,10 @@ from nanodistill.journal import Attempt
 from nanodistill.types import Usage
 
 SPAN = 10.0
+"""Seconds over which rates are taken: long enough for slow answers, short enough to show a
+stall."""
 BETWEEN_EVENTS = 0.1
+"""Seconds. A person sees no more than ten changes a second."""
 
 
 @dataclass
