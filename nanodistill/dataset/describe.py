@@ -189,10 +189,8 @@ def by_axis(cells: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, str], tuple
 
 
 def quality_section(manifest: Manifest) -> str:
-    facts = quality_facts(manifest)
-    return (
-        table(("check", "found"), [(name, cell(found)) for name, found in facts]) if facts else ""
-    )
+    rows = [(name, prose(found)) for name, found in quality_facts(manifest)]
+    return table(("check", "found"), rows) if rows else ""
 
 
 def making_section(manifest: Manifest) -> str:

@@ -33,18 +33,22 @@ from nanodistill.values import as_value
 DIFFICULTY, NEIGHBOUR, LENGTH = "difficulty", "neighbour", "length"
 PLAIN, MIDDLING, BOUNDARY = "plain", "middling", "boundary"
 
+Tables = Mapping[tuple[str, ...], Mapping[str, float]]
+
 MOST_VALUE_AXES = 3
 """Enum and boolean fields whose values are ordered. With more of them, rows have to meet so many
 conditions at once that a teacher writes lists of conditions instead of texts."""
 MOST_VALUES = 12
 """Values of an enum that is planned; of a larger one the teacher chooses."""
-SHORTEST_BOUNDARY = 12
-"""Words below which a text rarely has room for the rule that decides it."""
+ROOMY, ROOMY_FOR_PERSONA = 10, 16
+"""Words that a range of length has to reach for a boundary or middling row, or a style; and for a
+persona. Asked for "chatty, by someone new to the country" in 3 to 8 words, a teacher drops two of
+the three."""
 NARROWEST = 1.6
 """Upper end over lower end of a range of words, at least: a narrower one makes teachers count."""
-SHORTER, LONGER = 2.0, 1.25
-"""How far ranges of length reach beyond the shortest and the longest seed. People who write seeds
-write whole sentences; most real inputs are shorter than theirs."""
+SHORTER = 2.0
+"""How far the ranges of length reach below the shortest seed. People who write seeds write whole
+sentences; most real inputs are shorter than theirs."""
 ANY = "any"
 """The value of an axis that asks for nothing."""
 FREE_SHARE = 0.5
@@ -98,11 +102,20 @@ def _axes(task: Task, policy: TaskPolicy) -> Iterator[Axis]:
             yield from output_axes(task.response, task.seeds, policy)
         elif policy.output_kinds:
             yield Axis.of(OUTPUT, _distinct(policy.output_kinds))
-        yield _lengths(task.seeds)
-    for name, values in (("persona", policy.personas), ("style", policy.styles)):
+    ranges = _length_ranges(task.seeds)
+    if task.config.generation == "structured":
+        yield _lengths(ranges)
+    for name, values, room in (
+        ("persona", policy.personas, ROOMY_FOR_PERSONA),
+        ("style", policy.styles, ROOMY),
+    ):
         if distinct := _distinct(values):
             each = (1 - FREE_SHARE) / len(distinct)
-            yield Axis.of(name, dict.fromkeys(distinct, each) | {ANY: FREE_SHARE}, {ANY: ""})
+            weights = dict.fromkeys(distinct, each) | {ANY: FREE_SHARE}
+            tight: Tables = {
+                (length,): {ANY: 1.0} for length, (_, end) in ranges.items() if end < room
+            }
+            yield Axis(name, weights, {ANY: ""}, (LENGTH,), tight)
 
 
 def _distinct(values: Sequence[str]) -> tuple[str, ...]:
@@ -143,8 +156,8 @@ def rules_between(task: Task, policy: TaskPolicy, one: str, other: str) -> list[
     ]
 
 
-def _lengths(seeds: Sequence[Seed]) -> Axis:
-    """Three ranges of words around the seeds' quartiles; boundary rows need some room."""
+def _length_ranges(seeds: Sequence[Seed]) -> Mapping[str, tuple[float, float]]:
+    """Three ranges of words around the seeds' quartiles."""
     lengths = sorted(len(words_of(seed.input)) for seed in seeds)
     low, _, high = (
         statistics.quantiles(lengths, n=4, method="inclusive") if len(lengths) > 1 else lengths * 3
@@ -152,14 +165,25 @@ def _lengths(seeds: Sequence[Seed]) -> Axis:
     ranges = {
         "short": (lengths[0] / SHORTER, low),
         "medium": (low, high),
-        "long": (high, lengths[-1] * LONGER),
+        "long": (high, lengths[-1]),
     }
-    ranges = {name: _at_least(NARROWEST, *ends) for name, ends in ranges.items()}
+    return {name: _at_least(NARROWEST, *ends) for name, ends in ranges.items()}
+
+
+SHARES_OF_LENGTHS = {"short": 1.0, "medium": 2.0, "long": 1.0}
+"""As the quartiles are."""
+
+
+def _lengths(ranges: Mapping[str, tuple[float, float]]) -> Axis:
+    """Lengths, of which rows that are not plain take those with some room."""
     hints = {name: f"{low:.0f} to {high:.0f} words" for name, (low, high) in ranges.items()}
     roomy = {
-        name: 1.0 for name, (_, end) in ranges.items() if name == "long" or end >= SHORTEST_BOUNDARY
+        name: SHARES_OF_LENGTHS[name]
+        for name, (_, end) in ranges.items()
+        if name == "long" or end >= ROOMY
     }
-    return Axis(LENGTH, dict.fromkeys(hints, 1.0), hints, (DIFFICULTY,), {(BOUNDARY,): roomy})
+    tables: Tables = {(MIDDLING,): roomy, (BOUNDARY,): roomy}
+    return Axis(LENGTH, SHARES_OF_LENGTHS, hints, (DIFFICULTY,), tables)
 
 
 def _at_least(ratio: float, low: float, high: float) -> tuple[float, float]:
@@ -237,7 +261,7 @@ def _special_axis(
                 hints[value] = f"the input tempts to a wrong value of `{name}`{what}"
     told = sum(plain.values())
     plain["ordinary"] = max(0.25, 1 - told)
-    tables: dict[tuple[str, ...], Mapping[str, float]] = {
+    tables: Tables = {
         (PLAIN,): plain if told else {},
         (MIDDLING,): middling,
         (BOUNDARY,): boundary,

@@ -63,16 +63,16 @@ class Axis:
     def _tables(self) -> Mapping[tuple[str, ...], Mapping[str, float]]:
         return {key: _shares(weights) for key, weights in self.tables.items()}
 
-    def shares_at(
-        self, path: Sequence[tuple[str, str]]
-    ) -> tuple[tuple[str, ...] | None, Mapping[str, float]]:
-        """The shares that hold after `path`, and the key of their table, if they are of one."""
-        if self.depends_on:
-            values = dict(path)
-            key = tuple(values.get(name, "") for name in self.depends_on)
-            if key in self._tables:
-                return key, self._tables[key]
-        return None, self.shares
+    @functools.cached_property
+    def is_owned(self) -> bool:
+        """Whether an answer has values of its own on this axis, as a label has topics."""
+        return bool(self.tables) and any(map(is_answer, self.depends_on))
+
+    def shares_at(self, path: Sequence[tuple[str, str]]) -> Mapping[str, float]:
+        """The shares that hold after `path`."""
+        values = dict(path)
+        key = tuple(values.get(name, "") for name in self.depends_on)
+        return self._tables.get(key, self.shares)
 
     def says(self, value: str) -> str:
         return self.hints.get(value, value)
@@ -130,7 +130,7 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
             the sequence makes up for them.
     """
     overall: dict[tuple[str, tuple[str, ...]], Counter[str]] = {}
-    by_answer: dict[tuple[str, tuple[str, str]], Counter[str]] = {}
+    by_answer: dict[tuple[str, tuple[str, ...], tuple[str, str]], Counter[str]] = {}
     within: dict[tuple[tuple[str, str], ...], Counter[str]] = {}
     if axes:
         overall[axes[0].name, tuple(axes[0].shares)] = Counter(taken)
@@ -139,17 +139,18 @@ def iter_cells(axes: Sequence[Axis], *, seed: int, taken: Mapping[str, int]) -> 
     while True:
         path: tuple[tuple[str, str], ...] = ()
         for axis in axes:
-            table, shares = axis.shares_at(path)
+            shares = axis.shares_at(path)
             if not shares:
                 continue
             # Tables with the same values are counted as one: a topic of plain rows is due later
             # among middling ones.
             counts = overall.setdefault((axis.name, tuple(shares)), Counter())
             here = within.setdefault(path, Counter())
+            # An axis that belongs to an answer can't be balanced against it.
             answers = [
-                by_answer.setdefault((axis.name, pair), Counter())
+                by_answer.setdefault((axis.name, tuple(shares), pair), Counter())
                 for pair in path
-                if is_answer(pair[0]) and table is None
+                if is_answer(pair[0]) and not axis.is_owned
             ]
             behind = _behind(shares, counts, here, *answers)
             furthest = max(behind.values())

@@ -12,8 +12,10 @@ and on complete earlier rounds. Nothing else.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 
 from nanodistill.curation.minhash import words_of
 from nanodistill.synthesis.axes import NEIGHBOUR
@@ -93,11 +95,7 @@ class CallPlanner:
         by_label: dict[str | None, list[Slot]] = {}
         for slot in slots:
             by_label.setdefault(slot.cell.label, []).append(slot)
-        groups = [
-            tuple(of_label[at : at + size])
-            for of_label in by_label.values()
-            for at in range(0, len(of_label), size)
-        ]
+        groups = [group for of_label in by_label.values() for group in _even_groups(of_label, size)]
         return [self._call(group) for group in sorted(groups, key=lambda group: group[0].number)]
 
     def _call(self, slots: tuple[Slot, ...]) -> GenerationCall:
@@ -186,6 +184,13 @@ class SeedRotation:
     def _ordered(self, cycle: int) -> list[Seed]:
         drawn = {id: tagged_hash("show", [self._random_seed, cycle, id]) for id in self._seeds}
         return [self._seeds[id] for id in sorted(drawn, key=drawn.__getitem__)]
+
+
+def _even_groups(slots: Sequence[Slot], most: int) -> Iterator[tuple[Slot, ...]]:
+    """As few groups as need be, of about the same size: a row that is left over sees no others."""
+    count = ceil(len(slots) / most)
+    ends = [round(n * len(slots) / count) for n in range(count + 1)]
+    return (tuple(slots[start:end]) for start, end in pairwise(ends))
 
 
 def _topics_by_label(task: Task, axes: Sequence[Axis]) -> Mapping[str | None, tuple[str, ...]]:

@@ -82,7 +82,6 @@ def test_difficulty_is_the_stated_mix_and_a_boundary_row_names_its_neighbour(
             assert cell.get("neighbour") != cell["label"]
             if "neighbour" in cell and cell["label"] == "bug":
                 assert cell["neighbour"] == "billing", "the only one that a rule parts from it"
-            assert (cell["difficulty"], cell["length"]) != ("boundary", "short")
 
 
 def test_lengths_are_ranges_around_those_of_the_seeds(tmp_path: Path) -> None:
@@ -177,3 +176,14 @@ def test_a_habit_of_one_label_is_told_avoided_and_in_the_card(tmp_path: Path) ->
     card = (result.dataset.path / "README.md").read_text(encoding="utf-8")
     assert "has an exclamation mark" in card
     assert len(result.dataset.manifest.cues) >= 2
+
+
+def test_what_a_few_words_have_no_room_for_is_not_ordered(tmp_path: Path) -> None:
+    seeds = [{"input": "word " * n + label, "output": label} for n in (4, 9, 30) for label in "ab"]
+    task, policy = support(tmp_path, seed=seeds, labels=["a", "b"])
+    cells = cells_of(task, policy, 240)
+    short = [cell for cell in cells if cell["length"] == "short"]
+    assert short
+    assert {cell["difficulty"] for cell in short} == {"plain"}
+    assert {cell["persona"] for cell in short} == {cell["style"] for cell in short} == {"any"}
+    assert {cell["style"] for cell in cells if cell["length"] == "long"} > {"any"}

@@ -44,14 +44,15 @@ def test_it_is_asked_once_with_every_dimension_and_kept(tmp_path: Path) -> None:
 
 
 def test_an_edited_one_is_used_and_only_what_depends_on_it_is_asked(tmp_path: Path) -> None:
-    run(config_in(tmp_path), Writer())
+    longer = [seed | {"input": f"{seed['input']} {'Really. ' * 12}"} for seed in SEEDS]
+    run(config_in(tmp_path, seed=longer), Writer())
     edit(tmp_path / "run" / "policy.json", input_format="Haiku only.", personas=["a sailor"])
     teacher, heard = Writer(), Notices()
-    result = run(config_in(tmp_path), teacher, on_event=heard)
+    result = run(config_in(tmp_path, seed=longer), teacher, on_event=heard)
     assert teacher.stages().keys() == {"generate", "trace"}
     assert "Input format: Haiku only." in teacher.prompts()
     personas = {cell.split("persona=")[1].split(";")[0] for cell in result.by_cell if cell}
-    assert personas == {"a sailor", "any"}
+    assert personas == {"a sailor", "any"}, "the seeds are long enough for one"
     assert "policy.json was edited and is used as it stands." in heard.texts
 
 
