@@ -1,13 +1,13 @@
-"""The `nanodistill` command: reads the words, calls the library, says how it ended.
+"""The `nanodistill` command: parses the line, calls the library, reports how it ended.
 
-    command     what every command is made of
-    stages      plan, synth, train, eval, distill, ask, report, status, doctor
-    datasets    dataset show, verify, diff, edit, prune
+    command         what every command is made of
+    stages          plan, synth, train, eval, distill, ask, report, status, doctor
+    datasets        dataset show, verify, diff, edit, prune, suspects
     export_serve    export, serve, push, pull
 
-An error of ours ends a command with that error's exit code, and nothing else
-decides exit codes. With `--json` the last line on standard output is one JSON
-object, also after a failure, and everything for people goes to standard error.
+An error of ours ends a command with that error's exit code, and nothing else decides exit codes.
+With `--json` the last line on standard output is one JSON object, also after a failure, and
+everything for people goes to standard error.
 """
 
 from __future__ import annotations

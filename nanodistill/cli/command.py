@@ -1,8 +1,8 @@
 """What every command is made of: its options, how it is called, how it ends.
 
-A command returns an `CommandResult`; `nanodistill.cli.run` shows it. What the words of
-the command line say about ending (`--json`, `--quiet`, `--debug`) is in `OutputFlags`,
-which is known even where the line can't be parsed.
+A command returns a `CommandResult`; `nanodistill.cli.run` shows it. What the command line says
+about ending (`--json`, `--quiet`, `--debug`) is in `OutputFlags`, which is known even where the
+line can't be parsed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The commands that hand a trained student on.
-
-The commands that hand things on through the Hub.
-"""
+"""The commands that hand a trained student on: export, serve, push, pull."""
 
 from __future__ import annotations
 

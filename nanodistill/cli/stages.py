@@ -1,7 +1,4 @@
-"""The commands that work on a run.
-
-The command that shows what a run came to.
-"""
+"""The commands that work on a run, from plan to report."""
 
 from __future__ import annotations
 

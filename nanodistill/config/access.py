@@ -1,4 +1,4 @@
-"""Keys and addresses as people paste them, and what keeps one from being sent as it is.
+"""Keys and addresses as people paste them, and what keeps one from being usable.
 
 Nothing here repeats a key, not even a wrong one.
 """

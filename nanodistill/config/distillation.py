@@ -1,9 +1,7 @@
-"""The second tier: a bundle of expert settings that fills the same fields.
+"""The whole configuration of a run, put together from its parts, and `AdvancedConfig`.
 
-Only what the user set is passed on; the rest stays with the fields' own
-defaults, so that an `AdvancedConfig()` changes nothing.
-
-The whole configuration of a run, put together from its parts.
+`AdvancedConfig` is a bundle of expert settings for the same fields. Only what the user set in it is
+passed on, so an `AdvancedConfig()` changes nothing.
 """
 
 from __future__ import annotations

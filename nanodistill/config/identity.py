@@ -1,12 +1,12 @@
 """What a hash of settings covers: the values that a user set, and nothing else.
 
 Ids made of settings decide whether work is done already: a training run's folder, an export, the
-calls that a finished synthesis did without. A release that adds a field, or drops one, must leave
-them alone. So a hash takes the values that differ from their defaults, and lays them over the
-table below, which is the same for ever: the fields of 0.1.0, whose ids were hashes of all its
-fields. Under this rule its ids are still the same.
+calls that a finished synthesis did without. A release that adds or drops a field must not change
+them. So a hash takes the values that differ from their defaults and lays them over the table below,
+which never changes: the fields of 0.1.0, whose ids were hashes of all its fields. Under this rule
+they are still the same.
 
-Never add a field to the table, or change a value in it: a new field needs nothing.
+Never add a field to the table or change a value in it. A new field needs nothing.
 """
 
 from __future__ import annotations

@@ -1,15 +1,8 @@
-"""Which known name was probably meant.
+"""What all parts of the configuration share: frozen, strict, flat, with ranges and suggestions.
 
-Ranges of numeric fields, in one place for checking, documents and help texts.
-
-The seed analysis fixes ranges that suit a laptop. A machine with room may go
-beyond an upper bound with `allow_out_of_range = true`; a bound that is a matter
-of arithmetic (a share of 1) stays.
-
-What all parts of the configuration share: frozen, strict, flat.
-
-`Settings` comes first in every part, so that `allow_out_of_range` is known when
-the ranges of the other fields are checked.
+The seed analysis fixes ranges that suit a laptop. A machine with more room may go beyond an upper
+bound with `allow_out_of_range = true`; a bound that is arithmetic (a share of 1) stays. `Settings`
+comes first in every part, so that `allow_out_of_range` is known when other fields are checked.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""How the student is trained.
-
-How much of the machine training may take.
-
-How the student is judged and handed on.
-"""
+"""Fields of a training: the student, the machine it may use, how it is evaluated and handed on."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Dataset versions: what synthesis leaves behind and all that training needs.
+"""Dataset versions: what synthesis produces and all that training needs.
 
-    version = open_version(None, run)            the latest of a run
+    version = open_version(None, run)            # the latest of a run
     version.manifest.instruction, version.rows("train"), version.counts
 
-A version is a folder of parquet files with a manifest and a card; it never
-changes. `write_version` makes one, `verify` re-derives its hashes, `diff` tells
-two apart, `export_for_edit` and `read_edit` make a child by hand, `prune` removes
-what nothing refers to.
+A version is a folder of parquet files with a manifest and a card. It never changes. `write_version`
+makes one, `verify` recomputes its hashes, `diff` compares two, `export_for_edit` and `read_edit`
+make a child by hand, `prune` removes versions that nothing refers to.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""README.md of a version: what is in it, how it came about, and how to use it.
+"""The README.md of a version: what is in it, how it was made, and how to use it.
 
-The card is a function of the manifest and of nothing else, so that it can be made
-again anywhere. What is not known is said to be unknown. Texts of the user and of
-models are shown as text: they can't open a tag, a table cell or a fence.
+The card depends on the manifest alone, so it can be made again anywhere. What is unknown is called
+unknown. Texts of users and models are escaped: they can't open a tag, a table cell or a fence.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What became of the rows between two versions, and what in their making differs.
+"""Which rows changed between two versions, and what differs in how they were made.
 
-Rows are told apart in two steps: the same id is the same row; of the others, one
-with the same input (of the same source, else of any) is that row changed. The
-causes are differences of the two manifests. Which cause made which row change is
-not known; where nothing differs, the teacher's answers did.
+Rows are matched in two steps: the same id is the same row; of the others, one with the same input
+(of the same source, else of any) is that row changed. The causes are the differences of the two
+manifests. Which cause changed which row is not known. Where no cause differs, the teacher's answers
+did.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
-"""Mending a version by hand: out to a file, back as a child.
+"""Editing a version by hand: out to a file, back as a child version.
 
-What goes out is JSON lines: `id`, `split`, `input`, `thinking`, `output`. A person
-changes texts, moves a row to another split, deletes a line to drop its row, or
-adds a line without `id`. What comes back, in any form that rows are read in, is
-checked as a whole, with every problem named by its line. A CSV file has no null:
-an empty `id` or `thinking` is none.
+The file is JSON lines: `id`, `split`, `input`, `thinking`, `output`. A person changes texts, moves
+a row to another split, deletes a line to drop its row, or adds a line without `id`. What comes
+back, in any form that rows are read in, is checked as a whole, and every problem is named with its
+line. CSV has no null, so an empty `id` or `thinking` counts as none.
 
-A line that still says what its row says keeps that row as it was. One whose input
-or output was changed is the person's own from then on: its source is `user`, it
-has a new id, and the teacher, its calls and its measured confidence no longer
-apply; its seeds and its place in the plan do. The version that it came from is the
-child's parent and stays as it is.
+A line that is unchanged keeps its row as it was. A row whose input or output was changed is the
+person's own from then on: its source is `user`, it has a new id, and the teacher, its calls and its
+confidence no longer apply; its seeds and its place in the plan still do. The child has the version
+it came from as its parent.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""What a dataset version says of itself: manifest.json.
+"""manifest.json: what a dataset version says about itself.
 
-`VersionFacts` is what its maker knows (the task, the teacher, prompts, counts of
-stages, cost); `Manifest` adds what the writer finds (fingerprint, counts of rows,
-files). Training and evaluation need nothing but this and the rows: no seed file,
-no run file. The numbers hold together or there is no manifest: every requested
-row is kept, rejected or failed.
+`VersionFacts` is what its maker knows (the task, the teacher, prompts, counts of stages, cost);
+`Manifest` adds what the writer finds (fingerprint, row counts, files). Training and evaluation need
+only this and the rows: no seed file, no run file. The counts have to add up, or the manifest is
+refused: every requested row is kept, rejected or failed.
 
-`format` goes up when a field goes, changes its meaning, or comes and has to be known;
-a manifest of a newer format is refused. `seal` is a hash of all the other fields, so that `verify`
-finds a changed one. It guards against accidents, not against forgery.
+`format` goes up when a field goes, changes its meaning, or comes and has to be known; a manifest of
+a newer format is refused. `seal` is a hash of all the other fields, with which `verify` finds a
+changed one. It guards against accidents, not against forgery.
 """
 
 from __future__ import annotations

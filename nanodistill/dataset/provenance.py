@@ -1,10 +1,9 @@
-"""Where a version came from, said so that anybody may read it.
+"""Where a version came from, in a form that may be published.
 
-A version is made to be handed on: neither a key nor a folder of this machine nor
-a person's address belongs in its manifest and card. Paths become file names,
-known secrets are blanked, and of the parameters that go to LiteLLM and instructor
-only those are shown that shape an answer; the others are named. `config_hash`
-covers them all (keys and tokens apart), so that a change in one still shows.
+A version is made to be shared: no key, no local path and no person's address belongs in its
+manifest and card. Paths become file names, known secrets are blanked, and of the parameters for
+LiteLLM and instructor only those that shape an answer are shown; the others are named.
+`config_hash` covers them all (except keys and tokens), so a change in one still shows.
 """
 
 from __future__ import annotations

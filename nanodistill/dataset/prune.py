@@ -1,8 +1,8 @@
-"""Giving disk back: versions that nothing refers to any more.
+"""Freeing disk space: removing versions that nothing refers to any more.
 
-Never the latest, and never one that a training run was trained on: its adapter
-would lose its lineage and its test set. Whether one was is looked up by its
-fingerprint in the JSON files of the run's training folder.
+Never the latest, and never one that a training run used: its adapter would lose its lineage and its
+test set. Whether one was used is looked up by fingerprint in the JSON files of the run's training
+folder.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
-"""datasets/index.json: a run's versions in order, and which is latest.
+"""Reading dataset versions, and the index of a run's versions.
 
-The folders are the truth and the index follows them. A version becomes one by the
-rename that puts its whole folder in place; should a crash come before the index
-says so, the next reader or writer finds the folder and adds it, as the latest. A
-folder that a person deleted leaves the index the same way.
-
-The latest is not always the newest: a run that goes back to an earlier
+The folders are the truth, and datasets/index.json follows them. A version exists from the rename
+that puts its whole folder in place. If a crash comes before the index is written, the next reader
+or writer finds the folder and adds it, as the latest. A folder that a person deleted leaves the
+index the same way. The latest is not always the newest: a run that goes back to an earlier
 configuration finds that version and makes it the latest again.
 
-Reading a dataset version: its manifest, its rows, and which one is meant.
-
-Rows are streamed by pyarrow; nothing here needs the `datasets` library. A version
-stands on its own: opened by its folder, wherever that came from, it needs no run.
+Rows are streamed by pyarrow; nothing here needs the `datasets` library. A version stands on its
+own: opened by its folder, it needs no run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Puts the rows of a version in order, whatever their number, without holding them.
+"""Sorts the rows of a version by id, however many, without holding them in memory.
 
-Rows arrive in the order in which they were made; the fingerprint and the files
-want them by id. A scratch SQLite file beside the version that is being built does
-the sorting and is thrown away with it.
+Rows arrive in the order in which they were made; the fingerprint and the files want them by id. A
+temporary SQLite file beside the version sorts them and is deleted with it.
 """
 
 from __future__ import annotations

@@ -1,19 +1,14 @@
-"""The columns of a version's parquet files, and what a trace looks like in them.
+"""The columns of a version's parquet files, and the fingerprint of its rows.
 
-One explicit schema for every file of `default`, so that a column in which a split
-happens to hold no value keeps its type, here and in `datasets`. Rejected rows have
-the same columns, and `reason` and `detail`.
+One explicit schema for every file, so that a column that happens to be all null in one split keeps
+its type, here and in `datasets`. Rejected rows have two more columns, `reason` and `detail`. Rows
+are written and read a few thousand at a time, so memory does not grow with their number.
 
-Writing and reading go a few thousand rows at a time: memory does not grow with
-their number.
-
-The fingerprint: one hash that is the same exactly where the rows are the same.
-
-It is the SHA-256 over a tag, a zero byte, and one line for each row of train,
-valid and test: the canonical JSON of [id, split, messages, source, seed_ids,
-cell, confidence] and a newline. Rows come in order of id (then of split, then of
-the line itself, for a test set that holds the same row twice). Teacher, request
-keys, dates, names and paths are not in it, nor are rejected rows.
+The fingerprint is the same exactly where the rows are the same: the SHA-256 of a tag, a zero byte,
+and one line for each row of train, valid and test, the canonical JSON of [id, split, messages,
+source, seed_ids, cell, confidence] and a newline. Rows are ordered by id, then by split, then by
+the line itself (a test set may hold a row twice). Teacher, request keys, dates, names, paths and
+rejected rows are not part of it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Whether a version is still what it says it is: every hash, derived again from the files.
+"""Whether a version is still what it says it is: every hash, recomputed from the files.
 
-Checked are the bytes of every file against the manifest's list, the manifest
-against its own seal, and where the rows' files have their bytes: each row's id
-against its source, input and output, its messages against its parts, and the
-fingerprint and the counts against the rows. A changed byte anywhere in the folder
-is found. Hidden files are not part of a version (the Hub and file browsers put
-some there).
+Checked are the bytes of every file against the manifest's list and the manifest against its own
+hash. Where the bytes are right, each row's id is checked against its source, input and output, its
+messages against their parts, and the fingerprint and the counts against the rows. A changed byte
+anywhere in the folder is found. Hidden files are not part of a version (the Hub and file browsers
+put some there).
 """
 
 from __future__ import annotations

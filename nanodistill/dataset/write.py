@@ -1,15 +1,11 @@
-"""The bytes of a version's files: their hashes, and getting them to disk for good.
+"""Writing a dataset version: all of it or nothing, once, and for good.
 
-Writing a dataset version: all of it or nothing, once, and for good.
+A version is built in a hidden folder beside its place, synced to disk, and put in place by one
+rename; then the index names it as the latest. Whenever the power goes, there is the old state or
+the new one. Its files are read-only from then on: a version never changes, it gets a child.
 
-A version is built in a hidden folder beside its place, synced to disk and put in
-place by one rename; then the index names it as the latest. Whatever moment the
-power goes, there is the old state or the new one. Its files are read-only from
-then on: a version does not change, it gets a child.
-
-Writing what is there already makes no second version: where the rows and all that
-training reads with them are those of an earlier version, that one is returned, as
-the latest again.
+Rows that are already there make no second version: where the rows, and all that training reads with
+them, are those of an earlier version, that one is returned, as the latest again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""One call: the attempt, what it cost, its record in the journal, and what follows from it.
+"""One call: the attempt, its cost, its record in the journal, and what follows from it.
 
-Nothing is raised out of a call but bugs: what stops the run goes to `stop`, what
-is to be asked again goes back to the queue. An answer is committed before it is
-looked at.
+Only bugs are raised out of a call: what stops the run goes to `stop`, what is to be asked again
+goes back to the queue. An answer is committed before it is looked at.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Wakes whoever waits at the moment; a ring that nobody waits for is lost.
+"""Calls that are wanted: which may go next, which later, which wait for another one.
 
-Calls that are wanted: which may go next, which later, which wait for another one.
-
-A call is in the queue under its key from when it is accepted until it is freed,
-also while it is in flight. The same call asked for a second time meanwhile waits
-for the first one's answer. `looking` guards the moment in between: what the
-journal said in a thread may be out of date when it is acted upon.
+A call is in the queue under its key from when it is accepted until it is freed, also while it is in
+flight. The same call asked for again meanwhile waits for the first one's answer. `looking` guards
+the moment in between: what the journal said in a thread may be out of date when it is acted upon.
 """
 
 from __future__ import annotations

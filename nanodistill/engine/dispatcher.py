@@ -1,17 +1,15 @@
-"""The work of an open teacher: pulled, launched, retried and committed until it is done.
+"""The loop of an open teacher: requests are pulled, launched, retried and committed until done.
 
-Any number of settlings may be under way together; each is a `Batch` and comes back
-when its own requests have their outcomes. A settling feeds its requests, some
-hundred at a time, and drops those that the journal has answered; the dispatcher
-launches what the limits and the budget let through; there is one task for each
-call in flight (`calls`), and one that waits for a person to stop the run. Calls
-that are to be made again lie in a queue (`work`) and hold nothing. So tasks and
-memory go with the calls in flight, not with the work.
+Any number of `complete_all` calls may be under way; each is a `Batch` and returns when its own
+requests have outcomes. A batch feeds its requests, some hundred at a time, and drops those that the
+journal has answered. The dispatcher launches what limits and budget allow. There is one task for
+each call in flight (`call_executor`), and one that waits for a person to stop the run. Calls to be
+made again lie in the queue (`call_queue`) and hold nothing. So tasks and memory grow with the calls
+in flight, not with the work.
 
-What stops the run is kept in `_halt`: launching ends, calls in flight come back
-and are committed, and then every settling raises it, also those that come later.
-An exception that is none of ours is a bug and is raised at once; what has arrived
-is still committed.
+What stops the run is kept in `_halt`: launching ends, calls in flight come back and are committed,
+and then every batch raises it, also those that come later. An exception that is not one of ours is
+a bug and is raised at once; what has arrived is still committed.
 """
 
 from __future__ import annotations

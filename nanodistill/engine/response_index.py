@@ -1,7 +1,7 @@
-"""What the journal already knows of requests, and which of them are still to be asked.
+"""What the journal already knows of requests, and which are still to be asked.
 
-Follows each request's chain (`answers`) from response to response. Blocking:
-the engine calls it in a thread, for some hundred requests at a time.
+Follows each request's chain (`response_validation`) from response to response. Blocking: the engine
+calls it in a thread, for some hundred requests at a time.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""What a completion is worth: a whole answer, a reason to ask once more, or a lost row.
+"""What a completion is worth: an answer, a reason to ask once more, or a lost row.
 
-A request and what follows from it are a chain. A truncated answer is asked
-once more with a larger limit (where a short answer was asked for, or reasoning has used
-it up, with one that leaves room to reason); text that is not JSON under the schema gets one
-repair, a new and short request with the broken text and what is wrong with it.
-So a chain has at most three links. What comes next depends on nothing but the
-requests and their completions: the same journal gives the same chain again,
-and nothing in it is asked twice.
+A request and what follows from it are a chain of three links at most. A truncated answer is asked
+once more with a larger limit (where a short answer was wanted, or reasoning used the limit up, with
+one that leaves room to reason). Text that is not JSON under the schema gets one repair: a new,
+short request with the broken text and what is wrong with it. What comes next depends only on the
+requests and their completions, so the same journal gives the same chain, and nothing in it is asked
+twice.
 
-Where the schema was put to the teacher in the prompt, models wrap their JSON in
-fences, prose or thoughts; `jsontext` looks for the value inside.
+Where the schema was put to the teacher in the prompt, models wrap their JSON in fences, prose or
+thoughts; `jsontext` finds the value inside.
 """
 
 from __future__ import annotations

@@ -6,13 +6,10 @@
         for result in teacher.results(requests):
             ...                                   # an Answer or a Failure, in plan order
 
-`complete_all` comes back when each request has an outcome in the journal (or has
-failed too often in this session; the next one asks again), or raises what
-stopped the run. Stages see no transport, no limits and no retries. How long the
-work is does not matter: requests are pulled as they are needed.
-
-Truncated and malformed answers are followed up inside (`answers`), limits
-are in `limits`, fates of failed calls in `faults`, who retries in `retry`.
+`complete_all` returns when each request has an outcome in the journal (or has failed too often in
+this session; the next session asks it again), or raises what stopped the run. Stages see no
+transport, no limits and no retries. Requests are pulled as they are needed, so any amount of work
+will do.
 """
 
 from __future__ import annotations

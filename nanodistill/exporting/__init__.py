@@ -1,4 +1,4 @@
-"""A trained student becomes files that run elsewhere: an MLX folder, a GGUF file, Ollama.
+"""A trained student as files that run elsewhere: an MLX folder, a GGUF file, Ollama.
 
     pipeline            export(): from a training run to a checked result
     targets             what each kind of export makes, where, and how it is scored
@@ -12,7 +12,7 @@
     parity              the exported model is scored before it replaces anything
     export_manifest     nanodistill.json: where an exported model comes from
 
-It is called `exporting`, for `export` is the function that the package exports.
+The package is called `exporting` because `export` is the function it exports.
 """
 
 from __future__ import annotations

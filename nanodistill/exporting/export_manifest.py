@@ -1,7 +1,7 @@
-"""nanodistill.json beside an exported model: where it comes from and how it is asked.
+"""nanodistill.json beside an exported model: where it comes from and how to ask it.
 
-All that serving, a model card or a person needs who has only this folder. No
-path of this machine is in it.
+It is all that serving, a model card or a person with only this folder needs. It holds no local
+path.
 """
 
 from __future__ import annotations

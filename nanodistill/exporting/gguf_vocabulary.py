@@ -1,10 +1,9 @@
 """A folder's tokenizer.json as GGUF metadata.
 
-How text is cut before merging is only a name in GGUF (`tokenizer.ggml.pre`).
-It is found by trying: the name whose cutting, as the reader knows it, agrees with
-the tokenizer's own on a text that has something of everything. No name that
-agrees means that there is none, and a guess would tokenize most text rightly
-and some of it not.
+GGUF stores how text is split before merging only as a name (`tokenizer.ggml.pre`). We find it by
+trying: the name whose splitting, as the reader implements it, agrees with the tokenizer's own on a
+text with something of everything. If none agrees there is no name, and a guess would tokenize most
+text correctly and some of it not.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""Which models our writer can write, and what a GGUF file says of their shape.
+"""Writes the weights of a fused Llama-family model as a GGUF file.
 
-What would change the computation and has no place in the file is refused by
-name, with the way to llama.cpp's own converter.
-
-The weights of a fused model as GGUF tensors, one at a time.
-
-Names are llama.cpp's; rows of q and k are put into its order for the
-architectures that have one of their own. Matrices take the wanted type, norms
-and biases stay float32.
-
-The file: metadata first, then the tensors, of which one is in memory at a time.
+What would change the computation and has no place in the file is refused by name, with a pointer to
+llama.cpp's own converter. Tensor names are llama.cpp's; the rows of q and k are permuted for the
+architectures that want it. Matrices take the chosen type, norms and biases stay float32. Metadata
+comes first, then the tensors, of which one is in memory at a time.
 """
 
 from __future__ import annotations

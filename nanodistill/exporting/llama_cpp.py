@@ -1,18 +1,14 @@
-"""llama.cpp itself, where it is installed: what a GGUF file answers there.
+"""llama.cpp itself, where it is installed: its answers as a check, and its converter.
 
-Reading a GGUF file back tells whether its weights and tokenizer are right, but
-llama.cpp computes in its own way (activations of eight bits under Q8_0, a
-template engine of its own), and that is what the file will meet. So where
-the package `xllamacpp` is there, the parity gate asks llama.cpp. It runs in a
-child process, for its threads and memory, and because it ends a process that
-gives it a file which it does not like.
+Reading a GGUF file back shows whether its weights and tokenizer are right, but llama.cpp computes
+in its own way (8-bit activations under Q8_0, its own template engine), and that is what the file
+will meet. So where the package `xllamacpp` is installed, the parity gate asks llama.cpp. It runs in
+a child process, for its threads and memory, and because it ends the process over a file it does not
+like.
 
-llama.cpp's own converter, for students that our GGUF writer does not know.
-
-It needs torch and, on Linux, some 6 GB of disk, so it lives in an environment
-of its own, which a person asks for by naming a folder: `--converter DIR` uses the
-one there, or makes it if the folder is not there yet. What it is given is the
-fused model as plain Hugging Face weights, unpacked.
+Its converter is for students that our GGUF writer does not support. It needs torch and, on Linux,
+some 6 GB of disk, so it lives in an environment of its own: `--converter DIR` uses the one in that
+folder, or creates it. Its input is the fused model as plain Hugging Face weights, dequantized.
 """
 
 from __future__ import annotations

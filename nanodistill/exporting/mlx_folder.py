@@ -1,24 +1,16 @@
-"""The forms in which a fused model may be saved, from the smallest to one that loses nothing.
+"""Adapter and base as one model in an MLX folder.
 
-Where the base is quantized, the modules that were trained are packed again like
-the base, or at eight bits, or left unpacked; the others keep their bits in
-every form. The parity gate takes the first form that holds.
+Only modules that the adapter touches change. They are dequantized in float32 and receive the
+adapter there; all others stay as they are stored, to the bit. A quantized base is therefore never
+unpacked and repacked as a whole, which costs every layer some precision. mlx_lm's own loader
+applies the adapter after the touched modules are widened, so LoRA, DoRA and full fine-tuning work
+alike.
 
-Adapter and base become one model, and only where the adapter is anything changes.
+Where the base is quantized there are several forms to save, from the smallest to one that loses
+nothing: the trained modules are packed again like the base, or at eight bits, or left unpacked. The
+parity gate takes the first form that holds.
 
-The modules that an adapter touches are dequantized in float32, get it there,
-and stay in float32; all others stay as they are stored, to the bit. A
-quantized base is therefore never taken apart and packed again as a whole, which
-costs every layer something; what form the touched modules are saved in is
-the next step's to decide, and the parity gate's.
-
-Works for LoRA, DoRA and full fine-tuning alike: mlx_lm's own loader applies the
-adapter, after the touched modules are widened, as on a CPU it was trained.
-
-The fused model's folder: weights and config by the child, the rest copied from the base.
-
-Tokenizer files are copied as they are, byte for byte: what the student was
-trained with is what it is asked with.
+Tokenizer files are copied byte for byte: the student is asked with what it was trained with.
 """
 
 from __future__ import annotations

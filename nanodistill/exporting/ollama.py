@@ -1,11 +1,10 @@
 '''A Modelfile beside a GGUF file: an Ollama model that is asked as it was trained.
 
-Ollama has a template language of its own. The template is found by rendering the
-student's chat template with marks in place of the contents and taking what
-stands between them; put together again it gives the same text for one turn,
-which is what the student was trained on and is made sure of, and it is checked
-whether it does for two. Parameters are those of the evaluation: greedy, no repetition penalty
-(Ollama's own default has one), the same length of answer.
+Ollama has its own template language. We find the template by rendering the student's chat template
+with marks in place of the contents and taking what stands between them. It has to give the same
+text for one turn, which is what the student was trained on; whether it does for two is checked and
+told. Parameters are those of the evaluation: greedy, no repetition penalty (Ollama's default has
+one), the same length of answer.
 
     FROM ./NAME.gguf
     TEMPLATE """{{ if .System }}…{{ .System }}…{{ end }}…{{ .Prompt }}…{{ .Response }}…"""

@@ -1,10 +1,9 @@
-"""The parity gate: what was exported is scored on the rows that the student was judged by.
+"""The parity gate: an export is scored on the rows that the student was evaluated on.
 
-Fusing rounds, and quantizing may erase what was learned (a small delta vanishes
-between two steps of four bits), so nothing replaces anything before it has
-answered the same prompts as the adapter on its base, greedily, under the same
-reading and metric. Losing more than `export_tolerance` points is a failure.
-Answers are kept like any evaluation's: exporting again asks nothing twice.
+Fusing rounds, and quantizing may erase what was learned (a small change vanishes between two steps
+of four bits). So an export replaces nothing before it has answered the same prompts as the adapter
+on its base, greedily, with the same parser and metric. Losing more than `export_tolerance` points
+is a failure. Answers are kept like any evaluation's: exporting again generates nothing twice.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     source → a form to try → files → the parity gate → in place, or the next form
 
-What lies there already stays until its successor has passed. Exporting the same
-again finds the work done.
+What is there already stays until its successor has passed. Exporting the same again finds the work
+done.
 """
 
 from __future__ import annotations

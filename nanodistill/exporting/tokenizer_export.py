@@ -1,17 +1,12 @@
-"""A tokenizer's special tokens: their texts, and those that end an answer.
+"""The student's tokenizer as files: special tokens, `tokenizer_kwargs`, chat template.
 
-The student's tokenizer as files: the base's own, with what `tokenizer_kwargs` say in them.
+Whoever loads an export has the files and no run file, so what `tokenizer_kwargs` change is written
+into tokenizer_config.json, where loaders read such values. Without kwargs the files are the base's
+to the byte.
 
-A student is asked by the tokenizer that it was trained with. Whoever loads what was
-exported has the files and no run file, so what the kwargs change is written into
-tokenizer_config.json, which is where the loader has its own values from. Without any
-the files are the base's to the byte.
-
-The chat template of a folder, and the instruction put into it.
-
-With the instruction baked in, a conversation that brings no system message of
-its own begins with the one that the student was trained on. The template's own
-text stays as it is, behind two statements of ours.
+With the instruction baked into the chat template, a conversation without a system message of its
+own begins with the one the student was trained on. The template's own text stays as it is, after
+two statements of ours.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What an export asks its child process for, and what comes back.
+"""The child process that makes files: `python -m nanodistill.exporting.worker`.
 
-One JSON object each way. The child holds the model; its memory is given back
-with it, and it gets the fast BLAS whatever the caller has imported.
-
-The process that makes files: `python -m nanodistill.exporting.worker`, a job on its input.
-
-The child process that makes files, seen from the parent.
+One JSON object each way: an `ExportJob` on standard input, what was made or what went wrong on
+standard output. The child holds the model; its memory is freed with it, and it gets the fast BLAS
+whatever the caller has imported.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Handing things on through the Hub, and fetching them: push and pull.
+"""Sharing through the Hugging Face Hub: push and pull.
 
+    push             a bundle becomes a commit and a tag; pushed again, nothing is sent
+    pull             a dataset version or a model at a revision, checked, in a folder
     upload_bundle    what is pushed: files by their path in a repository, and a tag
     secret_scan      keys, local paths and addresses that must not leave this machine
-    client           the way to the Hub: endpoint, token, and its refusals as our errors
-    push             a bundle becomes a commit and a tag; again, and nothing is sent
-    pull             a dataset version or a model at a revision, checked, in a folder
+    client           endpoint and token, and the Hub's refusals as our errors
 
-huggingface_hub does the talking, so HF_ENDPOINT, HF_TOKEN, HF_HOME and
-HF_HUB_OFFLINE mean here what they mean there.
+huggingface_hub does the talking, so HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean here
+what they mean there.
 """
 
 from __future__ import annotations

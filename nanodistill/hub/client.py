@@ -1,8 +1,7 @@
-"""The way to the Hub, and every refusal of it as an error of ours.
+"""The connection to the Hub, and every refusal of it as one of our errors.
 
-The first question of a command waits ten seconds and is not repeated, so that a
-machine without a network hears so at once; huggingface_hub repeats the transfers
-after it, and nothing here does.
+The first question of a command waits ten seconds and is not repeated, so that a machine without a
+network is told at once. huggingface_hub repeats the transfers after it; nothing here does.
 """
 
 from __future__ import annotations

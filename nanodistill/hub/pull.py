@@ -1,9 +1,9 @@
-"""pull(): a dataset version or a model of the Hub, at one revision, in a folder.
+"""pull(): a dataset version or a model from the Hub, at one revision, in a folder.
 
-Files come through huggingface_hub's cache, where a download that was cut goes on
-and a second one finds the work done. Then they are checked (a dataset version by
-`dataset verify`, a model's files by the Hub's own hashes) and put into their
-folder in one step: the folder holds all of it or is not there.
+Files come through huggingface_hub's cache, where an interrupted download resumes and a second one
+finds the work done. Then they are checked (a dataset version by `dataset verify`, a model's files
+by the Hub's own hashes) and moved into their folder in one step: it holds all of them or does not
+exist.
 """
 
 from __future__ import annotations

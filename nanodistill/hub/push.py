@@ -1,13 +1,12 @@
-"""push(): a parcel becomes a commit on main and a tag that stays.
+"""push(): a bundle becomes a commit on main, and a tag that stays.
 
     look      what is there: the repository, its files by hash, its tags
-    send      the files that differ, in one commit on what was looked at
-    tag       the parcel's own tag on that commit
+    send      the files that differ, in one commit on top of what was seen
+    tag       the bundle's own tag on that commit
 
-Each step finds itself done when the push is run again: large files that arrived
-are asked for by hash and not sent twice, an unchanged main gets no commit, a tag
-with the same content is the end of the work. A commit that somebody else made in
-between is not written over: we look again. main holds what was pushed last.
+A push that is run again finds what is done: large files that arrived are recognized by their hash,
+an unchanged main gets no commit, and a tag with the same content ends the work. A commit that
+somebody else made in between is not overwritten: we look again. main holds what was pushed last.
 """
 
 from __future__ import annotations

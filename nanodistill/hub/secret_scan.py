@@ -1,12 +1,11 @@
 """What must not leave this machine: keys, local paths and people's addresses.
 
-What we wrote (manifest, card, configs) is refused with any of the three in it.
-Rows are the user's own: a key that this environment holds is refused there too,
-what only looks like a key, a path of this machine or an address is pointed out.
-Vocabularies and licences come from the base model as they are, and weights are
-numbers: those are searched for known keys alone.
+What we wrote ourselves (manifest, card, configs) is refused with any of the three in it. Rows are
+the user's own: a key of this environment is refused there too; what only looks like a key, a local
+path or an address is pointed out. Vocabularies and licences come from the base model, and weights
+are numbers: those are searched for known keys alone.
 
-A key that nothing here knows and that has no known shape is not found.
+A key that is unknown here and has no known shape is not found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Contents by the names that the Hub gives them: large files by SHA-256, others as git does.
+"""What is pushed: files by their path in a repository, and the tag they get.
 
-What is pushed: files by their path in a repository, and the tag that they get.
+Files have the names that the Hub gives their contents: large ones by SHA-256, others as git does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The border between the engine and whoever answers.
+"""The interface between the engine and whoever answers.
 
-A provider makes one attempt at one call and nothing else: it does not retry,
-wait for limits, count money or write the journal. It turns a `Request` into
-what its service takes, and what comes back into a `Reply`, or raises a
-`CallError` with one of the three fates.
+A provider makes one attempt at one call and nothing else: it does not retry, wait for limits, count
+money or write the journal. It turns a `Request` into what its service takes, and what comes back
+into a `Reply`, or raises a `CallError` of one of three kinds: transient, rejected, fatal.
 """
 
 from __future__ import annotations

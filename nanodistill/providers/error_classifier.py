@@ -1,11 +1,11 @@
 """What becomes of a call that brought no answer: the one place that decides.
 
-Every foreign error (LiteLLM's, the OpenAI client's, instructor's, aiohttp's, httpx's, the
-operating system's, a body that is no JSON, an error inside a 200) is brought to one of the kinds
-below, and each kind has one fate. The same kinds come out of both transports, because the
-evidence is the same: HTTP status, the provider's own words and headers, wherever in the chain of
-exceptions a library has put them (`foreign`, `evidence`). What a library makes of them is used
-only where it is all there is. An error outside the table is a bug, and is let through as one.
+Every foreign error (of LiteLLM, the OpenAI client, instructor, aiohttp, httpx, the operating
+system; a body that is not JSON; an error inside a 200) becomes one of the kinds below, and each
+kind has one consequence. Both transports give the same kinds, because the evidence is the same:
+HTTP status, the provider's own words, and headers, wherever in the chain of exceptions a library
+has put them (`exception_table`). A library's own verdict is used only where it is all there is. An
+error outside the table is a bug, and is raised as one.
 """
 
 from __future__ import annotations

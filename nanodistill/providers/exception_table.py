@@ -1,13 +1,11 @@
-"""What a provider said when it did not answer, and what kind of fault that is.
+"""Which kind of failure a provider's words, its status and a library's exception stand for.
 
 The provider's own words go before its status, which is often less exact: a 400 may be about the
 key, the credit, the model, a parameter, the length, the content, or this row alone.
 
-The errors of the libraries below us: which kind each is, and what evidence it carries.
-
-Classes are named by library and name, so that nothing has to be imported to read the table; a
-class that is not in it is judged by its nearest base that is. A test walks the libraries' error
-classes and fails on one that is in neither.
+Exception classes are named by library and name, so that nothing has to be imported to read the
+table; a class that is not in it is judged by its nearest base that is. A test walks the libraries'
+error classes and fails on one that is in neither.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """A local model as a LiteLLM provider: `mlx/smollm2-135m`, `mlx/path/to/folder`, `mlx/owner/name`.
 
-What follows the first slash is a model's name as models/resolve.py has it. A
-model is loaded at the first call and once per process; its calls share one
-continuous batch, so the more of them are under way, the more tokens a second
-come out. Cancelling a call, or its timeout, frees its place.
+What follows the first slash is a model's name as `models/resolve.py` reads it. A model is loaded at
+the first call and once per process; its calls share one continuous batch, so more calls under way
+give more tokens a second. Cancelling a call, or its timeout, frees its place.
 
-A parameter that this provider doesn't know is refused, never ignored. Only what
-is told by LiteLLM's exceptions leaves this module, so that the engine judges a
-local teacher by the table it judges all others by.
+A parameter that this provider doesn't know is refused, never ignored. Only LiteLLM's exceptions
+leave this module, so the engine judges a local teacher by the same table as all others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who a teacher's name means: LiteLLM decides, we remember what of it we need."""
+"""Which model and endpoint a teacher's name means: LiteLLM decides, we keep what we need of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a request, and so into its key: what decides the answer, and nothing else."""
+"""The parameters of a request, and so of its key: what decides the answer, and nothing else."""
 
 from __future__ import annotations
 

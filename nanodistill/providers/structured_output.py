@@ -1,23 +1,20 @@
-"""What each form of structured output adds to a request.
-
-The native form is ours: OpenAI's response_format, strict where that keeps the schema's meaning.
-The others are instructor's to write, who knows how models without native schemas are best asked.
-It writes each once for a run and schema, by being handed a completion function that keeps what
-it is given; calls then cost no more than plain ones. (`instructor` around every call costs 7 ms
-of processor time, and its re-asks grow the conversation; our one repair is a request of its own.)
-
-How a schema is put to a teacher: natively, as a tool, in JSON mode, or in words.
+"""How a JSON schema is put to a teacher: natively, as a tool, in JSON mode, or in words.
 
     json_schema   response_format with the schema, strict where the schema allows it
     tools         one tool that has to be called, whose parameters are the schema
     json          JSON mode, with the schema in the system prompt
     text          the schema in the system prompt alone
 
-`auto` starts with what the model can do, as far as LiteLLM knows. The next form is taken, once for
-the run, where the provider says that it does not take this one; where it answers the same request
-in another form but not in this one, whatever it says; and where its first answers are no JSON of
-the schema's shape. The form that worked is remembered with the run. A form that the user chose is
-not left: a refusal then stops the run.
+`auto` starts with what the model supports, as far as LiteLLM knows. The next form is taken, once
+for the run, where the provider says that it does not take this one; where it answers the same
+request in another form but not in this one, whatever it says; and where its first answers are not
+JSON of the schema's shape. The form that worked is kept with the run. A form that the user chose is
+never left: a refusal then stops the run.
+
+The native form is ours. The others are instructor's, which knows how models without native schemas
+are best asked; it writes each once for a run and schema, by being handed a completion function that
+keeps what it is given. (`instructor` around every call costs 7 ms of processor time, and its re-
+asks grow the conversation; our one repair is a request of its own.)
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""The files of a model that is pushed, with a card and nanodistill.json beside the weights.
+"""push_run(): from a run to a repository, with a card and nanodistill.json beside the weights.
 
-An adapter's own config names its base by the path that it was trained from; what
-is pushed names it without folders of this machine. A fused model is pushed as
-export left it. The tag is the training run's and the content's: another card on
-the same weights is another tag.
-
-push_run(): from a run to a repository.
+An adapter's own config names its base by the path it was trained from; what is pushed names it
+without local folders. A fused model is pushed as export left it. The tag covers the training run
+and the content: another card on the same weights is another tag.
 """
 
 from __future__ import annotations

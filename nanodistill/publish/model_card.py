@@ -1,8 +1,8 @@
-"""README.md of a model: what it is for, how good it is, where it comes from, how to run it.
+"""The README.md of a model: what it is for, how good it is, where it comes from, how to run it.
 
-A function of manifests and results alone: the same model gives the same card.
-Figures are those that `nanodistill eval` wrote, with their intervals; what was not
-measured is said not to be. Texts of the user are shown as text.
+The card depends on manifests and results alone: the same model gives the same card. Its figures are
+those of `nanodistill eval`, with their intervals. What was not measured is said not to be. Texts of
+the user are escaped.
 """
 
 from __future__ import annotations
