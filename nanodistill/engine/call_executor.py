@@ -204,6 +204,7 @@ class CallExecutor:
         session = self._session
         if not session.budget.further():
             return False
+        self._admission(launch).sent_again(anyio.current_time())
         attempt = replace(self._attempt(launch, "failed", Usage(), None), kind=error.kind)
         session.recorder.note(Call(replace(attempt, status=error.status)))
         return True

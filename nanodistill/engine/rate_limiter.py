@@ -126,6 +126,9 @@ class Allowance:
         self._requests.launched(now)
         return self._tokens.launched(now, tokens)
 
+    def sent_again(self, now: float) -> None:
+        self._requests.launched(now)
+
     def answered(self, spent: TokenDebit, tokens: int) -> None:
         """The call of a launch came back with so many tokens."""
         self._tokens.correct(spent, tokens)
@@ -190,6 +193,12 @@ class RateLimiter:
         spent = self._tokens.launched(now, tokens)
         together = None if self._shared is None else self._shared.launched(now, tokens)
         return Permit(stage, now, self.in_flight, number, spent, together)
+
+    def sent_again(self, now: float) -> None:
+        """A launched call was refused and is sent once more at once: one more request to pace."""
+        self._requests.launched(now)
+        if self._shared is not None:
+            self._shared.sent_again(now)
 
     def answered(self, ticket: Permit, now: float, tokens: int, hints: RateHints | None) -> None:
         """An answer came; it was `tokens` long, prompt and all."""

@@ -208,6 +208,14 @@ def test_limits_in_headers_are_kept() -> None:
     assert outcome.rate(since=5.0) >= 0.95 * 5
 
 
+def test_a_request_that_is_sent_again_within_its_call_counts() -> None:
+    paced, twice = admission(requests=60), admission(requests=60)
+    for gate in (paced, twice):
+        gate.launched("generate", 0.0, 1)
+    twice.sent_again(0.0)
+    assert twice.wait(0.0, 1) == pytest.approx(2 * paced.wait(0.0, 1), rel=0.05)
+
+
 def test_the_users_own_limit_goes_before_a_higher_one_in_headers() -> None:
     class Telling(Open):
         def arrive(self, now: float) -> Verdict:
