@@ -45,5 +45,5 @@ def linear_verdict(paired: Paired) -> str | None:
     return (
         f"The student {how} a linear classifier on words, trained in a second on the same rows. "
         "Use the classifier, or make the student worth its size: more varied rows (augment_factor, "
-        "decision_rules), more epochs, all layers (lora_layers = -1), or a larger student."
+        "decision_rules), more epochs, more layers (lora_layers), or a larger student."
     )
