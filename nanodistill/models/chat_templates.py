@@ -106,9 +106,11 @@ class Chat:
         rendered = self._rendered(PROBE) or self._rendered(PROBE[1:])
         if rendered is None:
             return
-        begin = self._tokenizer.bos_token or ""
+        begin = self._tokenizer.bos_token
+        if begin and rendered.count(begin) == 1:  # more often, it begins each turn and guards it
+            rendered = rendered.removeprefix(begin)
         contents = "|".join(message["content"] for message in PROBE)
-        for between in re.split(contents, rendered.removeprefix(begin)):
+        for between in re.split(contents, rendered):
             if between.strip() and self._in_prompts.search(between) is None:
                 yield _turn_pattern(between)
 
