@@ -1,10 +1,8 @@
-"""The library's front door: the stages, one call each. `distilling` has the call for all of them.
+"""The Python interface: each stage as one call, and `distill` for all of them.
 
-Every stage that waits has an async twin; the plain ones work inside a running
-event loop too (a notebook), by running in a thread of their own. Nothing here
-decides anything: a stage's own room does the work.
-
-`distill`: synthesis, training, evaluation and export in one call.
+Every stage that waits has an async twin. The plain functions work inside a running event loop too
+(a notebook), in a thread of their own. Nothing is decided here: each stage's own package does the
+work.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Draws what the library says while it works: the only module that prints.
+"""Shows the events of a run: the only module that prints.
 
-In a terminal a live panel stays at the bottom, with notices and tables above
-it; anywhere else there are plain lines, at most one every few seconds for the
-same stage, so that a log of an overnight run stays readable. Everything goes to
-the stream that it is given (standard error under `--json`).
+In a terminal a live panel stays at the bottom, with notices and tables above it. Elsewhere there
+are plain lines, at most one every few seconds for the same stage, so that the log of an overnight
+run stays readable. Everything goes to the stream it is given (standard error under `--json`).
 """
 
 from __future__ import annotations

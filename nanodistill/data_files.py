@@ -1,13 +1,12 @@
-"""Reading a file of rows: JSONL, JSON, CSV or parquet, told apart by their suffix.
+"""Reading a file of rows: JSONL, JSON, CSV or parquet, told apart by suffix.
 
-Each row comes with the place where it stands, as a person would look for it:
-`seeds.jsonl:12` for the 12th line (blank ones counted; in a CSV file the line
-on which the row begins), `seeds.json: row 3` where a file has no lines of rows.
-What can't be read is a `Problem` in the row's stead, so that a reader can go on
-and name all of them at once. Nothing is guessed: bytes that are no UTF-8, two
-values under one key or a quote that never ends are problems, not repaired.
+Each row comes with its place, as a person would look for it: `seeds.jsonl:12` for the 12th line
+(blank ones counted; in a CSV file the line on which the row begins), `seeds.json: row 3` where rows
+are not lines. A row that can't be read becomes a `Problem` in its place, so that all of them are
+named at once. Nothing is guessed: bytes that are not UTF-8, two values under one key, or a quote
+that never ends are problems, not repaired.
 
-What the fields mean is not known here; see `seeds` and `dataset.edit`.
+What the fields mean is for `seeds` and `dataset.edit` to say.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Two questions decide where an error belongs.
     ├── MemoryLimitError             4   the memory guard stopped training; checkpoint written
     └── VerificationError            1   a parity gate or a verify found a difference
 
-*What happens to one teacher call?* `CallError` has the three fates, and
+*What happens to one teacher call?* `CallError` has three consequences, and
 `nanodistill.providers.error_classifier` is the only place that chooses between them:
 
     CallError

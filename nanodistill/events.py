@@ -1,9 +1,8 @@
-"""What long work says while it runs.
+"""What long work reports while it runs.
 
-The library never prints: it tells a listener, and `progress.py` draws what it
-is told. An event is plain data and costs nothing when nobody listens. Stages
-send `Progress` as often as they like; drawing at a bearable rate is the
-listener's business.
+The library never prints: it tells a listener, and `console` shows what it is told. An event is
+plain data and costs nothing when nobody listens. Stages send `Progress` as often as they like;
+showing it at a bearable rate is the listener's business.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Keeps Python's garbage collector out of the way of long work.
 
-A process that has imported LiteLLM holds about a million objects that never go away. A
-full collection scans all of them: a quarter of a second in which no call starts and no
-answer is read, several times in some thousand calls. The collections of the youngest
-objects, after every 700, cost a few percent and free next to nothing, because little
-here is cyclic.
+A process that has imported LiteLLM holds about a million objects that never go away. A full
+collection scans all of them: a quarter of a second in which no call starts and no answer is read,
+several times in some thousand calls. Collections of the youngest objects, after every 700, cost a
+few percent and free next to nothing, because little here is cyclic.
 """
 
 from __future__ import annotations

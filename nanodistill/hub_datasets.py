@@ -1,10 +1,9 @@
-"""Rows through the `datasets` library: its objects, and datasets on the Hub by their id.
+"""Rows through the `datasets` library: its objects, and datasets on the Hub by id.
 
-A Hub id is `owner/name`, with `@revision` or not. Of several splits the one that
-is meant is taken: `test` for a test set, else `train`. Before anything is loaded
-the Hub is asked once, with a short wait, whether it can be reached and knows the
-dataset: the library itself tries for half a minute before it says so. With
-HF_HUB_OFFLINE set that question is left out and the local cache is read.
+A Hub id is `owner/name`, with or without `@revision`. Of several splits, `test` is read for a test
+set, else `train`. Before anything is loaded the Hub is asked once, with a short wait, whether it
+can be reached and knows the dataset; the library itself tries for half a minute before it says so.
+With HF_HUB_OFFLINE set that question is skipped and the local cache is read.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How work that runs in another thread is asked to stop, and waited for.
+"""Stopping work that runs in another thread, and waiting until it has stopped.
 
-The plain functions work inside a running event loop (a notebook), and the async ones that wrap
-blocking work, by a thread of their own. An interrupt reaches the thread that waits, never the one
-that works: without help the exception would come at once and the spending would go on behind it.
-So whoever waits holds an `Interrupt`, asks it, and waits until the work has ended.
+The plain functions work inside a running event loop (a notebook), and the async ones wrap blocking
+work, by a thread of their own. An interrupt reaches the thread that waits, never the one that
+works: without help the exception would come at once and the spending would go on behind it. So
+whoever waits holds an `Interrupt`, requests it, and waits until the work has ended.
 
     interrupt = Interrupt()
     with interrupt.current():               # in the working thread
-        with on_interrupt(stop.set): ...    # deep inside: what asking means here
+        with on_interrupt(stop.set): ...    # deep inside: what an interrupt means here
     interrupt.ask()                         # from any thread
 """
 

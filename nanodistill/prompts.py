@@ -1,19 +1,16 @@
 """The system prompts: ours, or the user's in their place.
 
-A template has two parts: how to work (the style), and what about (the frame:
-the task, and how the answer is to look). A user's template without any
-placeholder takes the place of the style, and our frame follows it; one with
-placeholders says everything itself, so it has to use every placeholder of the
-frame and no other. A placeholder is a lower-case name in braces; other braces
-are text.
+A template has two parts: how to work (the style), and what about (the frame: the task, and how the
+answer is to look). A user's template without placeholders replaces the style, and our frame follows
+it. One with placeholders says everything itself, so it has to use every placeholder of the frame
+and no other. A placeholder is a lower-case name in braces; other braces are text.
 
-Chat generation has no directions, just turns: what the user's turn says is
-`TURN`, or the user's generation template where that has the placeholder
-`{label}`; one without it becomes the system message.
+Chat generation has no system prompt, just turns: the user's turn is `TURN`, or the user's
+generation template if that has the placeholder `{label}`; one without it becomes the system
+message.
 
-What a prompt says decides which calls are asked again, because its text is in
-every request's key; the hashes here are for the manifest, so that two versions
-can be told apart by their prompts.
+A prompt's text is in every request's key, so changing it asks the calls again. The hashes here go
+into the manifest, so that two versions can be told apart by their prompts.
 """
 
 from __future__ import annotations

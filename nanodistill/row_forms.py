@@ -2,7 +2,8 @@
 
 `plain_fields` brings a row of a known form to `input` and `output`, or to `messages`; a row of
 another form is left as it is. `chat_texts` takes a chat apart. Nothing is guessed: a chat of
-several turns, a tool call, an image or a turn that is marked as not to be trained on is named.
+several turns, a tool call, an image, or a turn marked as not to be trained on is named as a
+problem.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""The folder of one run: where everything lies, and who may write.
+"""The folder of one run: what lies where, and who may write.
 
     OUTPUT_DIR/NAME/config.json, journal.sqlite, policy.json, datasets/,
                     training/, evaluation/, model/, report.html
 
-Small files are replaced whole (`write_atomic`), so that a reader sees the old
-content or the new one and a crash leaves one of them. `synthesizing` and
-`training` hold an operating-system lock, which dies with its process: a second
-process on the same half of a run is refused, a crashed one leaves nothing
-behind to clean up. The two halves may work side by side.
+Small files are replaced whole (`write_atomic`): a reader sees the old content or the new, and a
+crash leaves one of them. Synthesis and training each hold an operating-system lock that dies with
+its process: a second process on the same half of a run is refused, and a crashed one leaves nothing
+to clean up. The two halves may work side by side.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Keeping keys and tokens out of everything that is written or shown.
+"""Keeping keys and tokens out of everything that is written or shown, except data.
 
-Two ways in. `redacted` blanks the values of a settings table whose names say
-that they are secret. `Redactor` knows the secrets themselves (what the user
-passed and what the environment holds) and takes them out of any text, also
-when a provider echoes them in an error.
+`redacted` blanks the values of a settings table whose names say that they are secret. `Redactor`
+knows the secrets themselves (those the user passed and those in the environment) and removes them
+from any text, also when a provider echoes them in an error.
 """
 
 from __future__ import annotations

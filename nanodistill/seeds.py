@@ -1,17 +1,16 @@
-"""Rows that a user brings: seeds, a test set, training data. Read, checked, and all as `Row`.
+"""The user's rows: seeds, a test set, training data. Read, checked, and all as `Row`.
 
-A row is `input` and `output`, with `thinking` where there is one, or `messages`
-(a user's and an assistant's, a system message before them or not). It comes from
-a list, a JSONL, JSON, CSV or parquet file, a `datasets.Dataset`, or a Hub id.
+A row is `input` and `output`, with `thinking` if there is any, or `messages` (a user's and an
+assistant's, with or without a system message before them). It comes from a list, a JSONL, JSON, CSV
+or parquet file, a `datasets.Dataset`, or a Hub id.
 
-Texts are taken as they stand, not a space added or removed. Values that are no
-text (numbers, true, objects, lists) become JSON text on one line, keys in the
-order given: see `rowfiles.as_text`. An assistant's message is taken whole as the output;
-whether there is thinking inside it, only the thinking format can say, so such a
-row is marked `is_chat`.
+Texts are taken as they stand, to the last space. Values that are not text (numbers, true, objects,
+lists) become JSON on one line, keys in the order given: see `data_files.as_text`. An assistant's
+message is taken whole as the output; whether it holds thinking, only the thinking format can say,
+so such a row is marked `is_chat`.
 
-Promised: every row that can't be used is named, all of them at once, by file,
-line and field. Nothing is skipped, and a column that is not read is mentioned.
+Every row that can't be used is named, all of them at once, by file, line and field. Nothing is
+skipped, and a column that is not read is mentioned.
 """
 
 from __future__ import annotations

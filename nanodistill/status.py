@@ -1,7 +1,6 @@
 """Where a run stands: what is done, what it cost, and which command comes next.
 
-Reads what the other rooms wrote and changes nothing, so that it can be asked
-from another terminal while the run is on.
+Reads what the stages wrote and changes nothing, so it can run in another terminal meanwhile.
 """
 
 from __future__ import annotations

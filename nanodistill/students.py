@@ -1,8 +1,7 @@
 """One dataset, several students: the same stage for each, side by side.
 
-A variant is the run's configuration with another `student` or `train_on`. Each has its
-own training run in the run's folder, and all are scored on the same rows of the same
-dataset version.
+A variant is the run's configuration with another `student` or `train_on`. Each has its own training
+run in the run's folder, and all are scored on the same rows of the same dataset version.
 """
 
 from __future__ import annotations

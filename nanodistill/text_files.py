@@ -1,9 +1,8 @@
 """Paths and text files as people give them.
 
-A field may hold a path or a text, and what is typed as a path may be none: too
-long, with a NUL in it, below a home that nobody has. pathlib raises another
-exception for each of these; here none is raised but for a file that can't be
-read, and that in words for a person.
+A field may hold a path or a text, and what looks like a path may be none: too long, with a NUL in
+it, below a home that does not exist. pathlib raises a different exception for each; here the only
+error is a file that can't be read, in words for a person.
 """
 
 from __future__ import annotations

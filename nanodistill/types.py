@@ -1,10 +1,9 @@
-"""The nouns that the rooms hand to each other, and the one way to hash them.
+"""The data types that packages share, and the one way to hash them.
 
-All of them are frozen data. What they hold is what other things depend on: a
-request's key decides whether a call is bought again, a trace's id decides
-whether two rows are the same, and both are re-derived by `dataset verify`.
-So every hash here is a SHA-256 over canonical JSON behind a tag that names what
-is hashed and in which version; change the meaning, change the tag.
+All are frozen, and other things depend on what they hold: a request's key decides whether a call is
+bought again, a trace's id whether two rows are the same, and `dataset verify` recomputes both. So
+every hash is a SHA-256 over canonical JSON behind a tag that names what is hashed and in which
+version. Change the meaning, change the tag.
 """
 
 from __future__ import annotations
