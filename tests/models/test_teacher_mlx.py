@@ -115,7 +115,7 @@ async def test_many_calls_share_the_batch(model: str) -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
             "UnsupportedParamsError",
-            "text alone",
+            "images",
         ),
         ({"model": "mlx/./nowhere"}, "NotFoundError", "There is no model './nowhere'"),
         (
