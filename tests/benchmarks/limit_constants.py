@@ -22,17 +22,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 from statistics import mean
 from types import ModuleType
 
-from engine.simulation import Bucket, Open, Outcome, Simulation, Slots, Verdict, Windowed
+from engine.simulation import (
+    Batching,
+    Bucket,
+    Outcome,
+    Queueing,
+    Simulation,
+    Slots,
+    Windowed,
+)  # fmt: skip
 
 from nanodistill.engine import adaptive_concurrency, adaptive_pacer
 from nanodistill.engine.rate_limiter import RateLimiter
-from nanodistill.errors import TransientError
 
 MODULES = (adaptive_pacer, adaptive_concurrency)
 LIMITS = (
@@ -43,32 +49,6 @@ LIMITS = (
     partial(Bucket, size=10.0),
     partial(Bucket, size=30.0),
 )
-
-
-@dataclass
-class Batching(Open):
-    busy: int = 0
-
-    def arrive(self, now: float) -> Verdict:
-        self.busy += 1
-        return Verdict(1.0 + self.busy / 100)
-
-    def leave(self, now: float) -> None:
-        self.busy -= 1
-
-
-@dataclass
-class OneAtATime(Open):
-    latency: float = 6.0
-    patience: float = 10.0
-    free_at: float = 0.0
-
-    def arrive(self, now: float) -> Verdict:
-        end = max(now, self.free_at) + self.latency
-        if end - now > self.patience:
-            return Verdict(self.patience, TransientError("timeout", "none in time"))
-        self.free_at = end
-        return Verdict(end - now)
 
 
 def limiter(most: int = 200) -> RateLimiter:
@@ -97,7 +77,7 @@ def figures() -> dict[str, float]:
     found["queues"] = min(len(run.answers) / run.end / (n / 0.5) for n, run in queues)
     found["queues in flight"] = max(_settled(run) / n for n, run in queues)
     found["batches"] = Simulation(limiter(100), Batching(), 4000).run().limits[-1][1]
-    found["too slow"] = len(Simulation(limiter(), OneAtATime(), 40).run().refusals) / 40
+    found["too slow"] = len(Simulation(limiter(), Queueing(), 40).run().refusals) / 40
     return found
 
 

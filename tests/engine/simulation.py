@@ -123,6 +123,36 @@ class Slots(Open):
 
 
 @dataclass
+class Batching(Open):
+    """Works on all at once; latency rises with them, but pays."""
+
+    busy: int = 0
+
+    def arrive(self, now: float) -> Verdict:
+        self.busy += 1
+        return Verdict(1.0 + self.busy / 100)
+
+    def leave(self, now: float) -> None:
+        self.busy -= 1
+
+
+@dataclass
+class Queueing(Open):
+    """Works on one call at a time; whoever waits longer than `patience` leaves."""
+
+    latency: float = 6.0
+    patience: float = 10.0
+    free_at: float = 0.0
+
+    def arrive(self, now: float) -> Verdict:
+        end = max(now, self.free_at) + self.latency
+        if end - now > self.patience:
+            return Verdict(self.patience, TransientError("timeout", "none in time"))
+        self.free_at = end
+        return Verdict(end - now)
+
+
+@dataclass
 class Outcome:
     """When what happened. `answers` and `refusals` are times of arrival at the server."""
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -10,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.simulation import Bucket, Open, Outcome, Server, Simulation, Slots, Verdict, Windowed
+from engine.simulation import (
+    Batching,
+    Bucket,
+    Open,
+    Outcome,
+    Queueing,
+    Server,
+    Simulation,
+    Slots,
+    Verdict,
+    Windowed,
+)  # fmt: skip
 from nanodistill.engine.rate_limiter import RateLimiter
 from nanodistill.errors import TransientError
 from nanodistill.providers.base import RateHints
@@ -169,16 +179,6 @@ def test_a_server_that_queues_in_silence_is_not_swamped(slots: int) -> None:
 def test_a_server_that_batches_is_kept_busy() -> None:
     """Latency that rises with concurrency, but pays: no reason to stop growing."""
 
-    class Batching(Open):
-        busy = 0
-
-        def arrive(self, now: float) -> Verdict:
-            self.busy += 1
-            return Verdict(1.0 + self.busy / 100)
-
-        def leave(self, now: float) -> None:
-            self.busy -= 1
-
     outcome = against(Batching(), 4000, most=100)
     assert outcome.limits[-1][1] == 100
 
@@ -238,22 +238,6 @@ def test_a_reset_that_tells_when_all_is_full_again_is_not_waited_for() -> None:
     hints = RateHints(requests_per_minute=60.0, remaining_requests=0, resets_in=60.0)
     gate.answered(ticket, 1.0, 1, hints)
     assert gate.wait(1.0, 1) == pytest.approx(1.0)
-
-
-@dataclass
-class Queueing(Open):
-    """Works on one call at a time; whoever waits longer than `patience` leaves."""
-
-    latency: float = 6.0
-    patience: float = 10.0
-    free_at: float = 0.0
-
-    def arrive(self, now: float) -> Verdict:
-        end = max(now, self.free_at) + self.latency
-        if end - now > self.patience:
-            return Verdict(self.patience, TransientError("timeout", "none in time"))
-        self.free_at = end
-        return Verdict(end - now)
 
 
 def test_calls_that_come_too_late_bring_the_level_down_to_what_the_server_can_do() -> None:
