@@ -110,6 +110,7 @@ def synth(folder: Path, n: int) -> None:
         thinking_format="none",
         extract_policy=False,
         check_seeds=False,
+        recheck="none",
         examples_per_call=50,
     )
     result = anyio.run(lambda: synthesize(config, provider=ScriptedProvider(teacher)))

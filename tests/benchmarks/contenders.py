@@ -82,6 +82,7 @@ def rows_config(url: str, folder: Path, **fields: Any) -> DistillationConfig:
         examples_per_call=1,
         extract_policy=False,
         check_seeds=False,
+        recheck="none",
         output_dir=folder,
         **fields,
     )

@@ -46,6 +46,7 @@ examples_per_call = 1
 augment_factor = 60
 extract_policy = false
 check_seeds = false
+recheck = "none"
 max_concurrency = {in_flight}
 [litellm_kwargs]
 api_base = "{url}"
