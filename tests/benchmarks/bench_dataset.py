@@ -83,13 +83,18 @@ def compare(folder: Path, n: int) -> None:
     assert diff(version, version).same == n
 
 
-def teacher(request: Request) -> dict[str, list[dict[str, str]]]:
+def teacher(request: Request) -> dict[str, list[dict[str, str | int]]]:
     """As many rows of 30 words as are ordered, told by the request."""
     draw = random.Random(request.key)
     ordered = re.search(r"Write (\d+) new", request.messages[-1]["content"])
     rows = int(ordered[1]) if ordered else 1
     texts = [" ".join(draw.choices(WORDS, k=30)) for _ in range(rows)]
-    return {"examples": [{"input": texts[0] if draw.random() < 0.05 else text} for text in texts]}
+    return {
+        "examples": [
+            {"slot": slot, "input": texts[0] if draw.random() < 0.05 else text}
+            for slot, text in enumerate(texts, start=1)
+        ]
+    }
 
 
 def synth(folder: Path, n: int) -> None:
